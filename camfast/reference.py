@@ -1,0 +1,178 @@
+"""The ops of :mod:`camfast.ops` in plain PyTorch: the oracle of the tests and the fallback for devices without kernels.
+
+Readable before fast: nothing here is optimised. Formulas follow the papers named in each docstring, with the epsilons
+of pytorch-grad-cam 1.5.7, to which results are equal.
+
+Conventions, shared with the kernels:
+
+- ``activations`` is ``[N, C, *map]``; ``gradients`` is ``[N, C, *map]`` or, for K targets an image, ``[N, K, C, *map]``;
+  ``map`` has one, two or three dimensions.
+- fp16 and bf16 are computed and returned in fp32; fp64 stays fp64.
+- With ``normalize=True`` the raw map goes through ReLU, min-max, bilinear resize, min-max, and the result lies in [0, 1].
+  A constant map gives zeros. A non-finite value anywhere in one low-resolution map makes the whole of that heatmap NaN,
+  and reaches no other image and no other target.
+- With ``normalize=False`` the raw (signed) map is only resized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "cam",
+    "grad_cam",
+    "grad_cam_elementwise",
+    "grad_cam_plus_plus",
+    "hires_cam",
+    "layer_cam",
+    "overlay",
+    "resize_normalize",
+    "xgrad_cam",
+]
+
+RANGE_EPS = 1e-7  # added to the range of every min-max
+XGRAD_EPS = 1e-7
+PLUS_PLUS_EPS = 1e-6
+
+_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def cam(activations: Tensor, weights: Tensor, size=None, normalize: bool = True) -> Tensor:
+    """Class activation map: the sum of the channels, weighted by ``weights`` ``[N, C]`` or ``[N, K, C]`` (Zhou 2016, eq. 2)."""
+    A, w = _accumulated(activations, weights)
+    return _finish(_weighted_sum(A, w), size, normalize, A.ndim - 2)
+
+
+def grad_cam(activations: Tensor, gradients: Tensor, size=None, normalize: bool = True) -> Tensor:
+    """Grad-CAM: a channel's weight is the mean of its gradients (Selvaraju 2017, eq. 1 and 2)."""
+    A, G = _accumulated(activations, gradients)
+    return _finish(_weighted_sum(A, G.flatten(-(A.ndim - 2)).mean(-1)), size, normalize, A.ndim - 2)
+
+
+def grad_cam_plus_plus(activations: Tensor, gradients: Tensor, size=None, normalize: bool = True) -> Tensor:
+    """Grad-CAM++: positive gradients, weighted by the closed form of their second and third powers (Chattopadhay 2018, eq. 19)."""
+    A, G = _accumulated(activations, gradients)
+    rank = A.ndim - 2
+    sum_A = _per_target(A, G).flatten(-rank).sum(-1)[(...,) + (None,) * rank]
+    g2, g3 = G * G, G * G * G
+    alpha = g2 / (2 * g2 + sum_A * g3 + PLUS_PLUS_EPS)
+    alpha = torch.where(G != 0, alpha, 0)
+    w = (G.clamp(min=0) * alpha).flatten(-rank).sum(-1)
+    return _finish(_weighted_sum(A, w), size, normalize, rank)
+
+
+def xgrad_cam(activations: Tensor, gradients: Tensor, size=None, normalize: bool = True) -> Tensor:
+    """XGrad-CAM: gradients weighted by their share of the channel's activation (Fu 2020, eq. 8)."""
+    A, G = _accumulated(activations, gradients)
+    rank = A.ndim - 2
+    A_k = _per_target(A, G)
+    w = (G * A_k).flatten(-rank).sum(-1) / (A_k.flatten(-rank).sum(-1) + XGRAD_EPS)
+    return _finish(_weighted_sum(A, w), size, normalize, rank)
+
+
+def hires_cam(activations: Tensor, gradients: Tensor, size=None, normalize: bool = True) -> Tensor:
+    """HiResCAM: the sum over channels of gradient times activation, element by element (Draelos 2020, eq. 3)."""
+    A, G = _accumulated(activations, gradients)
+    return _finish(_channel_sum(G * _per_target(A, G), A), size, normalize, A.ndim - 2)
+
+
+def layer_cam(activations: Tensor, gradients: Tensor, size=None, normalize: bool = True) -> Tensor:
+    """LayerCAM: the sum over channels of positive gradient times activation (Jiang 2021, eq. 6 and 7)."""
+    A, G = _accumulated(activations, gradients)
+    return _finish(_channel_sum(G.clamp(min=0) * _per_target(A, G), A), size, normalize, A.ndim - 2)
+
+
+def grad_cam_elementwise(activations: Tensor, gradients: Tensor, size=None, normalize: bool = True) -> Tensor:
+    """Element-wise Grad-CAM: the sum over channels of the positive part of gradient times activation."""
+    A, G = _accumulated(activations, gradients)
+    return _finish(_channel_sum((G * _per_target(A, G)).clamp(min=0), A), size, normalize, A.ndim - 2)
+
+
+def resize_normalize(maps: Tensor, size=None, normalize: bool = True, relu: bool = False) -> Tensor:
+    """Min-max, linear resize and min-max of ``maps`` ``[..., *map]``, each map by itself.
+
+    ``size`` names the output's dimensions and, by its length, how many of the last ones belong to a map (an int or None:
+    two). ``relu`` cuts negative values off first.
+    """
+    (maps,) = _accumulated(maps)
+    rank = len(size) if isinstance(size, Sequence) else 2
+    size = _full_size(size, maps.shape[maps.ndim - rank :])
+    if relu:
+        maps = maps.clamp(min=0)
+    if normalize:
+        maps = min_max(maps, rank)
+    maps = resize(maps, size)
+    return min_max(maps, rank) if normalize else maps
+
+
+def overlay(frames: Tensor, heatmap: Tensor, colors: Tensor, alpha: float = 0.5) -> Tensor:
+    """Colours ``heatmap`` by the table ``colors`` (uint8 ``[256, 3]``) and blends it over ``frames`` (uint8 ``[N, H, W, 3]``).
+
+    The heatmap is resized to the frames, clamped to [0, 1] and looked up at ``trunc(255 * value)``; the result is
+    ``(1 - alpha) * frame + alpha * colour``, rounded to nearest, halves up. Where the heatmap is NaN the frame shows through.
+    """
+    heat = resize(heatmap.to(torch.float32), frames.shape[-3:-1])
+    unknown = heat.isnan()
+    index = (heat.nan_to_num(0.0).clamp(0, 1) * 255).to(torch.int64)
+    blended = frames * (1 - alpha) + colors.to(torch.float32)[index] * alpha
+    blended = (blended + 0.5).floor().to(torch.uint8)
+    return torch.where(unknown[..., None], frames, blended)
+
+
+def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Linear, bilinear or trilinear resize of ``[..., *map]`` to ``size``: half-pixel centres, no antialiasing."""
+    rank = len(size)
+    if tuple(maps.shape[maps.ndim - rank :]) == tuple(size):
+        return maps
+    lead = maps.shape[: maps.ndim - rank]
+    if lead.numel() == 0:
+        return maps.new_empty(*lead, *size)
+    flat = maps.reshape(1, lead.numel(), *maps.shape[maps.ndim - rank :])
+    flat = F.interpolate(flat, size=tuple(size), mode=_INTERPOLATION[rank], align_corners=False)
+    return flat.reshape(*lead, *size)
+
+
+def min_max(maps: Tensor, rank: int = 2) -> Tensor:
+    """Each map of ``[..., *map]`` shifted to start at 0 and divided by its range + 1e-7; non-finite values make the map NaN."""
+    dims = tuple(range(maps.ndim - rank, maps.ndim))
+    maps = maps - maps.amin(dims, keepdim=True)
+    top = maps.amax(dims, keepdim=True)
+    # An infinite range would leave zeros beside NaN; the whole map is unknown, and says so.
+    return torch.where(top.isfinite(), maps / (RANGE_EPS + top), torch.nan)
+
+
+def _accumulated(*tensors: Tensor) -> list[Tensor]:
+    """The tensors in the dtype in which sums are taken: fp64 for fp64, fp32 for the rest."""
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    return [t.to(dtype) for t in tensors]
+
+
+def _per_target(A: Tensor, G: Tensor) -> Tensor:
+    """Activations ``[N, C, *map]`` as they broadcast against gradients ``[N, (K,) C, *map]``."""
+    return A if G.ndim == A.ndim else A.unsqueeze(1)
+
+
+def _weighted_sum(A: Tensor, w: Tensor) -> Tensor:
+    """Sum over channels of ``w`` ``[N, (K,) C]`` times ``A`` ``[N, C, *map]``: ``[N, (K,) *map]``."""
+    return _channel_sum(w[(...,) + (None,) * (A.ndim - 2)] * (A if w.ndim == 2 else A.unsqueeze(1)), A)
+
+
+def _channel_sum(terms: Tensor, A: Tensor) -> Tensor:
+    return terms.sum(-(A.ndim - 1))
+
+
+def _finish(maps: Tensor, size, normalize: bool, rank: int) -> Tensor:
+    size = _full_size(size, maps.shape[maps.ndim - rank :])
+    return resize_normalize(maps, size, normalize, relu=normalize)
+
+
+def _full_size(size, own: Sequence[int]) -> tuple[int, ...]:
+    if size is None:
+        return tuple(own)
+    if isinstance(size, int):
+        return (size,) * len(own)
+    return tuple(size)
