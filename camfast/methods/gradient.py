@@ -1,0 +1,80 @@
+"""Methods that weigh activations by gradients: one class each, one op each."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from .. import ops
+from ..inputs import Inputs
+from ..targets import Chosen
+from ..taps import Tap
+from .base import Explainer, LayerMap, Rule
+
+__all__ = [
+    "GradCAM",
+    "GradCAMElementWise",
+    "GradCAMPlusPlus",
+    "GradientExplainer",
+    "HiResCAM",
+    "LayerCAM",
+    "XGradCAM",
+]
+
+
+class GradientExplainer(Explainer):
+    """A method of activations and gradients; a subclass names the op that makes a map of them."""
+
+    rule: ClassVar[Rule]
+
+    def explain(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
+        gradients = tap.gradients(*chosen.objective())
+        maps = []
+        for A, G in zip(tap.activations, gradients, strict=True):
+            A, G = self.to_grid(A, inputs), self.to_grid(G, inputs)
+            G = G.transpose(0, 1) if chosen.per_image else G
+            maps.append(LayerMap(self.rule, A, G))
+        return maps
+
+
+class GradCAM(GradientExplainer):
+    """Grad-CAM: a channel's weight is the mean of its gradients (Selvaraju 2017, https://arxiv.org/abs/1610.02391)."""
+
+    name = "grad_cam"
+    rule = staticmethod(ops.grad_cam)
+
+
+class GradCAMPlusPlus(GradientExplainer):
+    """Grad-CAM++: positive gradients, weighted by their higher powers (Chattopadhay 2018, https://arxiv.org/abs/1710.11063)."""
+
+    name = "grad_cam_plus_plus"
+    rule = staticmethod(ops.grad_cam_plus_plus)
+
+
+class XGradCAM(GradientExplainer):
+    """XGrad-CAM: gradients weighted by their share of the activation (Fu 2020, https://arxiv.org/abs/2008.02312)."""
+
+    name = "xgrad_cam"
+    rule = staticmethod(ops.xgrad_cam)
+
+
+class HiResCAM(GradientExplainer):
+    """HiResCAM: gradient times activation at every position (Draelos 2020, https://arxiv.org/abs/2011.08891)."""
+
+    name = "hires_cam"
+    rule = staticmethod(ops.hires_cam)
+
+
+class LayerCAM(GradientExplainer):
+    """LayerCAM: positive gradient times activation at every position (Jiang 2021, https://ieeexplore.ieee.org/document/9462463)."""
+
+    name = "layer_cam"
+    rule = staticmethod(ops.layer_cam)
+
+
+class GradCAMElementWise(GradientExplainer):
+    """Element-wise Grad-CAM: the positive part of gradient times activation, summed over channels."""
+
+    name = "grad_cam_elementwise"
+    rule = staticmethod(ops.grad_cam_elementwise)

@@ -1,0 +1,273 @@
+"""One pass through a model that keeps the activations of named layers and builds a graph from there on only.
+
+    images -> trunk (no graph) -> TAP: activations [N, C, *map] -> head (graph) -> output
+
+The first tapped layer cuts the graph: its output becomes a leaf, and gradients are recorded from there. The backward
+pass therefore costs the head alone, and never reaches a parameter. Hooks exist only between ``with`` and its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .inputs import Images, Inputs
+from .structures import replace_first, tensors_in
+
+__all__ = ["Quirks", "Tap"]
+
+
+@dataclass
+class Quirks:
+    """What a model was found to need. An explainer keeps one of these, so that each is found out once."""
+
+    whole_graph: bool = False  # the model returns to no_grad after the layer: record from the start
+    inference_weights: bool = False  # parameters were made in inference mode: the head needs ordinary copies
+    batched_backward: bool | None = None  # does one batched backward work; None: not tried yet
+
+
+class Tap:
+    """Captures the activations of ``layers`` during :meth:`run`, and gives gradients with respect to them.
+
+    Use it as a context manager: hooks are registered on entry and removed on exit, whatever happens in between. They
+    ignore calls of the model from other threads. ``graph=False`` captures without recording anything. With
+    ``eval_mode`` the pass runs in evaluation mode, and each module's own ``training`` flag is restored on exit; without
+    it, modules stay as they are and the buffers that training changes are put back.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[nn.Module],
+        *,
+        names: Sequence[str] | None = None,
+        graph: bool = True,
+        eval_mode: bool = True,
+        quirks: Quirks | None = None,
+    ) -> None:
+        self.model = model
+        self.layers = list(layers)
+        self.names = list(names) if names is not None else [type(layer).__name__ for layer in layers]
+        self.graph = graph
+        self.eval_mode = eval_mode
+        self.quirks = quirks if quirks is not None else Quirks()
+        self._captured: dict[nn.Module, Tensor | None] = {}
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Tap:
+        self._thread = threading.get_ident()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(quiet(self.model, self.eval_mode))
+            for layer in dict.fromkeys(self.layers):
+                stack.callback(layer.register_forward_hook(self._hook).remove)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._captured.clear()
+        self._stack.close()
+
+    def run(self, images: Images) -> Any:
+        """One pass of ``images``; returns the model's output, with a graph that ends at the first tapped layer.
+
+        Raises ``ValueError`` when a layer did not run, or when the output does not depend on the layers.
+        """
+        inputs = Inputs.of(images).cut()
+        output = self._pass(inputs)
+        if self.graph and not self._has_graph(output) and not self.quirks.whole_graph:
+            self._check_captured()
+            self.quirks.whole_graph = True
+            output = self._pass(inputs)
+        self._check_captured()
+        if self.graph and not self._has_graph(output):
+            self.quirks.whole_graph = False
+            raise ValueError(
+                f"the model's output has no gradient with respect to {_listed(self.names)}: expected differentiable "
+                "operations after the layer, got an output cut off from it (detach, argmax, no_grad or another branch)"
+            )
+        return output
+
+    @property
+    def activations(self) -> list[Tensor]:
+        """The captured outputs, in the order of ``layers``, without a graph."""
+        return [self._kept(layer).detach() for layer in self.layers]
+
+    def gradients(self, outputs: Tensor, seeds: Tensor | None = None) -> list[Tensor]:
+        """Gradients of ``outputs`` with respect to the activations, in the order of ``layers``; frees the graph.
+
+        ``seeds`` has the shape of ``outputs``, or ``[K, *outputs.shape]``: K vectors go through one batched backward
+        pass and the gradients come back as ``[K, *activations.shape]``. None means one, for scalar ``outputs``.
+        """
+        wanted = [self._kept(layer) for layer in self.layers]
+        if seeds is None or seeds.ndim == outputs.ndim:
+            found = torch.autograd.grad(outputs, wanted, seeds, allow_unused=True)
+        elif seeds.shape[0] == 1:
+            found = torch.autograd.grad(outputs, wanted, seeds[0], allow_unused=True)
+            found = tuple(g if g is None else g.unsqueeze(0) for g in found)
+        else:
+            found = self._batched(outputs, wanted, seeds)
+        unused = [name for name, gradient in zip(self.names, found, strict=True) if gradient is None]
+        if unused:
+            raise ValueError(f"the scores must depend on every layer, got no gradient for {_listed(unused)}")
+        return list(found)
+
+    def _batched(self, outputs: Tensor, wanted: list[Tensor], seeds: Tensor) -> tuple[Tensor | None, ...]:
+        if self.quirks.batched_backward is not False:
+            untried = self.quirks.batched_backward is None
+            try:
+                found = torch.autograd.grad(
+                    outputs, wanted, seeds, retain_graph=untried, is_grads_batched=True, allow_unused=True
+                )
+                self.quirks.batched_backward = True
+                return found
+            except RuntimeError:
+                if not untried:
+                    raise
+                # Some operation has no batching rule: one backward pass a vector instead.
+                self.quirks.batched_backward = False
+        last = len(seeds) - 1
+        rows = [
+            torch.autograd.grad(outputs, wanted, seed, retain_graph=i < last, allow_unused=True)
+            for i, seed in enumerate(seeds)
+        ]
+        return tuple(None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True))
+
+    def _pass(self, inputs: Inputs) -> Any:
+        self._captured.clear()
+        with torch.set_grad_enabled(self.graph and self.quirks.whole_graph):
+            if not self.quirks.inference_weights:
+                try:
+                    return self.model(*inputs.args, **inputs.kwargs)
+                except RuntimeError as error:
+                    if "nference tensor" not in str(error) or not _inference_tensors(self.model):
+                        raise
+                self.quirks.inference_weights = True
+                self._captured.clear()
+                torch.set_grad_enabled(self.graph and self.quirks.whole_graph)
+            copies = {name: tensor.clone() for name, tensor in _inference_tensors(self.model).items()}
+            return torch.func.functional_call(self.model, copies, inputs.args, inputs.kwargs)
+
+    def _hook(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if threading.get_ident() != self._thread:
+            return None
+        replaced, found = replace_first(output, _is_map, lambda tensor: self._capture(module, tensor))
+        if not found:
+            self._captured[module] = None
+        return replaced
+
+    def _capture(self, module: nn.Module, tensor: Tensor) -> Tensor:
+        if not self.graph:
+            self._captured[module] = tensor.detach()
+            return tensor.clone()
+        if tensor.is_inference():
+            raise ValueError("the model runs the layer in torch.inference_mode(), where no gradient can be recorded")
+        # With several layers the later ones stay in the graph of the first, where they depend on it.
+        started = len(self._captured) > 0 and len(set(self.layers)) > 1
+        if not (started and tensor.requires_grad):
+            tensor = tensor.detach().requires_grad_()
+        self._captured[module] = tensor
+        torch.set_grad_enabled(True)
+        return tensor.clone()  # an operation in place must not overwrite what was captured
+
+    def _kept(self, layer: nn.Module) -> Tensor:
+        tensor = self._captured[layer]
+        assert tensor is not None
+        return tensor
+
+    def _has_graph(self, output: Any) -> bool:
+        return any(tensor.requires_grad for tensor in tensors_in(output))
+
+    def _check_captured(self) -> None:
+        idle = [name for name, layer in zip(self.names, self.layers, strict=True) if layer not in self._captured]
+        if idle:
+            raise ValueError(f"every layer must run in the model's forward pass, got no call of {_listed(idle)}")
+        flat = [n for n, layer in zip(self.names, self.layers, strict=True) if self._captured[layer] is None]
+        if flat:
+            raise ValueError(f"a layer must give a float tensor of 3 or more dimensions, got none from {_listed(flat)}")
+
+
+def _is_map(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.ndim >= 3
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _inference_tensors(model: nn.Module) -> dict[str, Tensor]:
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor for name, tensor in named if tensor.is_inference()}
+
+
+@contextlib.contextmanager
+def quiet(model: nn.Module, eval_mode: bool = True) -> Iterator[None]:
+    """A pass of ``model`` inside leaves no trace: modes, buffers and caches are as before afterwards.
+
+    Inference mode is left, so that a graph can be recorded; compiled parts run eagerly, since they skip new hooks.
+    """
+    modules = _modules_of(model)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
+        # Weights that autocast casts here have no graph; from its cache they would reach the caller's own training step.
+        torch.set_autocast_cache_enabled(False)
+        stack.enter_context(_evaluation(modules) if eval_mode else _buffers_kept(modules))
+        if any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in modules):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+# Modules that are in evaluation mode on behalf of passes now running, and by how many of them: two threads may explain
+# one model at the same time, and the last to finish restores the flags.
+_held: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+_held_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _evaluation(modules: list[nn.Module]) -> Iterator[None]:
+    with _held_lock:
+        mine = [module for module in modules if module.training or (_held and module in _held)]
+        for module in mine:
+            _held[module] = _held.get(module, 0) + 1
+            module.training = False
+    try:
+        yield
+    finally:
+        with _held_lock:
+            for module in mine:
+                _held[module] -= 1
+                if not _held[module]:
+                    del _held[module]
+                    module.training = True
+
+
+@contextlib.contextmanager
+def _buffers_kept(modules: list[nn.Module]) -> Iterator[None]:
+    buffers = [buffer for m in modules if m.training for buffer in m._buffers.values() if buffer is not None]
+    with torch.no_grad():
+        before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+
+
+def _modules_of(model: nn.Module) -> list[nn.Module]:
+    """Like ``list(model.modules())``, in a third of the time: every explanation walks the model once."""
+    found: dict[nn.Module, None] = {}
+    waiting: list[nn.Module] = [model]
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found[module] = None
+            waiting.extend(child for child in module._modules.values() if child is not None)
+    return list(found)
