@@ -1,0 +1,90 @@
+"""What the dispatcher must know of each op besides its CPU and CUDA kernels: fake, fallback and gradient."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from . import gradients, libraries, reference
+
+FAMILY = (
+    "cam",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "xgrad_cam",
+    "hires_cam",
+    "layer_cam",
+    "grad_cam_elementwise",
+)
+
+_warned_devices: set[str] = set()
+
+
+def _warn_once(device: torch.device) -> None:
+    if device.type in _warned_devices:
+        return
+    _warned_devices.add(device.type)
+    reason = libraries.cuda_problem if device.type == "cuda" else f"camfast has no kernels for {device.type}"
+    warnings.warn(f"{reason}; the slower plain-PyTorch reference runs instead", stacklevel=4)
+
+
+def _result_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _family_fake(name: str):
+    plain = 2 if name == "cam" else None  # dimensions of `second` without K
+
+    def fake(activations, second, size=None, normalize=True):
+        has_targets = second.ndim == (plain or activations.ndim) + 1
+        lead = second.shape[:2] if has_targets else second.shape[:1]
+        own = activations.shape[2:]
+        return activations.new_empty((*lead, *(own if size is None else size)), dtype=_result_dtype(activations))
+
+    return fake
+
+
+def _family_fallback(name: str):
+    rule = getattr(reference, name)
+
+    def fallback(activations, second, size=None, normalize=True):
+        _warn_once(activations.device)
+        return rule(activations, second, size, normalize).contiguous()
+
+    return fallback
+
+
+def _resize_fake(maps, size=None, normalize=True, relu=False):
+    return maps.new_empty((maps.shape[0], *(maps.shape[1:] if size is None else size)), dtype=_result_dtype(maps))
+
+
+def _resize_fallback(maps, size=None, normalize=True, relu=False):
+    _warn_once(maps.device)
+    result = reference.resize_normalize(maps, list(maps.shape[1:]) if size is None else size, normalize, relu)
+    return result.contiguous() if result is not maps else maps.clone()
+
+
+def _overlay_fake(frames, heatmap, colors, alpha=0.5):
+    return frames.new_empty(frames.shape)
+
+
+def _overlay_fallback(frames, heatmap, colors, alpha=0.5):
+    _warn_once(frames.device)
+    return reference.overlay(frames, heatmap, colors, alpha).contiguous()
+
+
+def _register(name, fake, fallback, backward=None, setup_context=None) -> None:
+    qualified = f"camfast::{name}"
+    torch.library.register_fake(qualified, fake)
+    # Backends with kernels of their own override this; the rest (MPS, XPU, CUDA without its library) come here.
+    torch.library.impl(qualified, "CompositeExplicitAutograd")(fallback)
+    if backward is not None:
+        torch.library.register_autograd(qualified, backward, setup_context=setup_context)
+
+
+for _name in FAMILY:
+    _register(_name, _family_fake(_name), _family_fallback(_name), gradients.family_backward(_name), gradients.save_family)
+_register("resize_normalize", _resize_fake, _resize_fallback, gradients.resize_backward, gradients.save_resize)
+_register("overlay", _overlay_fake, _overlay_fallback)

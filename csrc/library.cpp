@@ -1,0 +1,30 @@
+// Every op's schema, in the order in which data flows. Kernels register themselves beside their code, for the CPU in
+// csrc/cpu and for CUDA in csrc/cuda; fakes, gradients and the fallback for other devices are in camfast/ops.py.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <torch/csrc/stable/library.h>
+
+// `import camfast._C` loads this library; there is nothing to call in it.
+extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C(void) {
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  return PyModule_Create(&module);
+}
+
+STABLE_TORCH_LIBRARY(camfast, m) {
+  // activations [N, C, *map], weights [N, C] or [N, K, C] -> heatmap [N, *size] or [N, K, *size]
+  m.def("cam(Tensor activations, Tensor weights, SymInt[]? size=None, bool normalize=True) -> Tensor");
+  // activations [N, C, *map], gradients [N, C, *map] or [N, K, C, *map] -> heatmap [N, *size] or [N, K, *size]
+  m.def("grad_cam(Tensor activations, Tensor gradients, SymInt[]? size=None, bool normalize=True) -> Tensor");
+  m.def("grad_cam_plus_plus(Tensor activations, Tensor gradients, SymInt[]? size=None, bool normalize=True) -> Tensor");
+  m.def("xgrad_cam(Tensor activations, Tensor gradients, SymInt[]? size=None, bool normalize=True) -> Tensor");
+  m.def("hires_cam(Tensor activations, Tensor gradients, SymInt[]? size=None, bool normalize=True) -> Tensor");
+  m.def("layer_cam(Tensor activations, Tensor gradients, SymInt[]? size=None, bool normalize=True) -> Tensor");
+  m.def("grad_cam_elementwise(Tensor activations, Tensor gradients, SymInt[]? size=None, bool normalize=True) -> Tensor");
+  // maps [M, *map] -> [M, *size]
+  m.def("resize_normalize(Tensor maps, SymInt[]? size=None, bool normalize=True, bool relu=False) -> Tensor");
+  // frames uint8 [N, H, W, 3], heatmap [N, h, w], colors uint8 [256, 3] -> uint8 [N, H, W, 3]
+  m.def("overlay(Tensor frames, Tensor heatmap, Tensor colors, float alpha=0.5) -> Tensor");
+  // Which instruction set the CPU kernels use on this machine.
+  m.def("cpu_capability() -> str");
+}
