@@ -515,7 +515,7 @@ class Machine {
   }
 
   const std::function<void()>* body_ = nullptr;
-  std::deque<Block> blocks_;
+  std::vector<Block> blocks_;
   std::vector<Cluster> clusters_;
   std::vector<Fiber> fibers_;
   std::deque<Fiber*> ready_;
