@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["Images", "Inputs"]
 
 Images = Tensor | Sequence[Any] | Mapping[str, Any]
-"""A tensor ``[N, C, *size]``; a tuple or list, passed as ``model(*images)``; or a mapping, passed as ``model(**images)``."""
+"""A tensor ``[N, C, *size]``; a tuple or list, for ``model(*images)``; or a mapping, for ``model(**images)``."""
 
 
 class Inputs(NamedTuple):
@@ -25,8 +25,8 @@ class Inputs(NamedTuple):
     def of(cls, images: Images) -> Inputs:
         """Sorts ``images`` into arguments. The image is the first floating tensor of three or more dimensions.
 
-        In a mapping, ``"pixel_values"`` is looked at first. Raises ``TypeError`` when there is no tensor or only integer
-        images, ``ValueError`` when the rank is too low or the batch is empty.
+        In a mapping, ``"pixel_values"`` is looked at first. Raises ``TypeError`` when there is no tensor, or only
+        integer images, and ``ValueError`` when the rank is too low or the batch is empty.
         """
         if isinstance(images, Inputs):
             return images
@@ -74,7 +74,7 @@ def _image_among(tensors: list[Tensor]) -> Tensor:
         if tensor.ndim >= 3:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise TypeError(f"float images expected, got {kind}; scale them as the model was trained")
-    raise ValueError(f"images must have shape [N, C, H, W] (or [N, C, L], [N, C, D, H, W]), got {list(tensors[0].shape)}")
+    raise ValueError(f"images must have shape [N, C, H, W], [N, C, L] or [N, C, D, H, W], got {list(tensors[0].shape)}")
 
 
 def default_dtype(tensor: Tensor) -> torch.dtype:

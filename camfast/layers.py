@@ -1,16 +1,35 @@
-"""Which layer to explain, and token layouts back to a grid."""
+"""Which layers to explain: by name, by module, or found."""
 
 from __future__ import annotations
 
 import difflib
+import math
+import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-__all__ = ["resolve"]
+from .inputs import Inputs
+from .layouts import Layout, layout_of
+from .structures import scores_in, tensors_in
+from .taps import Tap, is_map, quiet
+
+__all__ = ["Layer", "find_layers", "resolve"]
 
 Layer = str | nn.Module
 
+_AT_ONCE = 8  # candidates whose gradients are taken in one pass
+_ADAPTIVE = (
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d,
+)
 _WRAPPERS = ("_orig_mod", "module")  # how torch.compile and DataParallel name what they wrap
 
 
@@ -21,7 +40,7 @@ def resolve(model: nn.Module, layers: Layer | Sequence[Layer]) -> tuple[list[str
     """
     if isinstance(layers, (str, nn.Module)):
         layers = [layers]
-    if not layers:
+    if len(layers) == 0:
         raise ValueError("expected at least one layer, got none")
     by_name = dict(model.named_modules(remove_duplicate=False))
     names = [_name_of(layer, by_name) for layer in layers]
@@ -30,45 +49,180 @@ def resolve(model: nn.Module, layers: Layer | Sequence[Layer]) -> tuple[list[str
 
 def _name_of(layer: Layer, by_name: dict[str, nn.Module]) -> str:
     if isinstance(layer, nn.Module):
-        name = next((name for name, module in by_name.items() if module is layer), None)
-        if name is None:
-            raise ValueError(f"every layer must belong to the model, got a {type(layer).__name__} that does not")
-        return name
+        for name, module in by_name.items():
+            if module is layer:
+                return name
+        raise ValueError(f"every layer must belong to the model, got a {type(layer).__name__} that does not")
     if not isinstance(layer, str):
         raise TypeError(f"a layer must be a name or a module, got {type(layer).__name__}")
     if layer in by_name:
         return layer
-    bare = ".".join(part for part in layer.split(".") if part not in _WRAPPERS)
+    bare = _without_wrappers(layer)
     for name in by_name:
-        if bare and bare == ".".join(part for part in name.split(".") if part not in _WRAPPERS):
+        if bare and bare == _without_wrappers(name):
             return name
     close = difflib.get_close_matches(layer, [name for name in by_name if name], n=4, cutoff=0.4)
-    hint = f"; close to it: {', '.join(map(repr, close))}" if close else ""
-    raise ValueError(f"the model has no layer {layer!r}{hint}")
+    hint = f"close to it: {', '.join(map(repr, close))}" if close else "see model.named_modules()"
+    raise ValueError(f"expected a layer of the model, got {layer!r}; {hint}")
 
 
-def find_layers(model, inputs):
-    """Bootstrap: the last module that gives a map of more than one position."""
-    import torch
+def _without_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
-    from .taps import quiet
 
-    last = []
-    def note(name):
-        def hook(module, args, output):
-            if isinstance(output, torch.Tensor) and output.ndim == inputs.image.ndim and output.shape[2:].numel() > 1 \
-               and not type(module).__name__.startswith("Adaptive"):
-                if last and last[-1][1] is output or not last:
-                    last.clear()
-                last.append((name, output))
-                del last[:-1]
-        return hook
-    handles = [m.register_forward_hook(note(n)) for n, m in model.named_modules() if n]
+@dataclass
+class _Step:
+    """One distinct output of one pass, by the outermost module that returned it."""
+
+    name: str
+    module: nn.Module
+    shape: tuple[int, ...]
+    pooled: bool  # an adaptive pooling's output: what follows the map, not the map
+    turn: int  # how many modules had returned before
+
+
+class _Candidate(NamedTuple):
+    step: _Step
+    layout: Layout
+    doubts: int
+
+
+# Layers found before, by model and image shape: repeated calls of the functional forms need no second search.
+_found: weakref.WeakKeyDictionary[nn.Module, dict[Any, weakref.ref[nn.Module]]] = weakref.WeakKeyDictionary()
+
+
+def find_layers(model: nn.Module, inputs: Inputs) -> list[str]:
+    """The name of the last layer of ``model`` with a spatial map, as a list of one.
+
+    One pass over the first image notes what every module returns. Pooled maps are left out, and so are the class maps
+    that a segmentation network or a convolutional head ends in. A second pass takes gradients: a layer must be
+    connected to the scores, and a transformer's must pass a gradient to most positions, not to the class token alone.
+
+    Raises ``ValueError`` when the model has no such layer.
+    """
+    key = tuple(inputs.image.shape[1:])
+    known = _found.get(model, {}).get(key)
+    layer = known() if known is not None else None
+    if layer is not None:
+        for name, module in model.named_modules():
+            if module is layer:
+                return [name]
+    name, layer = _search(model, inputs.first())
+    _found.setdefault(model, {})[key] = weakref.ref(layer)
+    return [name]
+
+
+def _search(model: nn.Module, inputs: Inputs) -> tuple[str, nn.Module]:
+    candidates = _candidates(model, inputs, *_record(model, inputs))
+    silent: _Step | None = None
+    # From the last one backwards, a few at a time: one group is mostly enough, and the graph stays short.
+    for end in range(len(candidates), 0, -_AT_ONCE):
+        group = candidates[max(0, end - _AT_ONCE) : end]
+        gradients = _gradients(model, inputs, [candidate.step.module for candidate in group])
+        for (step, layout, _), gradient in reversed(list(zip(group, gradients, strict=True))):
+            if gradient is None:
+                continue
+            if layout.kind == "channels_first" or _reaches_most(layout.view(gradient)):
+                return step.name, step.module
+            if silent is None and not gradient.any():
+                silent = step
+    if silent is None:  # a head of zeros gives no gradient to any token, and no reason to prefer another layer
+        raise ValueError(
+            f"expected a layer with a spatial map, got none in {type(model).__name__} "
+            f"for images {list(inputs.image.shape)}; name one by layers="
+        )
+    return silent.name, silent.module
+
+
+def _record(model: nn.Module, inputs: Inputs) -> tuple[list[_Step], Any, int]:
+    """Every distinct map returned in one pass, the model's output, and the turn of the last module with weights.
+
+    Tensors are told apart by identity and version without being kept, so that the pass takes no more memory than usual.
+    """
+    steps: list[_Step] = []
+    latest: dict[int, tuple[weakref.ref[Tensor], int, _Step]] = {}  # by id: the tensor, its version, its step
+    turn = last_weight = 0
+
+    def note(name: str, module: nn.Module, output: Any) -> None:
+        nonlocal turn, last_weight
+        turn += 1
+        if any(parameter is not None for parameter in module._parameters.values()):
+            last_weight = turn
+        tensor = next(filter(is_map, tensors_in(output)), None)
+        if tensor is None:
+            return
+        pooled = isinstance(module, _ADAPTIVE)
+        reference, version, step = latest.get(id(tensor), (None, 0, None))
+        if step is not None and reference is not None and reference() is tensor:
+            if tensor._version == version:  # passed on: a container's output is that of its last part
+                if step.name.startswith(name + "."):
+                    step.name, step.module = name, module
+                return
+            steps.remove(step)  # overwritten in place
+            pooled = pooled or step.pooled
+        step = _Step(name, module, tuple(tensor.shape), pooled, turn)
+        steps.append(step)
+        latest[id(tensor)] = (weakref.ref(tensor), tensor._version, step)
+
+    handles = []
     try:
+        for name, module in model.named_modules():
+            if name:
+                hook = lambda module, args, output, name=name: note(name, module, output)  # noqa: E731
+                handles.append(module.register_forward_hook(hook))
         with quiet(model), torch.no_grad():
-            one = inputs.first().cut()
-            model(*one.args, **one.kwargs)
+            cut = inputs.cut()
+            output = model(*cut.args, **cut.kwargs)
     finally:
-        for h in handles:
-            h.remove()
-    return [last[-1][0]]
+        for handle in handles:
+            handle.remove()
+    return steps, output, last_weight
+
+
+def _candidates(
+    model: nn.Module, inputs: Inputs, steps: list[_Step], output: Any, last_weight: int
+) -> list[_Candidate]:
+    """The maps among ``steps``, those that are rather something else first, the likeliest ones last."""
+    scores = scores_in(output)
+    classes = scores.shape[1] if scores is not None and scores.ndim > 1 else None
+    segments = scores is not None and scores.ndim > 2
+    token_counts = {step.shape[1] for step in steps if len(step.shape) == 3}
+    found = []
+    for step in steps:
+        layout = _layout_or_none(step, inputs, model)
+        if layout is None or step.pooled or math.prod(layout.map) < 2:
+            continue
+        if layout.kind == "channels_first":
+            channels = step.shape[1]
+            # [N, heads, T, T] and the like, which have positions of another kind
+            inner = step.shape[2] in token_counts or (channels in token_counts and not layout.plausible)
+        else:
+            channels = step.shape[-1]
+            # Of a transformer's block, the residual stream and its normalisations are features of a position.
+            inner = not (step.module._modules or "norm" in type(step.module).__name__.lower())
+        class_map = channels == classes and (segments or step.turn >= last_weight)
+        found.append(_Candidate(step, layout, doubts=2 * inner + class_map))
+    return sorted(found, key=lambda candidate: -candidate.doubts)
+
+
+def _layout_or_none(step: _Step, inputs: Inputs, model: nn.Module) -> Layout | None:
+    try:
+        return layout_of(step.shape, inputs.image.shape, model)
+    except ValueError:
+        return None
+
+
+def _gradients(model: nn.Module, inputs: Inputs, layers: Sequence[nn.Module]) -> list[Tensor | None]:
+    """Gradients of the top score with respect to each layer's output; None where there is no connection."""
+    with Tap(model, layers) as tap:
+        try:
+            scores = scores_in(tap.run(inputs))
+        except ValueError:
+            return [None] * len(layers)
+        assert scores is not None
+        return tap.gradients(scores.reshape(len(scores), -1).amax(1).sum(), missing_ok=True)
+
+
+def _reaches_most(gradient: Tensor) -> bool:
+    """Whether most positions of ``gradient`` ``[1, C, *map]`` get some."""
+    return (gradient != 0).any(1).float().mean().item() > 0.5

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["replace_first", "tensors_in"]
+__all__ = ["replace_first", "scores_in", "tensors_in"]
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -21,9 +21,18 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(item)
 
 
-def replace_first(
-    value: Any, wanted: Callable[[Tensor], bool], change: Callable[[Tensor], Tensor]
-) -> tuple[Any, bool]:
+def scores_in(output: Any) -> Tensor | None:
+    """The scores in what a model returned: itself, its ``logits`` or ``out``, or its first floating tensor."""
+    if isinstance(output, Tensor):
+        return output if output.is_floating_point() else None
+    for name in ("logits", "out"):
+        named = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(named, Tensor):
+            return named
+    return next((tensor for tensor in tensors_in(output) if tensor.is_floating_point()), None)
+
+
+def replace_first(value: Any, wanted: Callable[[Tensor], bool], change: Callable[[Tensor], Tensor]) -> tuple[Any, bool]:
     """``value`` rebuilt with ``change`` applied to the first ``wanted`` tensor, and whether there was one.
 
     The original structure is not modified, since the module that returned it may keep it.

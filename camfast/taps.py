@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .inputs import Images, Inputs
-from .structures import replace_first, tensors_in
+from .structures import replace_first, scores_in
 
 __all__ = ["Quirks", "Tap"]
 
@@ -31,6 +31,12 @@ class Quirks:
     whole_graph: bool = False  # the model returns to no_grad after the layer: record from the start
     inference_weights: bool = False  # parameters were made in inference mode: the head needs ordinary copies
     batched_backward: bool | None = None  # does one batched backward work; None: not tried yet
+
+
+_CUT_OFF = (
+    "the scores must depend on every layer through differentiable operations, got no gradient for {}: "
+    "it may feed another output, or be followed by detach() or no_grad()"
+)
 
 
 class Tap:
@@ -88,10 +94,7 @@ class Tap:
         self._check_captured()
         if self.graph and not self._has_graph(output):
             self.quirks.whole_graph = False
-            raise ValueError(
-                f"the model's output has no gradient with respect to {_listed(self.names)}: expected differentiable "
-                "operations after the layer, got an output cut off from it (detach, argmax, no_grad or another branch)"
-            )
+            raise ValueError(_CUT_OFF.format(_listed(self.names)))
         return output
 
     @property
@@ -99,23 +102,27 @@ class Tap:
         """The captured outputs, in the order of ``layers``, without a graph."""
         return [self._kept(layer).detach() for layer in self.layers]
 
-    def gradients(self, outputs: Tensor, seeds: Tensor | None = None) -> list[Tensor]:
+    def gradients(self, outputs: Tensor, seeds: Tensor | None = None, missing_ok: bool = False) -> list[Any]:
         """Gradients of ``outputs`` with respect to the activations, in the order of ``layers``; frees the graph.
 
         ``seeds`` has the shape of ``outputs``, or ``[K, *outputs.shape]``: K vectors go through one batched backward
         pass and the gradients come back as ``[K, *activations.shape]``. None means one, for scalar ``outputs``.
+
+        Raises ``ValueError`` when ``outputs`` do not depend on a layer; with ``missing_ok`` its gradient is None.
         """
         wanted = [self._kept(layer) for layer in self.layers]
-        if seeds is None or seeds.ndim == outputs.ndim:
+        if not outputs.requires_grad:
+            found: tuple[Tensor | None, ...] = (None,) * len(wanted)
+        elif seeds is None or seeds.ndim == outputs.ndim:
             found = torch.autograd.grad(outputs, wanted, seeds, allow_unused=True)
         elif seeds.shape[0] == 1:
             found = torch.autograd.grad(outputs, wanted, seeds[0], allow_unused=True)
             found = tuple(g if g is None else g.unsqueeze(0) for g in found)
         else:
             found = self._batched(outputs, wanted, seeds)
-        unused = [name for name, gradient in zip(self.names, found, strict=True) if gradient is None]
-        if unused:
-            raise ValueError(f"the scores must depend on every layer, got no gradient for {_listed(unused)}")
+        missing = [name for name, gradient in zip(self.names, found, strict=True) if gradient is None]
+        if missing and not missing_ok:
+            raise ValueError(_CUT_OFF.format(_listed(missing)))
         return list(found)
 
     def _batched(self, outputs: Tensor, wanted: list[Tensor], seeds: Tensor) -> tuple[Tensor | None, ...]:
@@ -157,7 +164,7 @@ class Tap:
     def _hook(self, module: nn.Module, args: Any, output: Any) -> Any:
         if threading.get_ident() != self._thread:
             return None
-        replaced, found = replace_first(output, _is_map, lambda tensor: self._capture(module, tensor))
+        replaced, found = replace_first(output, is_map, lambda tensor: self._capture(module, tensor))
         if not found:
             self._captured[module] = None
         return replaced
@@ -182,7 +189,8 @@ class Tap:
         return tensor
 
     def _has_graph(self, output: Any) -> bool:
-        return any(tensor.requires_grad for tensor in tensors_in(output))
+        scores = scores_in(output)
+        return scores is not None and scores.requires_grad
 
     def _check_captured(self) -> None:
         idle = [name for name, layer in zip(self.names, self.layers, strict=True) if layer not in self._captured]
@@ -193,7 +201,8 @@ class Tap:
             raise ValueError(f"a layer must give a float tensor of 3 or more dimensions, got none from {_listed(flat)}")
 
 
-def _is_map(tensor: Tensor) -> bool:
+def is_map(tensor: Tensor) -> bool:
+    """Whether ``tensor`` can be a layer's activations: floating, with positions besides batch and channels."""
     return tensor.is_floating_point() and tensor.ndim >= 3
 
 
@@ -216,7 +225,7 @@ def quiet(model: nn.Module, eval_mode: bool = True) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
-        # Weights that autocast casts here have no graph; from its cache they would reach the caller's own training step.
+        # Weights that autocast casts here have no graph; from its cache they would reach the caller's training step.
         torch.set_autocast_cache_enabled(False)
         stack.enter_context(_evaluation(modules) if eval_mode else _buffers_kept(modules))
         if any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in modules):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .structures import scores_in
 
 __all__ = ["Chosen", "Targets", "TopK", "choose", "scores_of"]
 
@@ -79,28 +81,12 @@ def scores_of(output: Any, batch: int) -> Tensor:
     Returns a tensor ``[N, classes]``, ``[N, classes, *size]`` or ``[N]``. Raises ``TypeError`` when there is none, and
     ``ValueError`` when its first dimension is not the batch.
     """
-    scores = _find_scores(output)
+    scores = scores_in(output)
     if scores is None:
         raise TypeError(f"the model must return scores [N, classes], got {type(output).__name__} without float tensors")
     if scores.ndim == 0 or scores.shape[0] != batch:
         raise ValueError(f"the model must return one row of scores an image, [{batch}, ...], got {list(scores.shape)}")
     return scores
-
-
-def _find_scores(output: Any) -> Tensor | None:
-    if isinstance(output, Tensor):
-        return output if output.is_floating_point() else None
-    logits = getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    if isinstance(output, Mapping):
-        named = [output[key] for key in ("logits", "out") if key in output]
-        items = [*named, *output.values()]
-    elif isinstance(output, (tuple, list)):
-        items = list(output)
-    else:
-        items = list(getattr(output, "__dict__", {}).values())
-    return next((found for item in items if (found := _find_scores(item)) is not None), None)
 
 
 def choose(targets: Targets, scores: Tensor, class_names: Sequence[str] | None = None) -> Chosen:
@@ -116,20 +102,23 @@ def choose(targets: Targets, scores: Tensor, class_names: Sequence[str] | None =
         if targets.k > classes:
             raise ValueError(f"TopK({targets.k}) needs at least {targets.k} classes, got {classes}")
         return Chosen(_plane_means(scores).topk(targets.k, 1).indices, scores)
-    if isinstance(targets, str) or _is_int(targets):
-        targets = [targets] * batch
-    elif callable(targets) and not isinstance(targets, Tensor):
-        return Chosen([targets] * batch, scores)
-    if isinstance(targets, Tensor) and targets.ndim == 0:
-        targets = targets.expand(batch)
-    if not isinstance(targets, (Tensor, Sequence)) and not hasattr(targets, "__array__"):
-        raise TypeError(f"targets must be classes, names, TopK or callables, got {type(targets).__name__}")
+    each = _one_an_image(targets, batch)
+    if len(each) != batch:
+        raise ValueError(f"expected one target an image, {batch}, got {len(each)}")
+    if isinstance(each, Sequence) and all(callable(target) for target in each):
+        return Chosen(list(each), scores)
+    return Chosen(_class_ids(each, classes, class_names).to(scores.device), scores)
 
-    if len(targets) != batch:
-        raise ValueError(f"expected one target an image, {batch}, got {len(targets)}")
-    if not isinstance(targets, Tensor) and all(callable(target) for target in targets):
-        return Chosen(list(targets), scores)
-    return Chosen(_class_ids(targets, classes, class_names).to(scores.device), scores)
+
+def _one_an_image(targets: Any, batch: int) -> Any:
+    """A sequence, tensor or array of targets; a single one is meant for every image."""
+    if isinstance(targets, Tensor):
+        return targets if targets.ndim else targets.expand(batch)
+    if isinstance(targets, str) or _is_int(targets) or callable(targets):
+        return [targets] * batch
+    if not isinstance(targets, Sequence) and not hasattr(targets, "__array__"):
+        raise TypeError(f"targets must be classes, names, TopK or callables, got {type(targets).__name__}")
+    return targets
 
 
 def _plane_means(scores: Tensor) -> Tensor:
@@ -141,13 +130,10 @@ def _plane_means(scores: Tensor) -> Tensor:
 
 
 def _class_ids(targets: Any, classes: int, class_names: Sequence[str] | None) -> Tensor:
-    if isinstance(targets, Tensor):
-        ids = targets
-    else:
-        ids = torch.as_tensor(_without_names(targets, class_names))
+    ids = targets if isinstance(targets, Tensor) else torch.as_tensor(_without_names(targets, class_names))
     if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
         raise TypeError(f"targets must be integer classes, got {ids.dtype}")
-    if ids.ndim > 2 or ids.ndim == 2 and ids.shape[1] == 0:
+    if ids.ndim > 2 or 0 in ids.shape:
         raise ValueError(f"targets must have shape [N] or [N, K], got {list(ids.shape)}")
     ids = ids.to(torch.int64)
     low, high = ids.min().item(), ids.max().item()
@@ -181,7 +167,7 @@ def _id_of(name: str, class_names: Sequence[str] | None) -> int:
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(f"class name {name!r} stands for several classes: {', '.join(map(str, found))}; give the number")
+        raise ValueError(f"class name {name!r} stands for classes {', '.join(map(str, found))}; give the number")
     close = difflib.get_close_matches(folded, [known.casefold() for known in names], n=3, cutoff=0.5)
     close += [known for known in names if folded in known.casefold()][:3]
     hint = ", ".join(dict.fromkeys(repr(known) for known in names if known.casefold() in [c.casefold() for c in close]))

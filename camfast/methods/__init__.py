@@ -1,11 +1,13 @@
-"""The methods, by name."""
+"""The methods, a class each; :mod:`camfast.methods.functional` has a function each."""
 
 from __future__ import annotations
 
 from .base import Explainer
 from .gradient import GradCAM, GradCAMElementWise, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+from .projection import CAM
 
 __all__ = [
+    "CAM",
     "METHODS",
     "Explainer",
     "GradCAM",
@@ -17,6 +19,6 @@ __all__ = [
 ]
 
 METHODS: dict[str, type[Explainer]] = {
-    cls.name: cls for cls in (GradCAM, GradCAMPlusPlus, XGradCAM, HiResCAM, LayerCAM, GradCAMElementWise)
+    method.name: method for method in (CAM, GradCAM, GradCAMPlusPlus, XGradCAM, HiResCAM, LayerCAM, GradCAMElementWise)
 }
-"""Every method, by the name of its op and its functional form."""
+"""Every method, by the name of its function and its op."""

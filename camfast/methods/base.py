@@ -1,24 +1,46 @@
-"""What all methods share: one pass, targets, maps of the layers, one heatmap."""
+"""What all methods share: one pass, targets, a map of each layer, one heatmap."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .. import layers as layers_
 from .. import ops, reference
 from ..explanation import Explanation
 from ..inputs import Images, Inputs
-from ..targets import Chosen, Targets, choose, scores_of
+from ..layers import Layer, find_layers, resolve
+from ..layouts import layout_of
 from ..taps import Quirks, Tap
+from ..targets import Chosen, Targets, choose, scores_of
 
-__all__ = ["Explainer", "unwrapped"]
+__all__ = ["Explainer", "LayerMap", "unwrapped"]
 
 Size = int | Sequence[int] | Literal["map"] | None
 Rule = Callable[..., Tensor]
+Self = TypeVar("Self", bound="Explainer")
+
+
+@dataclass
+class LayerMap:
+    """The map of one layer, before it is computed: an op of :mod:`camfast.ops` and its first two arguments."""
+
+    rule: Rule
+    activations: Tensor  # [N, C, *map]
+    weights: Tensor  # gradients [N, (K,) C, *map], or weights [N, (K,) C]
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The layer's own resolution."""
+        return tuple(self.activations.shape[2:])
+
+    def __call__(self, size: int | Sequence[int] | None, normalize: bool) -> Tensor:
+        """``[N, (K,) *size]``."""
+        return self.rule(self.activations, self.weights, size, normalize)
 
 
 class Explainer:
@@ -28,26 +50,26 @@ class Explainer:
     is registered on it, so several explainers, in several threads, may share one model.
 
     Args:
-        model: any module that returns scores. ``torch.compile``d models are explained eagerly, data-parallel ones by
-            the module they wrap.
+        model: any module that returns scores. Models from ``torch.compile`` are explained eagerly, data-parallel ones
+            by the module they wrap.
         layers: the layer whose activations are explained: a dotted name, a module, or a list of either; None takes the
-            last layer with a spatial map, found in a first pass over one image (see :attr:`layers`).
+            last layer with a spatial map, found by passes over one image at the first call (see :attr:`layers`).
         reshape: turns the layer's output into ``[N, C, *map]``, for token layouts that are not recognised. It is
-            applied to the gradients too, so it must only slice, reshape and permute.
+            applied to the gradients too, so it may only slice, reshape and permute.
         eval_mode: run in evaluation mode. False explains the model in the mode it is in.
-        class_names: names of the classes, in the order of the scores: targets may then be names.
+        class_names: names of the classes, in the order of the scores; targets may then be names.
         fuse: how the maps of several layers become one: ``"mean"`` or ``"max"``.
 
     Raises ``TypeError`` for something that is no module, and ``ValueError`` for layers it does not have.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str]  # in METHODS, and of the functional form
     uses_gradients: ClassVar[bool] = True
 
     def __init__(
         self,
         model: nn.Module,
-        layers: layers_.Layer | Sequence[layers_.Layer] | None = None,
+        layers: Layer | Sequence[Layer] | None = None,
         *,
         reshape: Callable[[Tensor], Tensor] | None = None,
         eval_mode: bool = True,
@@ -60,13 +82,17 @@ class Explainer:
             raise TypeError(f"reshape must be a callable, got {type(reshape).__name__}")
         if fuse not in ("mean", "max"):
             raise ValueError(f"fuse must be 'mean' or 'max', got {fuse!r}")
-        self.model: nn.Module | None = unwrapped(model)
+        self.model = unwrapped(model)
         self.reshape = reshape
         self.eval_mode = eval_mode
         self.class_names = class_names
         self.fuse = fuse
-        self.quirks = Quirks()
-        self._names = [] if layers is None else layers_.resolve(self.model, layers)[0]
+        self._quirks = Quirks()
+        self._closed = False
+        self._names: list[str] = []
+        self._modules: list[nn.Module] = []
+        if layers is not None:
+            self._names, self._modules = resolve(self.model, layers)
 
     @property
     def layers(self) -> list[str]:
@@ -80,60 +106,117 @@ class Explainer:
 
         Args:
             images: float ``[N, C, H, W]`` (or ``[N, C, L]``, ``[N, C, D, H, W]``), scaled as the model was trained; a
-                tuple for a model of several inputs, a dict for keyword arguments.
-            targets: what to explain: None for each image's top class, a class for all images, one an image, a tensor
-                ``[N]`` or ``[N, K]``, ``TopK(k)``, class names, or callables ``scores_of_one_image -> scalar``. A class
-                of a segmentation model ``[N, classes, H, W]`` counts by the mean of its plane.
-            size: size of the heatmap: None for that of the images, ``"map"`` for the layer's own (the largest of
-                several), an int or a tuple.
-            normalize: True gives values in [0, 1]: ReLU and min-max; False the raw map, signed where the method is.
+                tuple or list for a model of several inputs, a dict for keyword arguments.
+            targets: what to explain: None for each image's top class, a class for all images, a list of one an image, a
+                tensor ``[N]`` or ``[N, K]``, ``TopK(k)``, class names, or callables ``scores_of_one_image -> scalar``.
+                A class of a segmentation model, ``[N, classes, H, W]``, counts by the mean of its plane.
+            size: the heatmap's size: None for that of the images, ``"map"`` for the layer's own (of several, the
+                largest), an int or a tuple.
+            normalize: True gives values in [0, 1], by ReLU and min-max; False the raw map, signed where the method is.
 
-        Returns an :class:`Explanation` whose heatmap is float32 (float64 for a model in float64) ``[N, H, W]``, or
-        ``[N, K, H, W]`` for K targets an image, on the images' device. Where an image's activations or gradients are
-        not finite its heatmap is NaN; the other images' are not affected.
+        Returns an :class:`~camfast.Explanation`. Its heatmap is float32 (float64 for a model in float64) ``[N, H, W]``,
+        or ``[N, K, H, W]`` for K targets an image, on the images' device. Where an image's activations or gradients are
+        not finite its heatmap is NaN, and no other image's is touched.
+
+        Raises ``TypeError`` and ``ValueError`` for images, targets and sizes that do not fit; what the model raises
+        passes through. The model is left as it was in either case.
         """
-        inputs = Inputs.of(images)
-        model = self._open_model()
-        if not self._names:
-            self._names = layers_.find_layers(model, inputs)
-        names, modules = layers_.resolve(model, self._names)
-        tap = Tap(
-            model, modules, names=names, graph=self.uses_gradients, eval_mode=self.eval_mode, quirks=self.quirks
-        )
-        with tap:
+        inputs = self.prepare(images)
+        with self.tap() as tap:
             scores = scores_of(tap.run(inputs), inputs.batch)
             chosen = choose(targets, scores, self.class_names)
-            maps = self.explain(tap, chosen, inputs)
-        heatmap = self.finish(maps, size, normalize, inputs)
+            maps = self.maps(tap, chosen, inputs)
+        heatmap = self.combine(maps, self.output_size(size, maps, inputs), normalize)
         return Explanation(
             heatmap=heatmap,
             scores=scores.detach(),
             targets=chosen.targets,
-            layers=names,
+            layers=self.layers,
             method=self.name,
             images=inputs.image,
             class_names=self.class_names,
         )
 
-    def explain(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
-        """Each layer's map, still to be computed; the tap is open, so a method may run more passes."""
+    # The steps of a call, in order; a method overrides those in which it differs.
+
+    def prepare(self, images: Images) -> Inputs:
+        """Checks the images and settles the layers."""
+        if self._closed:
+            raise RuntimeError(f"this {type(self).__name__} is closed")
+        inputs = Inputs.of(images)
+        if not self._names:
+            self._names, self._modules = resolve(self.model, find_layers(self.model, inputs))
+        return inputs
+
+    def tap(self) -> Tap:
+        """A tap on the layers, for one call."""
+        return Tap(
+            self.model,
+            self._modules,
+            names=self._names,
+            graph=self.uses_gradients,
+            eval_mode=self.eval_mode,
+            quirks=self._quirks,
+        )
+
+    def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
+        """The map of each layer. The tap is still open, so that a method may run further passes."""
         raise NotImplementedError
 
-    def to_grid(self, tensor: Tensor, inputs: Inputs) -> Tensor:
-        if self.reshape is None:
-            return tensor
-        return self.reshape(tensor)
+    def to_grid(self, activations: Tensor, inputs: Inputs, name: str) -> Callable[[Tensor], Tensor]:
+        """A function that turns what has the layout of ``activations`` into ``[..., N, C, *map]``, mostly as a view."""
+        if self.reshape is not None:
+            return functools.partial(_reshaped, self.reshape, activations.shape)
+        layout = layout_of(activations.shape, inputs.image.shape, self.model)
+        if layout is None:
+            raise ValueError(
+                f"layer {name!r} must give [N, C, *map] or tokens [N, T, C] that fit the image's grid, got "
+                f"{list(activations.shape)} for images {list(inputs.image.shape)}; pass reshape= to turn it into a map"
+            )
+        return layout.view
 
-    def finish(self, maps, size, normalize, inputs):
-        rank = maps[0].rank
-        size = tuple(inputs.image.shape[-rank:]) if size is None else None if size == "map" else size
-        return maps[0](size, normalize)
+    def output_size(self, size: Size, maps: Sequence[LayerMap], inputs: Inputs) -> tuple[int, ...]:
+        """The heatmap's size in full."""
+        rank = len(maps[0].size)
+        if size == "map":
+            return tuple(map(max, zip(*(layer.size for layer in maps), strict=True)))
+        if size is None:
+            if inputs.image.ndim <= rank:
+                raise ValueError(
+                    f"the layer's map has {rank} dimensions, more than images {list(inputs.image.shape)}; pass size="
+                )
+            return tuple(inputs.image.shape[-rank:])
+        if isinstance(size, int):
+            return (size,) * rank
+        if not isinstance(size, (tuple, list)) or len(size) != rank:
+            raise ValueError(f"size must be None, 'map', an int or {rank} ints, got {size!r}")
+        return tuple(size)
+
+    def combine(self, maps: Sequence[LayerMap], size: tuple[int, ...], normalize: bool) -> Tensor:
+        """One heatmap of the layers' maps.
+
+        Of one layer: the op does it all. Of several: each map is made non-negative, scaled to [0, 1] and resized; the
+        mean (or maximum) is scaled to [0, 1] again. Raw maps are resized and averaged.
+        """
+        if len(maps) == 1:
+            return maps[0](size, normalize)
+        resized = []
+        for layer in maps:
+            own = layer(None, normalize=False)
+            if normalize:
+                own = reference.min_max(own.clamp(min=0), rank=len(size))
+            resized.append(ops.resize_normalize(own, size, normalize=False))
+        stacked = torch.stack(resized)
+        fused = stacked.mean(0) if self.fuse == "mean" else stacked.amax(0)
+        return ops.resize_normalize(fused, size) if normalize else fused
 
     def close(self) -> None:
-        """Lets go of the model. Nothing is registered on it between calls, so this only drops references."""
-        self.model = None
+        """Ends the use of this explainer and lets go of the model; nothing is registered on it between calls."""
+        self._closed = True
+        self.model = nn.Module()
+        self._modules = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -142,34 +225,24 @@ class Explainer:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__}, layers={self._names})"
 
-    def _open_model(self) -> nn.Module:
-        if self.model is None:
-            raise RuntimeError("this explainer is closed")
-        return self.model
 
-
-class LayerMap:
-    """The map of one layer: a rule of :mod:`camfast.ops` and its arguments."""
-
-    def __init__(self, rule: Rule, activations: Tensor, weights: Tensor) -> None:
-        self.rule = rule
-        self.activations = activations
-        self.weights = weights
-
-    @property
-    def rank(self) -> int:
-        return self.activations.ndim - 2
-
-    def __call__(self, size: Any, normalize: bool) -> Tensor:
-        return self.rule(self.activations, self.weights, size, normalize)
+def _reshaped(reshape: Callable[[Tensor], Tensor], shape: torch.Size, tensor: Tensor) -> Tensor:
+    """``reshape`` applied to a tensor of ``shape``, or to K of them at once."""
+    if tensor.ndim > len(shape):
+        return _reshaped(reshape, shape, tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2])
+    result = reshape(tensor)
+    if not isinstance(result, Tensor) or not 3 <= result.ndim <= 5 or result.shape[0] % tensor.shape[0]:
+        got = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise ValueError(f"reshape must turn {list(tensor.shape)} into [N, C, *map], got {got}")
+    return result
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside ``torch.compile`` and data-parallel wrappers."""
     while True:
-        if "_orig_mod" in model._modules:
-            model = model._modules["_orig_mod"]
-        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        else:
+        inner: Any = model._modules.get("_orig_mod")
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if inner is None:
             return model
+        model = inner

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
-
 from .. import ops
 from ..inputs import Inputs
-from ..targets import Chosen
 from ..taps import Tap
+from ..targets import Chosen
 from .base import Explainer, LayerMap, Rule
 
 __all__ = [
@@ -28,13 +26,13 @@ class GradientExplainer(Explainer):
 
     rule: ClassVar[Rule]
 
-    def explain(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
+    def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         gradients = tap.gradients(*chosen.objective())
         maps = []
-        for A, G in zip(tap.activations, gradients, strict=True):
-            A, G = self.to_grid(A, inputs), self.to_grid(G, inputs)
-            G = G.transpose(0, 1) if chosen.per_image else G
-            maps.append(LayerMap(self.rule, A, G))
+        for name, A, G in zip(self.layers, tap.activations, gradients, strict=True):
+            view = self.to_grid(A, inputs, name)
+            A, G = view(A), view(G)
+            maps.append(LayerMap(self.rule, A, G if chosen.per_image is None else G.transpose(0, 1)))
         return maps
 
 

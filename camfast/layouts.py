@@ -1,0 +1,138 @@
+"""Where the positions are in a layer's output: channels first, channels last, or a row of tokens.
+
+    [N, C, *map]               convolutional networks: left as it is
+    [N, *map, C]               Swin and its kin
+    [N, prefix + positions, C] ViT and its kin; prefix: class, distillation and register tokens
+    [prefix + positions, N, C] the same, batch second
+
+Every layout becomes ``[N, C, *map]`` as a view, so that no activation is copied.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+__all__ = ["Layout", "layout_of"]
+
+MAX_PREFIX = 9  # a class token and eight registers
+MAX_GUESSED_PREFIX = 5  # a class token and four registers, where the model's patch embedding does not tell the grid
+_CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class Layout(NamedTuple):
+    """How to view a layer's output as ``[N, C, *map]``."""
+
+    kind: Literal["channels_first", "channels_last", "tokens", "tokens_batch_second"]
+    map: tuple[int, ...]
+    prefix: int = 0
+    plausible: bool = True  # the map has the proportions of the image
+
+    def view(self, tensor: Tensor) -> Tensor:
+        """``tensor``, with any dimensions before the layer's own, as ``[..., N, C, *map]``, without a copy."""
+        rank = len(self.map)
+        if self.kind == "channels_first":
+            return tensor
+        if self.kind == "tokens_batch_second":
+            tensor = tensor.transpose(-3, -2)
+        if self.kind != "channels_last":
+            positions = math.prod(self.map)
+            tensor = tensor.narrow(-2, self.prefix, positions).unflatten(-2, self.map)
+        return tensor.movedim(-1, -1 - rank)
+
+
+def layout_of(shape: Sequence[int], image: Sequence[int], model: nn.Module) -> Layout | None:
+    """The layout of a layer's output of ``shape``, for an image tensor of shape ``image`` ``[N, C, *size]``.
+
+    None where there is none: the batch is not among the dimensions, or the tokens fit no grid. Raises ``ValueError``
+    where they fit several.
+    """
+    batch, rank = image[0], len(shape) - 2
+    if len(shape) == 3 and len(image) > 3:
+        if shape[0] == batch:
+            return _tokens("tokens", shape[1], image[2:], model)
+        return _tokens("tokens_batch_second", shape[0], image[2:], model) if shape[1] == batch else None
+    if rank not in _CONVOLUTIONS or shape[0] != batch:
+        return None
+    size = tuple(image[-rank:])
+    first, last = tuple(shape[2:]), tuple(shape[1:-1])
+    if rank == 1:
+        # [N, C, L] and [N, T, C] look alike: only a patch embedding tells.
+        found = _embedded_grid(shape[1], size, model)
+        return Layout("channels_first", first) if found is None else Layout("tokens", *found)
+    if len(image) <= rank + 1 or _same_proportions(first, size):
+        return Layout("channels_first", first)
+    if _same_proportions(last, size):
+        return Layout("channels_last", last)
+    return Layout("channels_first", first, plausible=False)
+
+
+def _tokens(
+    kind: Literal["tokens", "tokens_batch_second"], count: int, size: Sequence[int], model: nn.Module
+) -> Layout | None:
+    found = _embedded_grid(count, size, model)
+    if found is None:
+        found = _grid_of_proportions(count, size)
+    return None if found is None else Layout(kind, *found)
+
+
+def _embedded_grid(count: int, size: Sequence[int], model: nn.Module) -> tuple[tuple[int, ...], int] | None:
+    """Grid and prefix of ``count`` tokens from the model's patch embedding, possibly merged 2 x 2 a few times."""
+    patch = _patch_size(model, len(size))
+    if patch is None:
+        return None
+    for merged, round_ in itertools.product((1, 2, 4, 8, 16), (math.floor, math.ceil)):
+        grid = tuple(round_(extent / (step * merged)) for extent, step in zip(size, patch, strict=True))
+        prefix = count - math.prod(grid)
+        if math.prod(grid) > 0 and 0 <= prefix <= MAX_PREFIX:
+            return grid, prefix
+    return None
+
+
+def _patch_size(model: nn.Module, rank: int) -> tuple[int, ...] | None:
+    """The stride of the first convolution that cuts an image into patches: kernel and stride are the same."""
+    for module in model.modules():
+        if isinstance(module, _CONVOLUTIONS[rank]) and module.kernel_size == module.stride:
+            patch: Any = module.stride
+            if math.prod(patch) > 1:
+                return tuple(patch)
+    return None
+
+
+def _grid_of_proportions(count: int, size: Sequence[int]) -> tuple[tuple[int, ...], int] | None:
+    """Grid and prefix of ``count`` tokens from the proportions of the image alone."""
+    exact, rounded = [], []
+    for prefix in range(min(MAX_GUESSED_PREFIX, count - 1) + 1):
+        for grid in _factorisations(count - prefix, len(size)):
+            if all(a * size[j] == b * size[i] for (i, a), (j, b) in itertools.combinations(enumerate(grid), 2)):
+                exact.append((grid, prefix))
+            elif _same_proportions(grid, size):
+                rounded.append((grid, prefix))
+    found = exact or rounded
+    if len(found) > 1:
+        grids = " or ".join("x".join(map(str, grid)) for grid, _ in found[:4])
+        raise ValueError(f"{count} tokens fit several grids, {grids}: pass reshape= to turn them into [N, C, *map]")
+    return found[0] if found else None
+
+
+def _factorisations(count: int, rank: int) -> list[tuple[int, ...]]:
+    if rank == 1:
+        return [(count,)]
+    return [
+        (head, *tail)
+        for head in range(1, count + 1)
+        if count % head == 0
+        for tail in _factorisations(count // head, rank - 1)
+    ]
+
+
+def _same_proportions(grid: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether ``grid`` is ``size`` divided by one number, give or take a position lost to borders."""
+    return all(
+        abs(b * size[i] - a * size[j]) <= max(size[i], size[j])
+        for (i, a), (j, b) in itertools.combinations(enumerate(grid), 2)
+    )

@@ -1,0 +1,104 @@
+"""Methods that need activations alone: their weights come from the model's own head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..inputs import Inputs
+from ..taps import Tap
+from ..targets import Chosen
+from .base import Explainer, LayerMap
+
+__all__ = ["CAM"]
+
+
+class CAM(Explainer):
+    """CAM: the class's row of the linear layer that follows global average pooling (Zhou 2016, https://arxiv.org/abs/1512.04150).
+
+    The head is found by itself, and trusted only after its formula has reproduced the model's scores: a linear layer on
+    pooled activations (ResNet, MobileNetV2, EfficientNet), with a ReLU before the pooling (DenseNet), or a convolution
+    to class maps that are pooled (SqueezeNet; the map is the class's plane before bias and ReLU). No backward pass.
+
+    Targets must be classes. Raises ``ValueError`` when the model has no such head after the layer.
+    """
+
+    name: ClassVar[str] = "cam"
+    uses_gradients: ClassVar[bool] = False
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._heads: list[_Head] = []
+
+    def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
+        if not isinstance(chosen.targets, Tensor):
+            raise TypeError("CAM explains classes, got target callables; use grad_cam for those")
+        activations = [self.to_grid(A, inputs, name)(A) for name, A in zip(self.layers, tap.activations, strict=True)]
+        if not self._heads:
+            self._heads = [self._head(A, chosen.scores, name) for name, A in zip(self.layers, activations, strict=True)]
+        return [
+            LayerMap(ops.cam, head.activation(A), head.weights()[chosen.targets])
+            for head, A in zip(self._heads, activations, strict=True)
+        ]
+
+    def _head(self, activations: Tensor, scores: Tensor, name: str) -> _Head:
+        for head in _candidates(self.model, activations, scores):
+            if _close(head.scores(activations), scores.float(), head.bias(), scores.dtype):
+                return head
+        raise ValueError(
+            f"CAM needs a head of global average pooling and one linear layer after {name!r}, got scores of "
+            f"{type(self.model).__name__} that no such head gives; use grad_cam, which needs none"
+        )
+
+
+class _Head(NamedTuple):
+    """``scores = linear(mean(activation(A)))``, or ``mean(after(linear(A)))``."""
+
+    layer: nn.Module
+    activation: Callable[[Tensor], Tensor]
+    after: Callable[[Tensor], Tensor] | None
+
+    def weights(self) -> Tensor:
+        """``[classes, C]``."""
+        return self.layer.get_parameter("weight").detach().flatten(1)
+
+    def bias(self) -> Tensor:
+        """``[classes]``, or zero."""
+        bias = self.layer._parameters.get("bias")
+        return torch.zeros((), device=self.weights().device) if bias is None else bias.detach().float()
+
+    def scores(self, activations: Tensor) -> Tensor:
+        """What the head would give, ``[N, classes]``, in fp32."""
+        A = self.activation(activations).float().flatten(2)
+        if self.after is None:
+            return A.mean(2) @ self.weights().float().t() + self.bias()
+        planes = self.weights().float() @ A + self.bias().reshape(-1, 1)
+        return self.after(planes).mean(2)
+
+
+def _candidates(model: nn.Module, activations: Tensor, scores: Tensor) -> Iterator[_Head]:
+    """Heads of the right shape, the last layer of the model first."""
+    if scores.ndim != 2:
+        return
+    for layer in reversed(list(model.modules())):
+        weight = layer._parameters.get("weight")
+        if weight is None or weight.shape[:2] != (scores.shape[1], activations.shape[1]) or weight[0, 0].numel() != 1:
+            continue
+        yield _Head(layer, _same, None)
+        yield _Head(layer, torch.relu, None)
+        yield _Head(layer, _same, torch.relu)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _close(found: Tensor, scores: Tensor, bias: Tensor, dtype: torch.dtype) -> bool:
+    """Whether ``found`` are the model's scores, up to rounding, measured by what the activations contribute to them."""
+    share = 1e-2 if dtype in (torch.float32, torch.float64) else 1e-1  # fp32 may have been computed in TF32
+    scale = (scores - bias).abs().nan_to_num(0, 0, 0).amax()
+    return torch.allclose(found, scores, rtol=0, atol=share * float(scale), equal_nan=True)

@@ -1,0 +1,76 @@
+"""Between pictures and uint8 RGB tensors ``[N, H, W, 3]``."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .extras import require
+from .photos import to_rgb
+
+__all__ = ["as_frames", "png_bytes"]
+
+
+def as_frames(frames: Any, count: int, device: torch.device) -> Tensor:
+    """``count`` RGB frames, uint8 ``[count, H, W, 3]`` on ``device``.
+
+    ``frames``: uint8 ``[count, H, W, 3]`` or ``[H, W, 3]`` (tensor or array), a PIL image, a list of ``count`` of
+    these, or a float image tensor ``[count, C, H, W]``, whose images are stretched to their own range. Raises
+    ``ValueError`` for shapes and counts that do not fit, ``TypeError`` for anything else.
+    """
+    if isinstance(frames, Tensor) and frames.is_floating_point():
+        frames = _stretched(frames)
+    elif isinstance(frames, (list, tuple)):
+        pictures = [_as_uint8(frame) for frame in frames]
+        sizes = {tuple(picture.shape) for picture in pictures}
+        if len(sizes) != 1:
+            raise ValueError(
+                f"frames of one call must have one size, got {len(sizes)} sizes; draw them one by one: "
+                "result[i].overlay(frame)"
+            )
+        frames = torch.stack(pictures)
+    else:
+        frames = _as_uint8(frames)
+    if frames.ndim == 3:
+        frames = frames.unsqueeze(0)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) != count:
+        raise ValueError(f"frames must have shape [{count}, H, W, 3], RGB, got {list(frames.shape)}")
+    return frames.to(device)
+
+
+def _as_uint8(frame: Any) -> Tensor:
+    if not isinstance(frame, Tensor):
+        if hasattr(frame, "convert"):  # a PIL image, of whatever mode
+            frame = to_rgb(frame)
+        array = np.asarray(frame)
+        if array.dtype != np.uint8:
+            raise TypeError(f"frames must be uint8 RGB pictures, got {type(frame).__name__} of {array.dtype}")
+        frame = torch.from_numpy(np.array(array))
+    if frame.dtype != torch.uint8:
+        raise TypeError(f"frames must be uint8, got {frame.dtype}")
+    return frame
+
+
+def _stretched(images: Tensor) -> Tensor:
+    """Float ``[N, C, H, W]`` as RGB frames: each image from its own minimum, black, to its own maximum, white."""
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape [N, C, H, W] to be drawn, got {list(images.shape)}; pass frames=")
+    values = images.detach().float()
+    if values.shape[1] != 3:
+        values = values.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    values = values.nan_to_num(0, 0, 0)
+    low = values.amin((1, 2, 3), keepdim=True)
+    span = (values.amax((1, 2, 3), keepdim=True) - low).clamp(min=1e-12)
+    return ((values - low) / span * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def png_bytes(picture: Tensor) -> bytes:
+    """uint8 ``[H, W, 3]`` as a PNG file's content. Needs Pillow."""
+    image = require("PIL.Image", "vision")
+    buffer = io.BytesIO()
+    image.fromarray(picture.cpu().numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
