@@ -22,7 +22,20 @@
 // __shared__ variables is a pointer into its image.
 //
 // Not modelled: the memory model (every write is seen at once), warps in lockstep, fused multiply-add contraction,
-// timing. Spinning on memory never ends unless the loop calls __nanosleep or an atomic under the random order.
+// timing. A loop that spins on memory must call __nanosleep. The program's own thread_local variables count as
+// __shared__ while a kernel runs, and get their values back after it.
+//
+// A test:
+//
+//   #include "cuda_emulator.h"            // first, then the kernel's own header
+//   #include "../../csrc/cuda/scale.cuh"
+//
+//   emu::Buffer<float> in(values, "in"), out(values.size(), "out");
+//   emu::for_each_schedule([&] {          // forward, reverse and random orders of threads and blocks
+//     out.poison();
+//     emu::launch(scale<256>, dim3(blocks), dim3(256), shared_bytes, cluster_size, cooperative, in.data(), out.data());
+//     assert(out.untouched() == 0);       // everything was written, and equals what it should
+//   });
 #pragma once
 
 #ifndef CAMFAST_EMULATOR
@@ -36,9 +49,9 @@
 
 namespace emu {
 
-// Runs kernel(args...) over the grid. Clusters are rows of `cluster_size` blocks along x; `cooperative` keeps all blocks
-// alive at once and allows grid_sync. Throws Error for a fault in the launch, in the kernel's barriers, or in a guard
-// zone. Pointers into vectors and Buffers serve as device pointers.
+// Runs kernel(args...) over the grid. Clusters are rows of `cluster_size` blocks along x; `cooperative` keeps all
+// blocks alive at once and allows grid_sync. Throws Error for a fault in the launch, in the kernel's barriers, or in a
+// guard zone. Any host pointer serves as a device pointer; those into a Buffer have their bounds checked.
 template <class... Params, class... Args>
 void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, unsigned cluster_size,
             bool cooperative, Args&&... args) {
@@ -66,13 +79,12 @@ T unpack(uint64_t word) {
 template <class T>
 void check_aligned(const T* address, const char* op, Site site) {
   if (reinterpret_cast<uintptr_t>(address) % alignof(T) == 0) return;
-  machine.fail(std::string(op) + " (" + site.text() + "): misaligned address for " + std::to_string(sizeof(T)) +
-               " bytes");
+  machine.fail(op, site, ": misaligned address for ", sizeof(T), " bytes");
 }
 
 }  // namespace emu
 
-// ---- dynamic shared memory, clusters, grid: what csrc/cuda/portable.cuh offers under nvcc -----------------------------
+// ---- dynamic shared memory, clusters, grid: what csrc/cuda/portable.cuh offers under nvcc --------------------------
 
 #define CAMFAST_DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emu::machine.dynamic_shared())
 
@@ -91,7 +103,7 @@ inline void grid_sync(emu::Site site = emu::here()) {
 }
 }  // namespace camfast::group
 
-// ---- block ----------------------------------------------------------------------------------------------------------
+// ---- block ---------------------------------------------------------------------------------------------------------
 
 inline void __syncthreads(emu::Site site = emu::here()) {
   emu::machine.arrive(emu::machine.current->block->barrier, "__syncthreads", site);
@@ -106,7 +118,7 @@ inline int __syncthreads_and(int predicate, emu::Site site = emu::here()) {
   return emu::machine.arrive(emu::machine.current->block->barrier, "__syncthreads_and", site, predicate == 0) == 0;
 }
 
-// ---- warp -----------------------------------------------------------------------------------------------------------
+// ---- warp ----------------------------------------------------------------------------------------------------------
 
 inline void __syncwarp(unsigned mask = 0xFFFFFFFFu, emu::Site site = emu::here()) {
   emu::machine.meet("__syncwarp", mask, 0, -1, site);
@@ -147,7 +159,7 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32, emu::Si
   return emu::unpack<T>(emu::machine.meet("__shfl_xor_sync", mask, emu::pack(value), inside ? from : lane, site));
 }
 
-// ---- atomics and fences: plain operations, since fibers change over only where they wait ----------------------------
+// ---- atomics and fences: plain operations, since fibers change over only where they wait ---------------------------
 
 namespace emu {
 template <class T, class Change>
@@ -160,7 +172,9 @@ T atomic(T* address, Change change) {
 }  // namespace emu
 
 #define CAMFAST_ATOMIC(name, T, result) \
-  inline T name(T* address, T v) { return emu::atomic(address, [v]([[maybe_unused]] T old) { return static_cast<T>(result); }); }
+  inline T name(T* address, T v) { \
+    return emu::atomic(address, [v]([[maybe_unused]] T old) { return static_cast<T>(result); }); \
+  }
 CAMFAST_ATOMIC(atomicAdd, int, unsigned(old) + unsigned(v))  // wraps
 CAMFAST_ATOMIC(atomicAdd, unsigned, old + v)
 CAMFAST_ATOMIC(atomicAdd, unsigned long long, old + v)
@@ -190,10 +204,10 @@ T atomicCAS(T* address, T expected, T desired) {
 inline void __threadfence() { emu::machine.preempt(); }
 inline void __threadfence_block() { emu::machine.preempt(); }
 inline void __threadfence_system() { emu::machine.preempt(); }
-inline void __nanosleep(unsigned) { emu::machine.yield(); }
-[[noreturn]] inline void __trap(emu::Site site = emu::here()) { emu::machine.fail("__trap (" + site.text() + ")"); }
+inline void __nanosleep(unsigned, emu::Site site = emu::here()) { emu::machine.pause(site); }
+[[noreturn]] inline void __trap(emu::Site site = emu::here()) { emu::machine.fail("__trap", site); }
 
-// ---- loads and stores with cache hints: plain accesses that check alignment ------------------------------------------
+// ---- loads and stores with cache hints: plain accesses that check alignment ----------------------------------------
 
 #define CAMFAST_LOAD(name) \
   template <class T> \
@@ -225,14 +239,14 @@ CAMFAST_STORE(__stwb)
 CAMFAST_STORE(__stwt)
 #undef CAMFAST_STORE
 
-// ---- asynchronous copies into shared memory --------------------------------------------------------------------------
+// ---- asynchronous copies into shared memory ------------------------------------------------------------------------
 // The bytes move as late as they may: when the thread waits for their batch. A forgotten wait leaves poison behind.
 
 inline void __pipeline_memcpy_async(void* shared, const void* global, size_t bytes, size_t zfill = 0,
                                     emu::Site site = emu::here()) {
   const bool aligned = (reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % bytes == 0;
   if ((bytes != 4 && bytes != 8 && bytes != 16) || !aligned || zfill > bytes)
-    emu::machine.fail("__pipeline_memcpy_async (" + site.text() + "): expected 4, 8 or 16 aligned bytes");
+    emu::machine.fail("__pipeline_memcpy_async", site, ": expected 4, 8 or 16 aligned bytes");
   emu::Fiber& self = *emu::machine.current;
   self.copies.push_back({static_cast<unsigned char*>(shared), static_cast<const unsigned char*>(global),
                          unsigned(bytes), unsigned(zfill), self.batch});

@@ -20,7 +20,7 @@
 // One copy for each block: the emulator swaps the program's thread-local storage when it changes blocks.
 #define __shared__ static thread_local
 
-// ---- vectors --------------------------------------------------------------------------------------------------------
+// ---- vectors -------------------------------------------------------------------------------------------------------
 
 #define CAMFAST_VECTOR2(T, name, bytes) \
   struct alignas(bytes) name { T x, y; }; \
@@ -58,7 +58,7 @@ struct dim3 {
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-// ---- bits -----------------------------------------------------------------------------------------------------------
+// ---- bits ----------------------------------------------------------------------------------------------------------
 
 namespace emu {
 template <class To, class From>
@@ -93,7 +93,7 @@ inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
   return result;
 }
 
-// ---- scalar maths ---------------------------------------------------------------------------------------------------
+// ---- scalar maths --------------------------------------------------------------------------------------------------
 
 inline float rsqrtf(float v) { return 1.0f / sqrtf(v); }
 inline double rsqrt(double v) { return 1.0 / sqrt(v); }
@@ -144,7 +144,7 @@ inline float max(float a, float b) { return fmaxf(a, b); }
 inline double min(double a, double b) { return fmin(a, b); }
 inline double max(double a, double b) { return fmax(a, b); }
 
-// ---- half and bfloat16 ----------------------------------------------------------------------------------------------
+// ---- half and bfloat16 ---------------------------------------------------------------------------------------------
 // Storage and conversions only, all explicit, so that arithmetic in 16 bits cannot slip in unnoticed.
 
 namespace emu {

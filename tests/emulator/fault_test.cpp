@@ -8,7 +8,7 @@ namespace {
 
 constexpr unsigned kAll = 0xFFFFFFFFu;
 
-// ---- missing barriers -----------------------------------------------------------------------------------------------
+// ---- missing barriers ----------------------------------------------------------------------------------------------
 
 template <bool kBarrier>
 __global__ void reverse_tile(const int* in, int* out) {
@@ -125,7 +125,7 @@ TEST(a_missing_wait_for_a_copy_shows) {
   CHECK(out[0] == -1 && out.untouched() == 32);
 }
 
-// ---- divergence -----------------------------------------------------------------------------------------------------
+// ---- divergence ----------------------------------------------------------------------------------------------------
 
 __global__ void early_exit() {
   if (threadIdx.x >= 48) return;
@@ -179,6 +179,15 @@ TEST(divergence_is_named) {
   });
 }
 
+__global__ void wait_for_nobody(volatile int* flag) {
+  while (*flag == 0) __nanosleep(20);
+}
+
+TEST(a_wait_without_end_is_ended) {
+  emu::Buffer<int> flag(std::vector<int>{0});
+  EXPECT_ERROR(emu::launch(wait_for_nobody, 2, 3, 0, 1, false, flag.data()), "livelock", "fault_test.cpp:");
+}
+
 __global__ void read_missing_lane(float* out) { out[threadIdx.x] = __shfl_down_sync(kAll, 1.0f, 4); }
 
 TEST(a_lane_that_does_not_exist_gives_nan) {
@@ -187,7 +196,7 @@ TEST(a_lane_that_does_not_exist_gives_nan) {
   CHECK(out[0] == 1 && out[31] == 1 && out[35] == 1 && isnan(out[36]) && isnan(out[39]));
 }
 
-// ---- memory ---------------------------------------------------------------------------------------------------------
+// ---- memory --------------------------------------------------------------------------------------------------------
 
 __global__ void store(int* out, int index) { out[index] = 1; }
 __global__ void store_shared(int index) {
@@ -264,7 +273,7 @@ TEST(shared_memory_starts_as_nan_in_every_block) {
   });
 }
 
-// ---- launches -------------------------------------------------------------------------------------------------------
+// ---- launches ------------------------------------------------------------------------------------------------------
 
 __global__ void nothing() {}
 __global__ void sync_grid() { group::grid_sync(); }

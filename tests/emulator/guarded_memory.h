@@ -30,7 +30,7 @@ class Guarded {
     raw_ = static_cast<unsigned char*>(aligned_alloc(256, (total_ + 255) / 256 * 256));
     if (!raw_) throw std::bad_alloc();
     begin_ = raw_ + zone + shift;
-    for (unsigned char* p = raw_; p != raw_ + total_; ++p) *p = guard(p);
+    set_guards();
     poison();
     protect(true);
   }
@@ -45,20 +45,26 @@ class Guarded {
   size_t bytes() const { return bytes_; }
   void poison() { memset(begin_, 0xFF, bytes_); }
 
-  // Offset from begin() of an overwritten guard byte: negative before the content, bytes() or more behind it.
+  // Offset from begin() of the first overwritten guard byte: negative before the content, bytes() or more behind it.
+  // Repairs the guards, so that one fault is reported once.
   std::optional<ptrdiff_t> damage() {
     protect(false);
     std::optional<ptrdiff_t> found;
-    for (const unsigned char* p = begin_ - 1; p >= raw_ && !found; --p)
+    for (const unsigned char* p = raw_; p < begin_ && !found; ++p)
       if (*p != guard(p)) found = p - begin_;
     for (const unsigned char* p = begin_ + bytes_; p < raw_ + total_ && !found; ++p)
       if (*p != guard(p)) found = p - begin_;
+    if (found) set_guards();
     protect(true);
     return found;
   }
 
  private:
   static unsigned char guard(const unsigned char* p) { return reinterpret_cast<uintptr_t>(p) & 1 ? 0xFF : 0xA5; }
+  void set_guards() {
+    for (unsigned char* p = raw_; p < begin_; ++p) *p = guard(p);
+    for (unsigned char* p = begin_ + bytes_; p < raw_ + total_; ++p) *p = guard(p);
+  }
   void protect([[maybe_unused]] bool on) {
 #if defined(__SANITIZE_ADDRESS__)
     __asan_unpoison_memory_region(raw_, total_);

@@ -1,5 +1,5 @@
 // Uses everything portable.cuh offers, so that compiling and linking this file proves the header under nvcc: for every
-// architecture, without -rdc. It also runs where a GPU is present, and then checks what the emulator's self-test checks.
+// architecture, without -rdc. Where a GPU is present it also runs, and checks what the emulator's self-test checks.
 #include <cstdio>
 #include <cstring>
 
