@@ -38,6 +38,10 @@ class Network:
     classes: int
     class_names: list[str] | None = None  # one for each class, where they are known
 
+    def class_name(self, number: int) -> str:
+        """The name of a class, or "class 7" where names are not known."""
+        return f"class {number}" if self.class_names is None else self.class_names[number]
+
 
 def load(
     name: str = DEFAULT,
@@ -100,7 +104,7 @@ def find_class(target: str, class_names: Sequence[str] | None) -> int:
 
 
 def labels_from(path: str | PathLike[str]) -> list[str]:
-    """Class names from a file: one a line, or JSON, a list or an object from numbers to names or lists ending in one."""
+    """Class names from a file: one a line, or JSON: a list, or an object from numbers to names or lists ending so."""
     path = Path(path).expanduser()
     try:
         text = path.read_text(encoding="utf-8")
