@@ -75,10 +75,20 @@ def cpu_extension():
     )
 
 
+def compiled_architectures():
+    """What the library is compiled for, as it will say of itself: ``9.0;12.0+PTX``."""
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if listed:
+        return ";".join(listed.replace(" ", ";").split(";"))
+    found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+    return ";".join(f"{major}.{minor}" for major, minor in sorted(found))
+
+
 def cuda_extension():
     # Without a list: what this machine has when it has a GPU, else everything current.
     if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
         os.environ["TORCH_CUDA_ARCH_LIST"] = DEFAULT_ARCHITECTURES
+    architectures = f'-DCAMFAST_ARCHITECTURES="{compiled_architectures()}"'
     nvcc = ["-O0", "-G"] if DEBUG else ["-O3", "-DNDEBUG"]
     host = [f"-Xcompiler={flag}" for flag in [*RELATIVE_PATHS, "-fvisibility=hidden", "-Wall"]]
     extension = cpp_extension.CUDAExtension(
@@ -87,8 +97,8 @@ def cuda_extension():
         depends=headers(),
         py_limited_api=True,
         extra_compile_args={
-            "cxx": [*STABLE_ABI, "-DUSE_CUDA", *OPTIMISATION, *WARNINGS, *RELATIVE_PATHS, "-fvisibility=hidden"],
-            "nvcc": [*STABLE_ABI, "-DUSE_CUDA", *nvcc, *host, "--expt-relaxed-constexpr", "-lineinfo", "-static-global-template-stub=false"],
+            "cxx": [*STABLE_ABI, "-DUSE_CUDA", architectures, *OPTIMISATION, *WARNINGS, *RELATIVE_PATHS, "-fvisibility=hidden"],
+            "nvcc": [*STABLE_ABI, "-DUSE_CUDA", *nvcc, *host, "--expt-relaxed-constexpr", "-lineinfo"],
         },
         extra_link_args=["-Wl,--as-needed", *(["-Wl,-s"] if not DEBUG else []), "-lcudart_static", "-ldl", "-lrt", "-lpthread"],
     )

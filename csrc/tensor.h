@@ -193,6 +193,16 @@ inline CamInputs cam_inputs(Tensor activations, Tensor second, Rule rule) {
   return in;
 }
 
+inline void check_overlay(const Tensor& frames, const Tensor& heatmap, const Tensor& colors) {
+  STD_TORCH_CHECK(frames.scalar_type() == ScalarType::Byte && frames.dim() == 4 && frames.size(3) == 3,
+                  "frames must be uint8 [N, H, W, 3], got ", shape_string(frames));
+  STD_TORCH_CHECK(heatmap.scalar_type() == ScalarType::Float && heatmap.dim() == 3 && heatmap.size(0) == frames.size(0) &&
+                      heatmap.size(1) > 0 && heatmap.size(2) > 0,
+                  "heatmap must be float32 [N, h, w] with one map a frame, got ", shape_string(heatmap));
+  STD_TORCH_CHECK(colors.scalar_type() == ScalarType::Byte && colors.dim() == 2 && colors.size(0) == 256 && colors.size(1) == 3,
+                  "colors must be uint8 [256, 3], got ", shape_string(colors));
+}
+
 // The result's shape: [N, (K,) *size].
 inline Sizes heatmap_shape(const CamInputs& in, const Sizes& size) {
   Sizes shape{in.N};

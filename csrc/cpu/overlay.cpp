@@ -82,16 +82,10 @@ void overlay_rows(const OverlayJob& job, const Resize<float>& resize, int64_t be
 }
 
 Tensor overlay(const Tensor& frames, const Tensor& heatmap, const Tensor& colors, double alpha) {
-  STD_TORCH_CHECK(frames.scalar_type() == ScalarType::Byte && frames.dim() == 4 && frames.size(3) == 3,
-                  "frames must be uint8 [N, H, W, 3], got ", shape_string(frames));
-  STD_TORCH_CHECK(heatmap.scalar_type() == ScalarType::Float && heatmap.dim() == 3 && heatmap.size(0) == frames.size(0),
-                  "heatmap must be float32 [N, h, w] with one map a frame, got ", shape_string(heatmap));
-  STD_TORCH_CHECK(colors.scalar_type() == ScalarType::Byte && colors.dim() == 2 && colors.size(0) == 256 && colors.size(1) == 3,
-                  "colors must be uint8 [256, 3], got ", shape_string(colors));
+  check_overlay(frames, heatmap, colors);
   const int64_t N = frames.size(0), H = frames.size(1), W = frames.size(2);
   Tensor out = allocate({N, H, W, 3}, ScalarType::Byte, frames);
   if (out.numel() == 0) return out;
-  output_size(std::nullopt, heatmap, 1); // an empty heatmap over a frame is an error
   const Tensor dense_frames = torch::stable::contiguous(frames), dense_heat = torch::stable::contiguous(heatmap);
   const Tensor dense_colors = torch::stable::contiguous(colors);
 

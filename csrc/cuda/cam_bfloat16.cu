@@ -1,0 +1,6 @@
+#include "cam_launch.cuh"
+
+namespace camfast::cuda {
+template cudaError_t launch_cam<__nv_bfloat16>(const CamCall&);
+template cudaError_t launch_resize<__nv_bfloat16>(const ResizeCall&);
+} // namespace camfast::cuda

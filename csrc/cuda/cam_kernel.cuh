@@ -1,0 +1,98 @@
+// The whole of a Grad-CAM in one launch: weights, channel sum, ReLU, range, resize and normalisation.
+//
+//   map m:  block 0    block 1   ...  block R-1      a group of R blocks; each sums its share of the channels
+//             |          |              |
+//             +---- partial maps [S] ---+            exchanged through the cluster's shared memory (9.0 and later) or
+//             |          |              |            through global memory and a grid barrier (before)
+//           rows 0..   rows ..       rows ..         every block adds them up in the same order, finds the range by
+//                                                    itself, and writes its share of the output
+//
+// No floating-point atomics: results are the same from run to run.
+#pragma once
+
+#include "channel_sum.cuh"
+#include "plan.h"
+#include "resize.cuh"
+
+namespace camfast::cuda {
+
+template <class In>
+struct CamJob {
+  ChannelSumJob<In> sum;
+  ResizeJob resize;
+  int K;               // targets an image
+  int group;           // blocks a map
+  Exchange exchange;   // how a group of more than one shares its partial maps
+  AccOf<In>* partial;  // [maps, group, S], for Exchange::grid
+  AccOf<In>* out;      // [maps, *out]
+};
+
+template <class In, bool weighted, bool channels_adjacent>
+__global__ void __launch_bounds__(kCamThreads) cam_kernel(const CamJob<In> job) {
+  using T = AccOf<In>;
+  const ChannelSumJob<In>& sum = job.sum;
+  const int S = sum.S, V = kVector<In>;
+  const int m = blockIdx.x / job.group, rank = blockIdx.x % job.group;
+  const int n = m / job.K, k = m % job.K;
+
+  CAMFAST_DYNAMIC_SHARED(T, shared);
+  const CamShared sizes(sum.chunk, S, V, weights_need_activations(sum.rule), blockDim.x, job.group > 1);
+  T* w = shared;
+  T* sum_a = w + sizes.w;
+  T* threads = sum_a + sizes.sum_a;
+  T* map = threads + sizes.threads;
+  T* full = job.group > 1 ? map + sizes.map : map;
+  __shared__ RangeScratch<T> range_scratch;
+
+  for (int s = threadIdx.x; s < S; s += blockDim.x) map[s] = T(0);
+  __syncthreads();
+
+  // Shares of channels are cut at multiples of the vector, so that every block's loads are aligned.
+  const int vectors = (sum.C + V - 1) / V;
+  Slice<In> slice;
+  slice.a = sum.activations + n * sum.a_image;
+  slice.second = sum.second + n * sum.s_image + k * sum.s_target;
+  slice.first = int((long long)vectors * rank / job.group) * V;
+  slice.last = int((long long)vectors * (rank + 1) / job.group) * V;
+  if (slice.last > sum.C) slice.last = sum.C;
+  if (channels_adjacent) {
+    if (sum.vectors) {
+      sum_channels_adjacent<weighted, In, kVector<In>>(sum, slice, w, sum_a, threads, map);
+    } else {
+      sum_channels_adjacent<weighted, In, 1>(sum, slice, w, sum_a, threads, map);
+    }
+  } else {
+    sum_positions_adjacent<weighted>(sum, slice, w, threads, map);
+  }
+
+  if (job.exchange == Exchange::cluster) {
+    group::cluster_sync();
+    for (int s = threadIdx.x; s < S; s += blockDim.x) {
+      T value = T(0);
+      for (int r = 0; r < job.group; ++r) value += group::cluster_peer(map, r)[s];
+      full[s] = value;
+    }
+  } else if (job.exchange == Exchange::grid) {
+    T* partial = job.partial + (long long)m * job.group * S;
+    for (int s = threadIdx.x; s < S; s += blockDim.x) partial[rank * S + s] = map[s];
+    group::grid_sync();
+    for (int s = threadIdx.x; s < S; s += blockDim.x) {
+      T value = T(0);
+      for (int r = 0; r < job.group; ++r) value += __ldcg(partial + r * S + s);
+      full[s] = value;
+    }
+  }
+  if (job.resize.normalize) { // each thread rectifies what it has just written itself (or, alone, what the block agrees on)
+    for (int s = threadIdx.x; s < S; s += blockDim.x) full[s] = positive(full[s]);
+  }
+  __syncthreads();
+
+  const Normalizer<T> normalizer = find_normalizer(job.resize, full, &range_scratch);
+  const int area = job.resize.out.positions();
+  write_outputs(job.resize, full, normalizer, share_begin<T>(area, rank, job.group), share_begin<T>(area, rank + 1, job.group),
+                job.out + (long long)m * area);
+  // A block's shared memory must live until its peers have read it.
+  if (job.exchange == Exchange::cluster) group::cluster_sync();
+}
+
+} // namespace camfast::cuda

@@ -1,0 +1,124 @@
+// The launches for one input type; cam_float.cu and its siblings instantiate them, a type a file, so that they compile
+// side by side.
+#pragma once
+
+#include "cam_kernel.cuh"
+#include "large_maps.cuh"
+#include "launch.cuh"
+#include "launches.h"
+#include "resize_kernel.cuh"
+
+namespace camfast::cuda {
+
+// Whether 16-byte loads are right everywhere: the address, and every stride that is added to it.
+template <class In>
+bool vectors_fit(const void* data, std::initializer_list<long long> strides) {
+  if (reinterpret_cast<uintptr_t>(data) % 16 != 0) return false;
+  for (long long s : strides) {
+    if (s % kVector<In> != 0) return false;
+  }
+  return true;
+}
+
+template <class In>
+ChannelSumJob<In> channel_sum_job(const CamCall& call) {
+  const bool adjacent = call.channels_adjacent;
+  ChannelSumJob<In> job{};
+  job.activations = static_cast<const In*>(call.activations);
+  job.second = static_cast<const In*>(call.second);
+  job.rule = call.rule;
+  job.C = call.C;
+  job.S = call.resize.in.positions();
+  job.chunk = call.plan.chunk;
+  job.vectors = vectors_fit<In>(call.activations, {call.a.image, adjacent ? call.a.step : 0, adjacent ? call.C : 0}) &&
+      (call.rule == Rule::weights ||
+       vectors_fit<In>(call.second, {call.s.image, call.s.target, adjacent ? call.s.step : 0}));
+  job.a_image = call.a.image;
+  job.a_step = call.a.step;
+  job.s_image = call.s.image;
+  job.s_target = call.s.target;
+  job.s_step = call.s.step;
+  return job;
+}
+
+template <class In, bool weighted>
+cudaError_t launch_fused(const CamCall& call) {
+  const CamPlan& plan = call.plan;
+  CamJob<In> job{};
+  job.sum = channel_sum_job<In>(call);
+  job.resize = call.resize;
+  job.K = call.K;
+  job.group = plan.group;
+  job.exchange = plan.exchange;
+  job.partial = static_cast<AccOf<In>*>(call.scratch);
+  job.out = static_cast<AccOf<In>*>(call.out);
+  Launch how{dim3(unsigned(call.maps) * unsigned(plan.group)), dim3(kCamThreads), plan.shared_bytes, call.stream};
+  how.cluster = plan.exchange == Exchange::cluster ? plan.group : 1;
+  how.cooperative = plan.exchange == Exchange::grid;
+  return launch(call.channels_adjacent ? &cam_kernel<In, weighted, true> : &cam_kernel<In, weighted, false>, how, job);
+}
+
+template <class In>
+cudaError_t finish_large(const ResizeJob& resize, bool relu, int maps, int group, const In* raw, void* scratch, void* out,
+                         cudaStream_t stream) {
+  using T = AccOf<In>;
+  T* rectified = static_cast<T*>(scratch);
+  auto* normalizers = reinterpret_cast<Normalizer<T>*>(rectified + (long long)maps * resize.in.positions());
+  static_assert(sizeof(Normalizer<T>) == 4 * sizeof(T), "large_scratch_bytes counts four values a normaliser");
+  const LargeFinishJob<In> job{resize, relu, group, raw, rectified, normalizers, static_cast<T*>(out)};
+  const cudaError_t error = launch(&large_range_kernel<In>, {dim3(unsigned(maps)), dim3(kLargeThreads), 0, stream}, job);
+  if (error != cudaSuccess) return error;
+  return launch(&large_write_kernel<In>, {dim3(unsigned(maps) * unsigned(group)), dim3(kLargeThreads), 0, stream}, job);
+}
+
+template <class In>
+cudaError_t launch_large(const CamCall& call) {
+  using T = AccOf<In>;
+  const int S = call.resize.in.positions();
+  const bool adjacent = call.channels_adjacent;
+  T* scratch = static_cast<T*>(call.scratch);
+  LargeJob<In> job{};
+  job.activations = static_cast<const In*>(call.activations);
+  job.second = static_cast<const In*>(call.second);
+  job.rule = call.rule;
+  job.K = call.K;
+  job.C = call.C;
+  job.S = S;
+  job.maps_count = call.maps;
+  job.a = {call.a.image, 0, adjacent ? 1 : call.a.step, adjacent ? call.a.step : 1};
+  job.g = {call.s.image, call.s.target, adjacent || call.rule == Rule::weights ? 1 : call.s.step, adjacent ? call.s.step : 1};
+  job.weights = scratch;
+  job.maps = scratch + (long long)call.maps * call.C;
+  T* rest = job.maps + (long long)call.maps * S;
+  const unsigned rows = unsigned(std::min(call.maps, 65535)); // blocks along y; each takes every rows-th map
+  if (has_weights(call.rule) && call.rule != Rule::weights && call.C > 0) {
+    const cudaError_t error =
+        launch(&large_weights_kernel<In>, {dim3(unsigned(call.C), rows), dim3(kLargeThreads), 0, call.stream}, job);
+    if (error != cudaSuccess) return error;
+  }
+  const unsigned blocks = unsigned((S + kLargeThreads - 1) / kLargeThreads);
+  const cudaError_t error = launch(&large_sum_kernel<In>, {dim3(blocks, rows), dim3(kLargeThreads), 0, call.stream}, job);
+  if (error != cudaSuccess) return error;
+  return finish_large<T>(call.resize, call.resize.normalize, call.maps, call.plan.group, job.maps, rest, call.out, call.stream);
+}
+
+template <class In>
+cudaError_t launch_cam(const CamCall& call) {
+  if (!call.plan.fits) return launch_large<In>(call);
+  return has_weights(call.rule) ? launch_fused<In, true>(call) : launch_fused<In, false>(call);
+}
+
+template <class In>
+cudaError_t launch_resize(const ResizeCall& call) {
+  using T = AccOf<In>;
+  const ResizePlan& plan = call.plan;
+  const In* maps = static_cast<const In*>(call.maps);
+  if (!plan.fits) {
+    return finish_large<In>(call.resize, call.relu, call.M, plan.group, maps, call.scratch, call.out, call.stream);
+  }
+  const ResizeMapsJob<In> job{call.resize, call.relu, plan.group, maps, static_cast<T*>(call.out)};
+  return launch(&resize_kernel<In>, {dim3(unsigned(call.M) * unsigned(plan.group)), dim3(kResizeThreads), plan.shared_bytes, call.stream},
+                job);
+}
+
+} // namespace camfast::cuda

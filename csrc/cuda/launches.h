@@ -1,0 +1,59 @@
+// The launches, as plain functions over plain numbers: what the ops (ops.cpp, with torch) ask of the kernels (*.cu,
+// without torch, so that they compile quickly for every architecture).
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "plan.h"
+
+namespace camfast::cuda {
+
+// Strides in elements; `step` is between channels (positions adjacent) or between positions (channels adjacent).
+struct CamStrides {
+  long long image, target, step;
+};
+
+struct CamCall {
+  const void* activations;
+  const void* second; // gradients, or weights
+  CamStrides a, s;
+  Rule rule;
+  bool channels_adjacent;
+  int maps, K, C;
+  ResizeJob resize;
+  void* out;     // [maps, *out]
+  void* scratch; // plan.scratch_bytes
+  CamPlan plan;
+  cudaStream_t stream;
+};
+
+struct ResizeCall {
+  const void* maps; // [M, *in], dense
+  int M;
+  ResizeJob resize;
+  bool relu;
+  void* out;
+  void* scratch;
+  ResizePlan plan;
+  cudaStream_t stream;
+};
+
+struct OverlayCall {
+  const unsigned char* frames; // [N, H, W, 3]
+  const float* heat;           // [N, h, w]
+  const unsigned char* colors; // [256, 3]
+  unsigned char* out;
+  int N;
+  MapExtent map, frame;
+  float alpha, frame_share;
+  int blocks; // a frame
+  cudaStream_t stream;
+};
+
+template <class In>
+cudaError_t launch_cam(const CamCall& call);
+template <class In>
+cudaError_t launch_resize(const ResizeCall& call);
+cudaError_t launch_overlay(const OverlayCall& call);
+
+} // namespace camfast::cuda

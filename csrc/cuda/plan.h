@@ -1,0 +1,133 @@
+// How a launch is cut into blocks, from plain numbers: no CUDA in here, so that it is tested without a GPU.
+#pragma once
+
+#include <algorithm>
+
+#include "../cam_math.h"
+
+namespace camfast::cuda {
+
+// A map's dimensions; missing ones are 1.
+struct MapExtent {
+  int d, h, w;
+  CAMFAST_HD int positions() const { return d * h * w; }
+};
+
+struct ResizeJob {
+  MapExtent in, out;
+  bool normalize;
+};
+
+struct Machine {
+  int multiprocessors;
+  int shared_bytes;  // dynamic and static shared memory a block may have
+  int max_cluster;   // blocks; 1: no clusters
+  bool cooperative;  // grid-wide barriers
+};
+
+enum class Exchange : int { none, cluster, grid };
+
+constexpr int kCamThreads = 512;
+constexpr long long kBytesABlock = 16 * 1024; // less work than this does not pay for another block
+constexpr int kStaticSharedBytes = 10 * 1024; // an upper bound of the kernels' static shared memory
+
+// Dynamic shared memory of the cam kernel, in values of the accumulation type, one region after the other.
+struct CamShared {
+  int w, sum_a, threads, map, full;
+  CAMFAST_HD CamShared(int chunk, int S, int vector, bool needs_activations, int block, bool grouped)
+      : w(chunk), sum_a(needs_activations ? chunk : 0), threads(block * vector), map(S), full(grouped ? S : 0) {}
+  CAMFAST_HD long long values() const { return (long long)w + sum_a + threads + map + full; }
+};
+
+struct CamPlan {
+  bool fits;  // else: the path for large maps
+  int group;  // blocks a map
+  Exchange exchange;
+  int chunk;  // channels at a time
+  int shared_bytes;
+  long long scratch_bytes; // of global memory, for the launch's own use
+};
+
+struct CamShape {
+  long long maps; // images times targets
+  int C, S;
+  long long area; // outputs a map
+  int element_bytes, accumulation_bytes;
+  Rule rule;
+  bool channels_adjacent;
+};
+
+// Resizing alone: the map in shared memory, or the path for large maps.
+struct ResizePlan {
+  bool fits;
+  int group;
+  int shared_bytes;
+  long long scratch_bytes;
+};
+
+inline int round_up(long long n, int unit) { return int((n + unit - 1) / unit * unit); }
+
+// The last two launches for large maps: the map in the accumulation type, and a normaliser of four values.
+inline long long large_scratch_bytes(long long maps, long long S, int accumulation_bytes) {
+  return maps * (S + 4) * accumulation_bytes;
+}
+
+inline CamPlan plan_cam(const Machine& machine, const CamShape& shape, int threads = kCamThreads) {
+  const int vector = 16 / shape.element_bytes;
+  const int inputs = shape.rule == Rule::weights ? 1 : 2;
+  const long long row = (long long)shape.S * shape.element_bytes;
+  const long long bytes = row * shape.C * inputs + shape.area * shape.accumulation_bytes;
+
+  CamPlan plan{};
+  // Two blocks a multiprocessor keep its memory system busy; more maps than that need no groups.
+  long long group = (2LL * machine.multiprocessors + shape.maps - 1) / shape.maps;
+  group = std::min(group, std::max(1LL, bytes / kBytesABlock));
+  if (machine.max_cluster > 1) {
+    group = std::min<long long>(group, machine.max_cluster);
+    plan.exchange = Exchange::cluster;
+  } else if (machine.cooperative) { // all blocks must be on the GPU at once: one a multiprocessor always is
+    group = std::min(group, machine.multiprocessors / shape.maps);
+    plan.exchange = Exchange::grid;
+  } else {
+    group = 1;
+  }
+  plan.group = int(std::max(1LL, group));
+  if (plan.group == 1) plan.exchange = Exchange::none;
+
+  // Channels at a time: all of a block's, but where activations are read twice only as many as the first-level cache keeps.
+  const long long own = ((long long)shape.C + plan.group - 1) / plan.group;
+  long long chunk = std::min(own, 2048LL);
+  if (weights_need_activations(shape.rule)) chunk = std::min(chunk, std::max(64LL, 64 * 1024 / row));
+  if (shape.channels_adjacent) chunk = std::min<long long>(chunk, threads);
+  plan.chunk = std::max(vector, round_up(chunk, vector));
+  if (shape.channels_adjacent) plan.chunk = std::min(plan.chunk, threads / vector * vector);
+
+  const CamShared shared(plan.chunk, shape.S, vector, weights_need_activations(shape.rule), threads, plan.group > 1);
+  const long long needed = shared.values() * shape.accumulation_bytes;
+  plan.fits = needed <= machine.shared_bytes - kStaticSharedBytes;
+  plan.shared_bytes = int(needed);
+  if (!plan.fits) {
+    plan.scratch_bytes = large_scratch_bytes(shape.maps, shape.S, shape.accumulation_bytes) +
+        shape.maps * (shape.C + shape.S) * shape.accumulation_bytes;
+  } else if (plan.exchange == Exchange::grid) {
+    plan.scratch_bytes = shape.maps * plan.group * shape.S * shape.accumulation_bytes;
+  }
+  return plan;
+}
+
+// Blocks a map for kernels that only write: as many as fill the GPU, none with too little to do.
+inline int blocks_a_map(const Machine& machine, long long maps, long long bytes_a_map) {
+  const long long fill = (4LL * machine.multiprocessors + maps - 1) / maps;
+  return int(std::max(1LL, std::min(fill, bytes_a_map / kBytesABlock)));
+}
+
+inline ResizePlan plan_resize(const Machine& machine, long long maps, long long S, long long area, int accumulation_bytes) {
+  ResizePlan plan{};
+  plan.fits = S * accumulation_bytes <= machine.shared_bytes - kStaticSharedBytes;
+  plan.group = blocks_a_map(machine, maps, area * accumulation_bytes);
+  plan.shared_bytes = plan.fits ? int(S * accumulation_bytes) : 0;
+  plan.scratch_bytes = plan.fits ? 0 : large_scratch_bytes(maps, S, accumulation_bytes);
+  return plan;
+}
+
+} // namespace camfast::cuda
