@@ -7,7 +7,7 @@
 
 #ifdef CAMFAST_EMULATOR
 
-#include "cuda_emulator.h"
+#include "cuda_runtime_api.h" // the emulator's
 
 #else
 
