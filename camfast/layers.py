@@ -122,11 +122,12 @@ def _search(model: nn.Module, inputs: Inputs) -> tuple[str, nn.Module]:
         for (step, layout, _), gradient in reversed(list(zip(group, gradients, strict=True))):
             if gradient is None:
                 continue
-            if layout.kind == "channels_first" or _reaches_most(layout.view(gradient)):
+            reached = layout.view(gradient).any(1).float().mean().item()
+            if reached > (0 if layout.kind == "channels_first" else 0.5):
                 return step.name, step.module
             if silent is None and not gradient.any():
                 silent = step
-    if silent is None:  # a head of zeros gives no gradient to any token, and no reason to prefer another layer
+    if silent is None:  # a head of zeros gives no gradient anywhere, and no reason to prefer another layer
         raise ValueError(
             f"expected a layer with a spatial map, got none in {type(model).__name__} "
             f"for images {list(inputs.image.shape)}; name one by layers="
@@ -221,8 +222,3 @@ def _gradients(model: nn.Module, inputs: Inputs, layers: Sequence[nn.Module]) ->
             return [None] * len(layers)
         assert scores is not None
         return tap.gradients(scores.reshape(len(scores), -1).amax(1).sum(), missing_ok=True)
-
-
-def _reaches_most(gradient: Tensor) -> bool:
-    """Whether most positions of ``gradient`` ``[1, C, *map]`` get some."""
-    return (gradient != 0).any(1).float().mean().item() > 0.5

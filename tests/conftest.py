@@ -1,0 +1,49 @@
+"""What all tests share: devices, seeds, tolerances."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+TOLERANCES = {
+    torch.float64: {"rtol": 1e-9, "atol": 1e-9},
+    torch.float32: {"rtol": 0, "atol": 2e-6},
+    torch.float16: {"rtol": 0, "atol": 5e-3},
+    torch.bfloat16: {"rtol": 0, "atol": 4e-2},
+}
+"""How far heatmaps in [0, 1] may differ, by the dtype they were computed from."""
+
+PARITY = 2e-6  # the largest difference from another library's heatmap, in fp32
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(2)
+
+
+def _devices() -> list[str]:
+    """The CPU, and CUDA where there is one. With CAMFAST_REQUIRE_CUDA=1 its absence is a failure, not a skip."""
+    wanted = os.environ.get("CAMFAST_REQUIRE_CUDA") == "1"
+    return ["cpu", "cuda"] if torch.cuda.is_available() or wanted else ["cpu"]
+
+
+@pytest.fixture(params=_devices())
+def device(request: pytest.FixtureRequest) -> torch.device:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.fail("CAMFAST_REQUIRE_CUDA=1, but no CUDA device is available")
+    return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    """Convolutions and products on CUDA in fp32, not TF32: results are compared to 2e-6."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
