@@ -144,7 +144,7 @@ def _eight_bits(grey: np.ndarray) -> np.ndarray:
     elif grey.dtype.kind == "f" and low >= 0 and high <= 1:
         values *= 255
     elif low < 0 or high > 255:
-        values = (values - low) * (255 / (high - low))
+        values = (values - low) * (255 / ((high - low) or 1))
     return np.rint(values).astype(np.uint8)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -197,7 +199,8 @@ def _filled(build: Callable[..., Any], state: dict[str, Tensor], source: object)
 
 def _published(build: Callable[[], nn.Module], name: str) -> nn.Module:
     try:
-        return build()
+        with contextlib.redirect_stdout(sys.stderr):  # where torch.hub tells of its progress, results belong
+            return build()
     except Exception as error:  # of the network, the file system and checksums, by urllib, httpx and huggingface_hub
         reason = str(getattr(error, "reason", error)).strip().partition("\n")[0].rstrip(".")
         raise ValueError(
