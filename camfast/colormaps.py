@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
 import zlib
 
 import numpy as np
@@ -61,12 +60,13 @@ def table(colormap: str | Tensor, device: torch.device | str = "cpu") -> Tensor:
         if colormap.shape != (256, 3) or colormap.dtype != torch.uint8:
             raise ValueError(f"colormap must be a uint8 table [256, 3], got {colormap.dtype} {list(colormap.shape)}")
         return colormap.to(device)
-    return _by_name(colormap, torch.device(device))
+    key = (colormap, torch.device(device))
+    if key not in _on_device:  # a plain dict, which torch.compile can look through
+        _on_device[key] = torch.from_numpy(_rgb(colormap)).to(device)
+    return _on_device[key]
 
 
-@functools.cache
-def _by_name(name: str, device: torch.device) -> Tensor:
-    return torch.from_numpy(_rgb(name)).to(device)
+_on_device: dict[tuple[str, torch.device], Tensor] = {}
 
 
 def _rgb(name: str) -> np.ndarray:

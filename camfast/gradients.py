@@ -75,23 +75,16 @@ def _min_max_backward(grad: Tensor, x: Tensor, rank: int) -> Tensor:
 
 
 def _resize_backward(grad: Tensor, own, size) -> Tensor:
-    """The adjoint of :func:`camfast.reference.resize`, by PyTorch's own kernels."""
+    """The adjoint of :func:`camfast.reference.resize`: along each axis, the transposed matrix of hat functions."""
     rank = len(size)
-    if tuple(own) == tuple(size):
-        return grad
-    lead = grad.shape[: grad.ndim - rank]
-    if lead.numel() == 0:
-        return grad.new_zeros(*lead, *own)
-    flat = grad.reshape(1, lead.numel(), *size)
-    shape = [1, lead.numel(), *own]
-    aten = torch.ops.aten
-    if rank == 1:
-        flat = aten.upsample_linear1d_backward(flat, list(size), shape, False, None)
-    elif rank == 2:
-        flat = aten.upsample_bilinear2d_backward(flat, list(size), shape, False, None, None)
-    else:
-        flat = aten.upsample_trilinear3d_backward(flat, list(size), shape, False, None, None, None)
-    return flat.reshape(*lead, *own)
+    for axis, (n, out) in enumerate(zip(own, size, strict=True)):
+        if n == out:
+            continue
+        centre = ((torch.arange(out, dtype=grad.dtype, device=grad.device) + 0.5) * (n / out) - 0.5).clamp(0, n - 1)
+        source = torch.arange(n, dtype=grad.dtype, device=grad.device)
+        hats = (1 - (centre[:, None] - source).abs()).clamp(min=0)  # [out, n]
+        grad = (grad.movedim(axis - rank, -1) @ hats).movedim(-1, axis - rank)
+    return grad
 
 
 def _map_backward(name: str, grad: Tensor, A: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

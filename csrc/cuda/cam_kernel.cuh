@@ -28,7 +28,7 @@ struct CamJob {
 };
 
 template <class In, bool weighted, bool channels_adjacent>
-__global__ void __launch_bounds__(kCamThreads) cam_kernel(const CamJob<In> job) {
+__global__ void __launch_bounds__(kMaxCamThreads, 1) cam_kernel(const CamJob<In> job) {
   using T = AccOf<In>;
   const ChannelSumJob<In>& sum = job.sum;
   const int S = sum.S, V = kVector<In>;

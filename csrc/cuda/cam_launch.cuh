@@ -52,7 +52,7 @@ cudaError_t launch_fused(const CamCall& call) {
   job.exchange = plan.exchange;
   job.partial = static_cast<AccOf<In>*>(call.scratch);
   job.out = static_cast<AccOf<In>*>(call.out);
-  Launch how{dim3(unsigned(call.maps) * unsigned(plan.group)), dim3(kCamThreads), plan.shared_bytes, call.stream};
+  Launch how{dim3(unsigned(call.maps) * unsigned(plan.group)), dim3(unsigned(plan.threads)), plan.shared_bytes, call.stream};
   how.cluster = plan.exchange == Exchange::cluster ? plan.group : 1;
   how.cooperative = plan.exchange == Exchange::grid;
   return launch(call.channels_adjacent ? &cam_kernel<In, weighted, true> : &cam_kernel<In, weighted, false>, how, job);

@@ -27,7 +27,8 @@ struct Machine {
 
 enum class Exchange : int { none, cluster, grid };
 
-constexpr int kCamThreads = 512;
+constexpr int kMaxCamThreads = 512; // a block's threads when there are fewer blocks than multiprocessors
+constexpr int kCamThreads = 256;    // and when there are more: several such blocks share one
 constexpr long long kBytesABlock = 16 * 1024; // less work than this does not pay for another block
 constexpr int kStaticSharedBytes = 10 * 1024; // an upper bound of the kernels' static shared memory
 
@@ -42,6 +43,7 @@ struct CamShared {
 struct CamPlan {
   bool fits;  // else: the path for large maps
   int group;  // blocks a map
+  int threads;
   Exchange exchange;
   int chunk;  // channels at a time
   int shared_bytes;
@@ -72,7 +74,7 @@ inline long long large_scratch_bytes(long long maps, long long S, int accumulati
   return maps * (S + 4) * accumulation_bytes;
 }
 
-inline CamPlan plan_cam(const Machine& machine, const CamShape& shape, int threads = kCamThreads) {
+inline CamPlan plan_cam(const Machine& machine, const CamShape& shape) {
   const int vector = 16 / shape.element_bytes;
   const int inputs = shape.rule == Rule::weights ? 1 : 2;
   const long long row = (long long)shape.S * shape.element_bytes;
@@ -80,7 +82,7 @@ inline CamPlan plan_cam(const Machine& machine, const CamShape& shape, int threa
 
   CamPlan plan{};
   // Two blocks a multiprocessor keep its memory system busy; more maps than that need no groups.
-  long long group = (2LL * machine.multiprocessors + shape.maps - 1) / shape.maps;
+  long long group = (2LL * machine.multiprocessors + shape.maps - 1) / std::max(1LL, shape.maps);
   group = std::min(group, std::max(1LL, bytes / kBytesABlock));
   if (machine.max_cluster > 1) {
     group = std::min<long long>(group, machine.max_cluster);
@@ -93,6 +95,8 @@ inline CamPlan plan_cam(const Machine& machine, const CamShape& shape, int threa
   }
   plan.group = int(std::max(1LL, group));
   if (plan.group == 1) plan.exchange = Exchange::none;
+  const int threads = shape.maps * plan.group <= machine.multiprocessors ? kMaxCamThreads : kCamThreads;
+  plan.threads = threads;
 
   // Channels at a time: all of a block's, but where activations are read twice only as many as the first-level cache keeps.
   const long long own = ((long long)shape.C + plan.group - 1) / plan.group;

@@ -1,0 +1,178 @@
+// Runs the project's CUDA kernels under the emulator, case after case from standard input, for tests/test_cuda_kernels.py.
+//
+// A case is a header of 64-bit integers, then its inputs' bytes; the answer on standard output is the result's bytes.
+// Inputs and outputs live in guarded memory: a read or write out of bounds fails the case.
+#include <stdio.h>
+
+#include <exception>
+#include <string>
+
+#include "cuda_runtime_api.h"
+#include "launches.h"
+#include "portable.cuh"
+
+namespace {
+
+using namespace camfast;
+using namespace camfast::cuda;
+
+void read_exactly(void* to, size_t bytes) {
+  if (fread(to, 1, bytes, stdin) != bytes) throw std::runtime_error("the case ended too early");
+}
+
+int64_t next() {
+  int64_t value;
+  read_exactly(&value, sizeof value);
+  return value;
+}
+
+MapExtent next_extent() {
+  MapExtent e{};
+  e.d = int(next());
+  e.h = int(next());
+  e.w = int(next());
+  return e;
+}
+
+Machine next_machine() {
+  Machine m{};
+  m.multiprocessors = int(next());
+  m.shared_bytes = int(next());
+  m.max_cluster = int(next());
+  m.cooperative = next() != 0;
+  return m;
+}
+
+struct Input {
+  emu::Guarded memory;
+  explicit Input(size_t bytes, size_t shift) : memory(bytes, shift) { read_exactly(memory.begin(), bytes); }
+};
+
+enum DType : int64_t { float64, float32, float16, bfloat16 };
+constexpr size_t kElementBytes[] = {8, 4, 2, 2};
+
+void check(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
+}
+
+void finish(emu::Guarded& out, std::initializer_list<emu::Guarded*> others) {
+  if (out.damage()) throw std::runtime_error("a write out of the output's bounds");
+  for (emu::Guarded* g : others) {
+    if (g && g->damage()) throw std::runtime_error("a write out of an input's or the scratch's bounds");
+  }
+  fwrite(out.begin(), 1, out.bytes(), stdout);
+}
+
+void run_cam() {
+  const int64_t dtype = next();
+  CamCall call{};
+  call.rule = Rule(next());
+  call.channels_adjacent = next() != 0;
+  const int64_t N = next();
+  call.K = int(next());
+  call.C = int(next());
+  call.maps = int(N * call.K);
+  call.a = {next(), 0, 0};
+  call.a.step = next();
+  call.s.image = next();
+  call.s.target = next();
+  call.s.step = next();
+  call.resize.in = next_extent();
+  call.resize.out = next_extent();
+  call.resize.normalize = next() != 0;
+  const Machine machine = next_machine();
+  const size_t shift = size_t(next()), a_bytes = size_t(next()), s_bytes = size_t(next());
+  Input a(a_bytes, shift), s(s_bytes, shift);
+  const size_t element = kElementBytes[dtype], accumulation = dtype == float64 ? 8 : 4;
+  call.plan = plan_cam(machine, {call.maps, call.C, call.resize.in.positions(), call.resize.out.positions(), int(element),
+                                 int(accumulation), call.rule, call.channels_adjacent});
+  emu::Guarded out(size_t(call.maps) * call.resize.out.positions() * accumulation);
+  emu::Guarded scratch(size_t(call.plan.scratch_bytes));
+  call.activations = a.memory.begin();
+  call.second = s.memory.begin();
+  call.out = out.begin();
+  call.scratch = scratch.begin();
+  switch (dtype) {
+    case float64: check(launch_cam<double>(call)); break;
+    case float32: check(launch_cam<float>(call)); break;
+    case float16: check(launch_cam<__half>(call)); break;
+    default: check(launch_cam<__nv_bfloat16>(call)); break;
+  }
+  // What the plan chose, so that a test can see that it reaches every path.
+  const int64_t path = !call.plan.fits ? 3 : int64_t(call.plan.exchange);
+  fwrite(&path, sizeof path, 1, stdout);
+  finish(out, {&a.memory, &s.memory, &scratch});
+}
+
+void run_resize() {
+  const int64_t dtype = next();
+  ResizeCall call{};
+  call.M = int(next());
+  call.resize.in = next_extent();
+  call.resize.out = next_extent();
+  call.resize.normalize = next() != 0;
+  call.relu = next() != 0;
+  const Machine machine = next_machine();
+  const size_t bytes = size_t(next());
+  Input maps(bytes, 0);
+  const size_t accumulation = dtype == float64 ? 8 : 4;
+  call.plan = plan_resize(machine, call.M, call.resize.in.positions(), call.resize.out.positions(), int(accumulation));
+  emu::Guarded out(size_t(call.M) * call.resize.out.positions() * accumulation);
+  emu::Guarded scratch(size_t(call.plan.scratch_bytes));
+  call.maps = maps.memory.begin();
+  call.out = out.begin();
+  call.scratch = scratch.begin();
+  switch (dtype) {
+    case float64: check(launch_resize<double>(call)); break;
+    case float32: check(launch_resize<float>(call)); break;
+    case float16: check(launch_resize<__half>(call)); break;
+    default: check(launch_resize<__nv_bfloat16>(call)); break;
+  }
+  const int64_t path = call.plan.fits ? 0 : 3;
+  fwrite(&path, sizeof path, 1, stdout);
+  finish(out, {&maps.memory, &scratch});
+}
+
+void run_overlay() {
+  OverlayCall call{};
+  call.N = int(next());
+  call.map = next_extent();
+  call.frame = next_extent();
+  const int64_t percent = next();
+  call.alpha = float(double(percent) / 100);
+  call.frame_share = float(1.0 - double(percent) / 100);
+  const Machine machine = next_machine();
+  const size_t shift = size_t(next());
+  const size_t pixels = size_t(call.N) * call.frame.positions();
+  Input frames(pixels * 3, shift), heat(size_t(call.N) * call.map.positions() * 4, 0), colors(768, 0);
+  emu::Guarded out(pixels * 3, shift);
+  call.frames = frames.memory.begin();
+  call.heat = reinterpret_cast<const float*>(heat.memory.begin());
+  call.colors = colors.memory.begin();
+  call.out = out.begin();
+  call.blocks = blocks_a_map(machine, call.N, call.frame.positions() * 6LL);
+  check(launch_overlay(call));
+  const int64_t path = 0;
+  fwrite(&path, sizeof path, 1, stdout);
+  finish(out, {&frames.memory, &heat.memory, &colors.memory});
+}
+
+} // namespace
+
+int main() {
+  try {
+    for (;;) {
+      int64_t op;
+      if (fread(&op, sizeof op, 1, stdin) != 1) return 0;
+      const int64_t order = next();
+      emu::config() = {emu::Order(order < 2 ? order : 2), uint64_t(order), 0};
+      if (op == 0) run_cam();
+      if (op == 1) run_resize();
+      if (op == 2) run_overlay();
+      fflush(stdout);
+    }
+  } catch (const std::exception& error) {
+    fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}

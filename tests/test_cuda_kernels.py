@@ -1,0 +1,161 @@
+"""The CUDA kernels, run on the CPU by the emulator: indices, barriers and arithmetic of every path, against the reference.
+
+What a real GPU adds (its memory model, its compiler) is tested by test_ops.py where there is one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from samples import DTYPES, FAMILY, SAMPLES, Sample
+from torch import Tensor
+
+from camfast import colormaps, reference
+
+HERE = Path(__file__).resolve().parent
+KERNELS = HERE.parent / "csrc" / "cuda"
+UNITS = ["cam_float", "cam_double", "cam_half", "cam_bfloat16", "overlay"]
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the emulated kernels with")
+
+# multiprocessors, shared bytes a block, blocks a cluster, grid-wide barriers
+MACHINES = {
+    "clusters": (20, 227 * 1024, 8, 1),
+    "grid": (20, 99 * 1024, 1, 1),
+    "alone": (20, 64 * 1024, 1, 0),
+    "tiny shared memory": (20, 24 * 1024, 8, 1),  # pushes larger maps onto the path for large maps
+}
+PATHS = {0: "one block", 1: "cluster", 2: "grid", 3: "large"}
+ATOL = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> Path:
+    """The kernels as they are, compiled for the emulator."""
+    folder = tmp_path_factory.mktemp("kernels")
+    flags = ["-std=c++17", "-O1", "-DCAMFAST_EMULATOR", "-Wno-unknown-pragmas", f"-I{HERE / 'emulator'}", f"-I{KERNELS}"]
+    compilers = [
+        subprocess.Popen(["g++", "-x", "c++", *flags, "-c", KERNELS / f"{unit}.cu", "-o", folder / f"{unit}.o"])
+        for unit in UNITS
+    ]
+    assert [c.wait() for c in compilers] == [0] * len(UNITS)
+    main = HERE / "emulator" / "run_kernels.cpp"
+    target = folder / "run_kernels"
+    subprocess.run(["g++", *flags, main, *(folder / f"{u}.o" for u in UNITS), "-o", target], check=True)
+    return target
+
+
+def run(program: Path, header: list[int], inputs: list[bytes], result_dtype: torch.dtype) -> tuple[Tensor, str]:
+    """The result of one case, flat, and the path it took."""
+    data = struct.pack(f"<{len(header)}q", *header) + b"".join(inputs)
+    answer = subprocess.run([program], input=data, capture_output=True, timeout=300)
+    assert answer.returncode == 0, answer.stderr.decode()
+    (path,) = struct.unpack("<q", answer.stdout[:8])
+    return torch.frombuffer(bytearray(answer.stdout[8:]), dtype=result_dtype), PATHS[path]
+
+
+def storage_bytes(x: Tensor) -> bytes:
+    """The bytes from the tensor's first element to its last, gaps included."""
+    count = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+    return x.as_strided((count,), (1,)).view(torch.uint8).numpy().tobytes()
+
+
+def extent(shape) -> list[int]:
+    return [1] * (3 - len(shape)) + list(shape)
+
+
+def emulate_cam(program, op, sample: Sample, dtype, channels_last, normalize, machine, order=0, shift=0):
+    A, second = sample.tensors(op, dtype, "channels_last" if channels_last else "contiguous")
+    rank = len(sample.map)
+    positions = torch.Size(sample.map).numel()
+    size = (sample.size,) * rank if isinstance(sample.size, int) else sample.size or sample.map
+    step = sample.C if channels_last else positions
+    weights = op == "cam"
+    header = [0, order, DTYPES.index(dtype), FAMILY.index(op), int(channels_last), sample.N, sample.K or 1, sample.C]
+    header += [A.stride(0), step, second.stride(0), 0 if sample.K is None else second.stride(1), 0 if weights else step]
+    header += [*extent(sample.map), *extent(size), int(normalize), *MACHINES[machine], shift]
+    inputs = [storage_bytes(A), storage_bytes(second)]
+    header += [len(i) for i in inputs]
+    result_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    flat, path = run(program, header, inputs, result_dtype)
+    expected = getattr(reference, op)(A.double(), second.double(), size, normalize)
+    return flat.view(expected.shape), expected, path
+
+
+def assert_close(actual: Tensor, expected: Tensor, dtype) -> None:
+    scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=ATOL[dtype] * scale, equal_nan=True)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("op", FAMILY)
+def test_every_sample(program, op, machine):
+    seen = set()
+    for i, sample in enumerate(SAMPLES):
+        for channels_last in (False, True):
+            actual, expected, path = emulate_cam(
+                program, op, sample, torch.float32, channels_last, normalize=i % 2 == 0, machine=machine, order=i % 4
+            )
+            seen.add(path)
+            assert_close(actual, expected, torch.float32)
+    assert {"clusters": "cluster", "grid": "grid", "alone": "one block", "tiny shared memory": "large"}[machine] in seen
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", FAMILY)
+def test_dtypes_and_alignment(program, op, dtype):
+    for sample in (Sample(1, 70, (7, 7), 20), Sample(2, 48, (4, 6), (9, 9), K=2), Sample(1, 5, (36, 32), 40)):
+        for channels_last in (False, True):
+            for shift in (0, torch.empty(0, dtype=dtype).element_size()):
+                actual, expected, _ = emulate_cam(
+                    program, op, sample, dtype, channels_last, normalize=False, machine="clusters", order=5, shift=shift
+                )
+                assert_close(actual, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("machine", ["clusters", "tiny shared memory"])
+def test_resize_normalize(program, dtype, machine):
+    for shape, size, relu in [((5, 7, 7), (40, 31), True), ((1, 90, 88), (33, 200), False), ((2, 1, 1), (3, 3), False)]:
+        maps = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+        for normalize in (True, False):
+            header = [1, 3, DTYPES.index(dtype), shape[0], *extent(shape[1:]), *extent(size), int(normalize), int(relu)]
+            header += [*MACHINES[machine], maps.numel() * maps.element_size()]
+            result_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+            actual, _ = run(program, header, [storage_bytes(maps)], result_dtype)
+            expected = reference.resize_normalize(maps.double(), size, normalize, relu)
+            assert_close(actual.view(expected.shape), expected, dtype)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("frame", [(32, 48), (9, 23), (1, 1)])
+def test_overlay(program, frame, shift):
+    rng = torch.Generator().manual_seed(2)
+    frames = torch.randint(0, 256, (3, *frame, 3), generator=rng, dtype=torch.uint8)
+    heat = torch.rand(3, 5, 6, generator=rng)
+    heat[1, 2, 3] = torch.nan
+    colors = colormaps.table("jet")
+    header = [2, 4, 3, *extent(heat.shape[1:]), *extent(frame), 40, *MACHINES["clusters"], shift]
+    actual, _ = run(program, header, [storage_bytes(x) for x in (frames, heat, colors)], torch.uint8)
+    expected = reference.overlay(frames, heat, colors, 0.4)
+    difference = (actual.view(expected.shape).int() - expected.int()).abs()
+    assert difference.max() <= 2  # a value on the edge between two rows of the table
+    assert (difference > 1).float().mean() < 0.01
+
+
+def test_nan_stays_in_its_image(program):
+    sample = Sample(3, 20, (6, 5), (12, 11))
+    A, G = sample.tensors("grad_cam")
+    A[1, 3, 2, 2] = torch.nan
+    header = [0, 1, 1, FAMILY.index("grad_cam"), 0, 3, 1, 20, A.stride(0), 30, G.stride(0), 0, 30]
+    header += [*extent((6, 5)), *extent((12, 11)), 1, *MACHINES["grid"], 0, A.numel() * 4, G.numel() * 4]
+    flat, _ = run(program, header, [storage_bytes(A), storage_bytes(G)], torch.float32)
+    expected = reference.grad_cam(A, G, (12, 11))
+    assert expected[1].isnan().all()
+    assert not expected[[0, 2]].isnan().any()
+    assert_close(flat.view(expected.shape), expected, torch.float32)
