@@ -36,7 +36,7 @@ def find(
     A place is a file, a folder, searched recursively, or a pattern (``"photos/*.jpg"``). Each photograph appears once,
     in the order of ``places`` and sorted inside a folder or a pattern. A file that is named directly is among them
     whether it exists or not, so that reading it gives the reason. Hidden files and what lies in the folders ``without``
-    are left out of a folder's search.
+    are left out when a folder above them is searched.
     """
     left_out = [Path(folder).resolve() for folder in without]
     found: dict[Path, Path] = {}
@@ -148,13 +148,14 @@ def _eight_bits(grey: np.ndarray) -> np.ndarray:
     return np.rint(values).astype(np.uint8)
 
 
-def _in_folder(folder: Path, hidden: Sequence[Path]) -> list[Path]:
+def _in_folder(folder: Path, left_out: Sequence[Path]) -> list[Path]:
+    below = [place for place in left_out if folder.resolve() in place.parents]
     files = []
     for file in sorted(folder.rglob("*")):
         secret = any(part.startswith(".") for part in file.relative_to(folder).parts)
         if _PHOTO.search(file.name) and file.is_file() and not secret:
             files.append(file)
-    return [file for file in files if not any(place in file.resolve().parents for place in hidden)]
+    return [file for file in files if not any(place in file.resolve().parents for place in below)]
 
 
 def _sentence(error: BaseException) -> str:

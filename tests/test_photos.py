@@ -205,6 +205,7 @@ def names(files, root):
 def test_folders_are_searched(tree):
     files, errors = photos.find([tree], without=[tree / "out"])
     assert names(files, tree) == ["a.PNG", "b.jpg", "deep/c.jpeg", "deep/er/d.webp"] and not errors
+    assert names(photos.find([tree / "out"], without=[tree / "out"])[0], tree) == ["out/g.png"]
     assert names(photos.find([tree])[0], tree) == ["a.PNG", "b.jpg", "deep/c.jpeg", "deep/er/d.webp", "out/g.png"]
 
 
