@@ -98,7 +98,7 @@ def cuda_extension():
         py_limited_api=True,
         extra_compile_args={
             "cxx": [*STABLE_ABI, "-DUSE_CUDA", architectures, *OPTIMISATION, *WARNINGS, *RELATIVE_PATHS, "-fvisibility=hidden"],
-            "nvcc": [*STABLE_ABI, "-DUSE_CUDA", *nvcc, *host, "--expt-relaxed-constexpr", "-lineinfo"],
+            "nvcc": [*STABLE_ABI, "-DUSE_CUDA", *nvcc, *host, "--expt-relaxed-constexpr"],
         },
         extra_link_args=["-Wl,--as-needed", *(["-Wl,-s"] if not DEBUG else []), "-lcudart_static", "-ldl", "-lrt", "-lpthread"],
     )
