@@ -18,8 +18,8 @@
 // deadlocked, and the error lists who waits where. A barrier met at two different source lines is an error as well.
 //
 // __shared__ variables are thread_local, hence contiguous in the program's TLS segment. Changing over to a fiber of
-// another block saves that segment to the old block's image and loads the new block's. A pointer into a cluster peer's
-// __shared__ variables is a pointer into its image.
+// another block saves them to the old block's image and loads the new block's (statics.h). A pointer into a cluster
+// peer's __shared__ variables is a pointer into its image.
 //
 // Not modelled: the memory model (every write is seen at once), warps in lockstep, fused multiply-add contraction,
 // timing. A loop that spins on memory must call __nanosleep. The program's own thread_local variables count as

@@ -49,7 +49,8 @@ inline Allowance& allowance(const void* kernel) {
 }  // namespace emu
 
 inline const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaSuccess ? "no error" : error == cudaErrorInvalidValue ? "invalid argument" : "invalid configuration";
+  if (error == cudaSuccess) return "no error";
+  return error == cudaErrorInvalidValue ? "invalid argument" : "invalid configuration";
 }
 
 template <class... Params>

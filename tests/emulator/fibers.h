@@ -1,15 +1,14 @@
 // What the machine is made of: fibers with their stacks, and the warps, blocks and clusters they belong to.
 #pragma once
 
-#include <link.h>
 #include <sys/mman.h>
 
 #include <memory>
-#include <stdexcept>
 #include <vector>
 
 #include "cuda_types.h"
 #include "guarded_memory.h"
+#include "statics.h"
 
 #if defined(__x86_64__) && !defined(CAMFAST_EMULATOR_UCONTEXT)
 #define CAMFAST_EMULATOR_OWN_SWITCH 1  // ten times faster than swapcontext, which asks the system to keep signal masks
@@ -21,11 +20,6 @@
 #endif
 
 namespace emu {
-
-// Every fault found in a kernel or its launch; the message names block, thread and source line.
-struct Error : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
 
 // A place in the kernel's source: the default argument is evaluated where the intrinsic is called.
 struct Site {
@@ -94,7 +88,7 @@ struct Block {
   bool started = false;
   std::vector<Warp> warps;
   std::unique_ptr<Guarded> dynamic;
-  std::vector<unsigned char> statics;  // the image of its __shared__ variables while another block runs
+  StaticsImage statics;  // its __shared__ variables while another block runs
 };
 
 #if defined(CAMFAST_EMULATOR_OWN_SWITCH)
@@ -156,30 +150,5 @@ class Stacks {
   unsigned char* memory_ = nullptr;
   size_t count_ = 0;
 };
-
-// The TLS segment of the program or library that this header is compiled into: all its __shared__ variables.
-inline void find_statics(unsigned char*& begin, size_t& bytes) {
-  static thread_local char anchor;  // so that there is one
-  struct Search {
-    unsigned char *anchor, *begin;
-    size_t bytes;
-  } search{reinterpret_cast<unsigned char*>(&anchor), nullptr, 0};
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, size_t, void* data) {
-        auto* s = static_cast<Search*>(data);
-        auto* segment = static_cast<unsigned char*>(info->dlpi_tls_data);
-        for (int i = 0; segment && i < info->dlpi_phnum; ++i) {
-          const auto& header = info->dlpi_phdr[i];
-          if (header.p_type != PT_TLS || size_t(s->anchor - segment) >= header.p_memsz) continue;
-          s->begin = segment;
-          s->bytes = header.p_memsz;
-        }
-        return 0;
-      },
-      &search);
-  if (!search.begin) throw Error("launch: the program's thread-local storage was not found");
-  begin = search.begin;
-  bytes = search.bytes;
-}
 
 }  // namespace emu

@@ -23,10 +23,6 @@ class Machine {
 
   Fiber* current = &host_;
 
-  // The program's TLS segment: where __shared__ variables live.
-  unsigned char* statics = nullptr;
-  size_t statics_bytes = 0;
-
   void run_grid(const std::function<void()>& body, dim3 grid, dim3 block, size_t shared_bytes, unsigned cluster_size,
                 bool cooperative) {
     if (current != &host_) fail("a launch from inside a kernel is not supported");
@@ -43,7 +39,7 @@ class Machine {
     cluster_size_ = cluster_size;
     shared_bytes_ = shared_bytes;
     schedule_.reset();
-    find_statics(statics, statics_bytes);
+    const Statics::Loan loan(statics_);
 
     const size_t group = cooperative ? blocks : cluster_size;
     const std::vector<size_t> order = schedule_.groups(blocks / group);
@@ -130,9 +126,9 @@ class Machine {
     if (rank >= own.cluster->size) fail("cluster_peer: rank ", rank, " of ", own.cluster->size, " blocks");
     Block& other = own.cluster->first[rank];
     auto* address = static_cast<const unsigned char*>(shared);
-    const size_t in_dynamic = size_t(address - own.dynamic->begin()), in_statics = size_t(address - statics);
-    if (in_dynamic < shared_bytes_) return other.dynamic->begin() + in_dynamic;
-    if (in_statics < statics_bytes) return (&other == &own ? statics : other.statics.data()) + in_statics;
+    const size_t offset = size_t(address - own.dynamic->begin());
+    if (offset < shared_bytes_) return other.dynamic->begin() + offset;
+    if (void* counterpart = statics_.find(shared, other.statics)) return counterpart;
     fail("cluster_peer: the address is not in this block's shared memory");
   }
 
@@ -174,6 +170,7 @@ class Machine {
 
   void run_wave(const std::vector<size_t>& indices, size_t threads) {
     const size_t count = indices.size() * threads, warps = (threads + 31) / 32;
+    statics_.detach();
     stacks_.reserve(count);
     schedule_.discard();
     failure_.clear();
@@ -199,7 +196,7 @@ class Machine {
       block.started = false;
       block.warps.assign(warps, {});
       if (!block.dynamic || block.dynamic->bytes() != shared_bytes_) block.dynamic.reset(new Guarded(shared_bytes_));
-      block.statics.resize(statics_bytes);
+      statics_.prepare(block.statics);
       for (size_t t = 0; t < threads; ++t) {
         Fiber& fiber = fibers_[b * threads + t];
         Warp& warp = block.warps[t / 32];
@@ -218,8 +215,6 @@ class Machine {
         schedule_.start(&fiber);
       }
     }
-    mapped_ = &host_block_;
-    host_block_.statics.resize(statics_bytes);
     suspend();  // until the last fiber ends, or one fails
     if (!failure_.empty()) throw Error(failure_);
   }
@@ -268,20 +263,17 @@ class Machine {
   }
   void poison(Block& block) {
     block.dynamic->poison();
-    memset(statics, 0xFF, statics_bytes);
+    statics_.poison();
   }
 
   void switch_to(Fiber* next) {
     Fiber* self = current;
-    Block* block = next == &host_ ? &host_block_ : next->block;
-    if (block != mapped_) {
-      memcpy(mapped_->statics.data(), statics, statics_bytes);
-      memcpy(statics, block->statics.data(), statics_bytes);
-      mapped_ = block;
-    }
     current = next;
-    threadIdx = next->thread;
-    blockIdx = block->index;
+    if (next != &host_) {
+      statics_.change_to(next->block->statics);
+      threadIdx = next->thread;
+      blockIdx = next->block->index;
+    }
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(self->done ? nullptr : &self->fake_stack, next->stack,
                                    next == &host_ ? host_stack_bytes_ : Stacks::bytes);
@@ -344,9 +336,8 @@ class Machine {
   Stacks stacks_;
   Schedule schedule_;
   Barrier grid_;
-  Fiber host_;        // stands for the caller of launch
-  Block host_block_;  // its image keeps the caller's own thread-local variables
-  Block* mapped_ = nullptr;
+  Fiber host_;  // stands for the caller of launch
+  Statics statics_;
   size_t live_ = 0, pauses_ = 0, shared_bytes_ = 0;
   [[maybe_unused]] size_t host_stack_bytes_ = 0;  // AddressSanitizer asks for it
   unsigned cluster_size_ = 1;
