@@ -68,7 +68,7 @@ def _op_rows(report: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
 
 
 def _explain_rows(report: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
-    return [(case["label"], case["rows"]) for case in report["cases"]]
+    return [(case["label"], [row for row in case["rows"] if row["mode"] == "wall"]) for case in report["cases"]]
 
 
 def _plot(rows: list[tuple[str, list[dict[str, Any]]]], report: dict[str, Any], picture: Path) -> None:
@@ -109,7 +109,7 @@ def _plot(rows: list[tuple[str, list[dict[str, Any]]]], report: dict[str, Any], 
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("time over camfast's in the same run, log scale; red, and named at the right: faster than camfast")
     machine = report["meta"].get("gpu", {}).get("name") or f"{report['meta']['cpu']}, {report['meta']['cores']} cores"
-    title = "Whole explanations" if report["kind"] == "explain" else "Ops"
+    title = "Grad-CAM, whole explanations," if report["kind"] == "explain" else "Ops"
     axes.set_title(f"{title} on {machine}, torch {report['meta']['versions']['torch']}", fontsize=10)
     figure.legend(fontsize=7, loc="outside lower center", ncols=6, frameon=False)
     figure.savefig(picture, dpi=130)

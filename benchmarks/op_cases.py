@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from report import GRADIENT_OPS
 from torch import Tensor
 
-__all__ = ["GRADIENT_OPS", "OpCase", "cpu_cases", "cuda_cases", "quick"]
+__all__ = ["OpCase", "cpu_cases", "cuda_cases", "quick"]
 
-GRADIENT_OPS = ("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam", "grad_cam_elementwise")
 _SHORT = {"float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}
 
 

@@ -12,8 +12,20 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OURS", "RESULTS", "YARDSTICKS", "losses", "metadata", "one_line", "table", "tick", "write_json"]
+__all__ = [
+    "GRADIENT_OPS",
+    "OURS",
+    "RESULTS",
+    "YARDSTICKS",
+    "losses",
+    "metadata",
+    "one_line",
+    "table",
+    "tick",
+    "write_json",
+]
 
+GRADIENT_OPS = ("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam", "grad_cam_elementwise")
 OURS = "camfast"
 # Not ways to do the work, but what no way can beat, or what a cost is compared with.
 YARDSTICKS = ("read once", "copy once", "write once", "device copy", "empty kernel", "torch.relu", "forward")

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from op_cases import GRADIENT_OPS
+from report import GRADIENT_OPS
 from torch import Tensor
 
 from camfast import colormaps, ops, reference

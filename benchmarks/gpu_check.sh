@@ -1,0 +1,329 @@
+#!/usr/bin/env bash
+# Proves and measures the CUDA kernels on a machine with a CUDA GPU, in one call and without a network.
+# shellcheck disable=SC2317  # the steps are called by their names
+set -u -o pipefail
+
+usage() {
+    cat <<'USAGE'
+benchmarks/gpu_check.sh [--only STEPS] [--skip STEPS] [--dry-run] [--rehearse] [OUT_DIR]
+
+Needs Linux, a CUDA GPU, nvcc, Python >= 3.10 and torch >= 2.11 in that Python. Takes less than eight minutes. Steps, in
+order (STEPS is a comma-separated list of them):
+
+  install    builds from this tree for the GPU present, without build isolation (or installs WHEEL)
+  tests      the test suite, with CAMFAST_REQUIRE_CUDA=1, against what was installed
+  sanitizer  compute-sanitizer's memcheck, racecheck, initcheck, synccheck over every kernel variant
+  ops        every op against copy bandwidth, an empty kernel, eager PyTorch, torch.compile
+  explain    whole explanations against the plain forward, and other libraries where installed
+  ncu        hardware counters of the main kernels, where the machine allows it
+
+OUT_DIR (default build/gpu_check) gets gpu.json, gpu.txt (a short table, also printed) and gpu_check.log. A failed step does
+not stop the others; the exit code is non-zero when any failed. What hardware counters or a slow machine do not allow is
+named in the table.
+
+  --dry-run   print the commands only
+  --rehearse  no GPU: the same steps on the processor, to try the script itself
+
+Environment:
+  PYTHON=python3          the interpreter that has torch
+  WHEEL=FILE              install this wheel instead of building
+  SITE=DIR                where it is installed; a later call with the same SITE can leave install out
+  TORCH_CUDA_ARCH_LIST    architectures to build for (default: those present)
+  TOTAL_LIMIT=470         seconds for everything; LIMIT_INSTALL, LIMIT_TESTS, ... for a step
+  TEST_WORKERS=4          test processes, where pytest-xdist is installed
+  SANITIZER_TOOLS="memcheck racecheck initcheck synccheck"
+  PYTEST_ARGS, SANITIZER_ARGS, OPS_ARGS, EXPLAIN_ARGS     further arguments, split at blanks
+  KEEP_WORK=1             keep the working folder
+USAGE
+}
+
+readonly STEPS="install tests sanitizer ops explain ncu"
+readonly UNAVAILABLE=77 # exit code of a step that this machine does not allow
+
+# ---------------------------------------------------------------------------------------------------------- the steps
+
+run() {
+    printf '+ %s\n' "$*"
+    [ -n "$DRY_RUN" ] || "$@"
+}
+
+step_install() {
+    local source="$WORK/source"
+    if [ -n "${WHEEL:-}" ]; then
+        source="$WHEEL"
+    fi
+    # Registers and spills of every kernel, on stderr, for the report.
+    export NVCC_APPEND_FLAGS="${NVCC_APPEND_FLAGS:-} -Xptxas=-v"
+    [ -n "$REHEARSE" ] || export FORCE_CUDA=1
+    run "$PYTHON" -m pip install -v --no-build-isolation --no-deps --no-index --no-cache-dir \
+        --disable-pip-version-check --upgrade --target "$SITE" "$source" || return 1
+    step_import
+}
+
+# The installed package, not the tree, must be what everything below imports.
+step_import() {
+    run "$PYTHON" "$BENCH/gpu_report.py" installed ${REHEARSE:+--cpu}
+}
+
+step_tests() {
+    local workers=()
+    if "$PYTHON" -c 'import xdist' 2>/dev/null; then
+        workers=(-n "${TEST_WORKERS:-4}")
+        export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
+    fi
+    [ -n "$REHEARSE" ] || export CAMFAST_REQUIRE_CUDA=1
+    # shellcheck disable=SC2086
+    (cd "$WORK/run" && run "$PYTHON" -m pytest tests -p no:cacheprovider "${workers[@]}" \
+        --junitxml="$WORK/tests.xml" ${PYTEST_ARGS:-})
+}
+
+step_sanitizer() {
+    if [ -n "$REHEARSE" ]; then
+        # shellcheck disable=SC2086
+        run "$PYTHON" "$BENCH/sanitizer_run.py" --device cpu --quick ${SANITIZER_ARGS:-}
+        return
+    fi
+    local sanitizer tool failed=0 pids=() tools
+    sanitizer=$(find_tool compute-sanitizer) || {
+        echo "compute-sanitizer: not found on PATH, beside nvcc, or under CUDA_HOME"
+        return 1
+    }
+    read -ra tools <<<"${SANITIZER_TOOLS:-memcheck racecheck initcheck synccheck}"
+    # First without a checker: what fails here is wrong, and the checkers would only say so more slowly.
+    # shellcheck disable=SC2086
+    run "$PYTHON" "$BENCH/sanitizer_run.py" --quick --poison ${SANITIZER_ARGS:-} || failed=1
+    # An allocation a tensor: what runs over one tensor's end must not fall into another's.
+    export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+    for tool in "${tools[@]}"; do
+        # shellcheck disable=SC2086
+        run "$sanitizer" --tool "$tool" --error-exitcode 86 --report-api-errors no --log-file "$WORK/sanitizer-$tool.log" \
+            "$PYTHON" "$BENCH/sanitizer_run.py" --quick ${SANITIZER_ARGS:-} >"$WORK/sanitizer-$tool.out" 2>&1 &
+        pids+=($!)
+    done
+    local i code
+    for i in "${!tools[@]}"; do
+        wait "${pids[$i]}"
+        code=$?
+        [ "$code" -eq 0 ] || failed=1
+        [ -n "$DRY_RUN" ] || printf '%s\t%s\n' "${tools[$i]}" "$code" >>"$WORK/sanitizer.tsv"
+        echo "== ${tools[$i]}: exit code $code"
+        tail -n 15 "$WORK/sanitizer-${tools[$i]}.out" "$WORK/sanitizer-${tools[$i]}.log" 2>/dev/null
+    done
+    return "$failed"
+}
+
+step_ops() {
+    # shellcheck disable=SC2086
+    run "$PYTHON" "$BENCH/bench_ops.py" --device "$DEVICE" --seconds 0.5 --deadline $((STEP_LIMIT - 20)) \
+        --output "$WORK/ops.json" --no-chart ${REHEARSE:+--quick --compile none --only grad_cam} ${OPS_ARGS:-}
+}
+
+step_explain() {
+    # shellcheck disable=SC2086
+    run "$PYTHON" "$BENCH/bench_explain.py" --device "$DEVICE" --seconds 0.6 --deadline $((STEP_LIMIT - 20)) \
+        --output "$WORK/explain.json" --no-chart ${REHEARSE:+--models mobilenet_v3_large --batch 1} ${EXPLAIN_ARGS:-}
+}
+
+step_ncu() {
+    local ncu metrics
+    if [ -n "$REHEARSE" ]; then
+        echo "hardware counters: nothing to rehearse without a GPU"
+        return "$UNAVAILABLE"
+    fi
+    ncu=$(find_tool ncu) || {
+        echo "ncu: not found"
+        return "$UNAVAILABLE"
+    }
+    metrics=gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum
+    metrics+=,dram__throughput.avg.pct_of_peak_sustained_elapsed,lts__t_bytes.sum
+    metrics+=,sm__warps_active.avg.pct_of_peak_sustained_active,launch__registers_per_thread
+    metrics+=,launch__grid_size,launch__block_size,launch__shared_mem_per_block
+    run "$ncu" --clock-control none --profile-from-start off --target-processes application-only --csv --page raw \
+        --metrics "$metrics" --log-file "$WORK/ncu.csv" "$PYTHON" "$BENCH/ncu_run.py" --labels "$WORK/ncu-cases.json"
+    local code=$?
+    [ -n "$DRY_RUN" ] && return 0
+    cat "$WORK/ncu.csv" 2>/dev/null
+    if grep -q -e ERR_NVGPUCTRPERM -e LibraryNotLoaded -e 'Failed to initialize' -e 'not supported' "$WORK/ncu.csv" 2>/dev/null; then
+        echo "ncu: this machine does not let it read the counters"
+        return "$UNAVAILABLE"
+    fi
+    return "$code"
+}
+
+# A tool of the CUDA toolkit, wherever the toolkit is.
+find_tool() {
+    local folder
+    command -v "$1" && return
+    [ -n "$DRY_RUN" ] && echo "$1" && return
+    for folder in "${CUDA_HOME:-}/bin" "$(dirname "$(readlink -f "$(command -v nvcc || echo /)")")" \
+        /usr/local/cuda/bin /opt/nvidia/nsight-compute/*; do
+        [ -x "$folder/$1" ] && echo "$folder/$1" && return
+    done
+    return 1
+}
+
+# ------------------------------------------------------------------------------------------------------- the procedure
+
+# Runs one step in a process group of its own, within its time and what is left of the total; notes how it went.
+perform() {
+    local name=$1 limit code=0 start status left
+    limit="LIMIT_${name^^}"
+    limit=${!limit}
+    left=$((TOTAL_LIMIT - SECONDS - 5))
+    [ "$limit" -le "$left" ] || limit=$left
+    if [ "$limit" -lt 15 ]; then
+        note "$name" "no time left" 0
+        return
+    fi
+    start=$SECONDS
+    echo "== $name (at most $limit s)"
+    printf '\n======== %s\n' "$name" >>"$LOG"
+    STEP_LIMIT=$limit timeout -k 5 "$limit" bash "$SELF" --step "$name" >>"$LOG" 2>&1 &
+    CHILD=$!
+    wait "$CHILD"
+    code=$?
+    CHILD=
+    case $code in
+        0) status=passed ;;
+        "$UNAVAILABLE") status=unavailable ;;
+        124 | 137) status="out of time" ;;
+        *) status=failed ;;
+    esac
+    note "$name" "$status" $((SECONDS - start))
+}
+
+note() {
+    printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$WORK/steps.tsv"
+    echo "   $1: $2 ($3 s)"
+    case $2 in
+        passed | unavailable) ;;
+        *)
+            FAILED=1
+            [ "$3" = 0 ] || tail -n 25 "$LOG" | cut -c1-200 | sed 's/^/   | /'
+            ;;
+    esac
+    # After every step, so that a run that is cut short leaves what it had.
+    [ -n "$DRY_RUN" ] || "$PYTHON" "$BENCH/gpu_report.py" write "$WORK" "$OUT" >>"$LOG" 2>&1 || FAILED=1
+}
+
+selected() {
+    [[ ",${ONLY:-${STEPS// /,}}," == *",$1,"* && ",$SKIP," != *",$1,"* ]]
+}
+
+check_names() {
+    local name
+    for name in ${1//,/ }; do
+        if [[ " $STEPS " != *" $name "* ]]; then
+            echo "gpu_check.sh: expected steps of: $STEPS; got '$name'" >&2
+            exit 2
+        fi
+    done
+}
+
+# A copy of the sources: the build leaves nothing in the tree, and nothing of the tree is imported by accident.
+copy_tree() {
+    mkdir -p "$WORK/source"
+    if git -C "$ROOT" ls-files -z -co --exclude-standard >"$WORK/files" 2>/dev/null && [ -s "$WORK/files" ]; then
+        tar -C "$ROOT" --null -T "$WORK/files" --ignore-failed-read -cf - 2>>"$LOG" | tar -C "$WORK/source" -xf -
+    else
+        tar -C "$ROOT" --exclude='./.?*' --exclude=./build --exclude=./dist --exclude='*.so' --exclude=__pycache__ \
+            -cf - . | tar -C "$WORK/source" -xf -
+    fi
+    cp -r "$WORK/source" "$WORK/run" && rm -rf "$WORK/run/camfast"
+}
+
+finish() {
+    local code=$?
+    trap - EXIT INT TERM
+    [ -z "${CHILD:-}" ] || kill "$CHILD" 2>/dev/null # timeout hands it on to the step's whole group
+    if [ -n "${KEEP_WORK:-}" ]; then
+        echo "working folder: $WORK"
+    else
+        rm -rf "$WORK"
+    fi
+    exit "$code"
+}
+
+main() {
+    ONLY="" SKIP="" OUT=""
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --only) ONLY=${2:?--only needs steps} && shift ;;
+            --only=*) ONLY=${1#*=} ;;
+            --skip) SKIP=${2:?--skip needs steps} && shift ;;
+            --skip=*) SKIP=${1#*=} ;;
+            --dry-run) DRY_RUN=1 ;;
+            --rehearse) REHEARSE=1 ;;
+            -h | --help) usage && exit 0 ;;
+            -*) echo "gpu_check.sh: unknown option $1" >&2 && usage >&2 && exit 2 ;;
+            *) OUT=$1 ;;
+        esac
+        shift
+    done
+    check_names "$ONLY,$SKIP"
+    ROOT=$(cd "$(dirname "$SELF")/.." && pwd)
+    OUT=${OUT:-$ROOT/build/gpu_check}
+    mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd) || exit 2
+    LOG=$OUT/gpu_check.log
+    : >"$LOG"
+    rm -f "$OUT/gpu.json" "$OUT/gpu.txt"
+    PYTHON=$(command -v "$PYTHON") || { echo "gpu_check.sh: no Python found" >&2 && exit 2; }
+    [[ $PYTHON == /* ]] || PYTHON=$PWD/$PYTHON
+    WORK=$(mktemp -d) || exit 2
+    trap finish EXIT
+    trap 'exit 143' TERM
+    trap 'exit 130' INT
+    SITE=${SITE:-$WORK/site}
+    BENCH=$WORK/run/benchmarks
+    DEVICE=cuda
+    [ -z "$REHEARSE" ] || DEVICE=cpu
+    [ -z "${WHEEL:-}" ] || WHEEL=$(readlink -f "$WHEEL")
+    command -v nvcc >/dev/null || [ ! -x /usr/local/cuda/bin/nvcc ] || PATH=$PATH:/usr/local/cuda/bin
+    TOTAL_LIMIT=${TOTAL_LIMIT:-470}
+    LIMIT_INSTALL=${LIMIT_INSTALL:-150} LIMIT_TESTS=${LIMIT_TESTS:-150} LIMIT_SANITIZER=${LIMIT_SANITIZER:-110}
+    LIMIT_OPS=${LIMIT_OPS:-95} LIMIT_EXPLAIN=${LIMIT_EXPLAIN:-80} LIMIT_NCU=${LIMIT_NCU:-40}
+    CAMFAST_COMMIT=${CAMFAST_COMMIT:-$(commit)}
+    export CAMFAST_COMMIT ROOT OUT LOG WORK SITE BENCH DEVICE WHEEL PATH PYTHON DRY_RUN REHEARSE
+    export PYTHONPATH="$SITE${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+
+    copy_tree || { echo "gpu_check.sh: the sources could not be copied" >&2 && exit 2; }
+    cd "$WORK" || exit 2
+    if [ -z "$DRY_RUN" ]; then
+        "$PYTHON" "$BENCH/gpu_report.py" machine "$WORK/machine.json" ${REHEARSE:+--cpu} || exit 2
+        TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$("$PYTHON" "$BENCH/gpu_report.py" architectures "$WORK/machine.json")}
+        [ -z "$TORCH_CUDA_ARCH_LIST" ] || export TORCH_CUDA_ARCH_LIST
+    fi
+    FAILED=0
+    local name
+    for name in $STEPS; do
+        if selected "$name"; then
+            perform "$name"
+        fi
+        # After a failed build an older camfast elsewhere must not stand in for this one.
+        if [ "$name" = install ] && [ -z "$DRY_RUN" ] && { [ "$FAILED" = 1 ] || ! step_import >>"$LOG" 2>&1; }; then
+            echo "gpu_check.sh: camfast is not installed for $PYTHON; nothing else can run (see $LOG)" >&2
+            FAILED=1
+            break
+        fi
+    done
+    [ -n "$DRY_RUN" ] && cat "$LOG"
+    [ ! -f "$OUT/gpu.txt" ] || { echo && cat "$OUT/gpu.txt"; }
+    exit "$FAILED"
+}
+
+commit() {
+    local head
+    head=$(git -C "$ROOT" rev-parse HEAD 2>/dev/null) || { echo unknown && return; }
+    [ -z "$(git -C "$ROOT" status --porcelain -- camfast csrc setup.py 2>/dev/null)" ] || head+="+"
+    echo "$head"
+}
+
+SELF=$(readlink -f "${BASH_SOURCE[0]}")
+PYTHON=${PYTHON:-python3}
+DRY_RUN=${DRY_RUN:-}
+REHEARSE=${REHEARSE:-}
+if [ "${1:-}" = --step ]; then
+    "step_$2"
+    exit
+fi
+main "$@"
