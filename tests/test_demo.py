@@ -51,6 +51,14 @@ def test_the_heat_follows_the_things_when_they_change_places(result):
 
 
 @pytest.mark.real
+def test_a_second_name_for_the_first_thing_is_passed_over():
+    result = demo.explain(np.ascontiguousarray(demo.two_things()[:, :1050]))  # half the cup: two cat names outrank it
+    best = [result.class_names[number] for number in result.probabilities.topk(3).indices.tolist()]
+    assert set(best) < CATS
+    assert [result.class_names[number] for number in result.classes] == [best[0], "espresso"]
+
+
+@pytest.mark.real
 def test_one_thing_is_explained_by_its_two_best_classes():
     cat = demo.two_things()[:, :600]
     result = demo.explain(cat)
