@@ -43,7 +43,7 @@ class Tap:
     """Captures the activations of ``layers`` during :meth:`run`, and gives gradients with respect to them.
 
     Use it as a context manager: hooks are registered on entry and removed on exit, whatever happens in between. They
-    ignore calls of the model from other threads. ``graph=False`` captures without recording anything. With
+    act only during :meth:`run`, and ignore calls of the model from other threads. ``graph=False`` captures without recording anything. With
     ``eval_mode`` the pass runs in evaluation mode, and each module's own ``training`` flag is restored on exit; without
     it, modules stay as they are and the buffers that training changes are put back.
     """
@@ -65,10 +65,10 @@ class Tap:
         self.eval_mode = eval_mode
         self.quirks = quirks if quirks is not None else Quirks()
         self._captured: dict[nn.Module, Tensor | None] = {}
+        self._running_in: int | None = None  # the thread of the pass in progress
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Tap:
-        self._thread = threading.get_ident()
         with contextlib.ExitStack() as stack:
             stack.enter_context(quiet(self.model, self.eval_mode))
             for layer in dict.fromkeys(self.layers):
@@ -148,6 +148,13 @@ class Tap:
 
     def _pass(self, inputs: Inputs) -> Any:
         self._captured.clear()
+        self._running_in = threading.get_ident()
+        try:
+            return self._call(inputs)
+        finally:
+            self._running_in = None
+
+    def _call(self, inputs: Inputs) -> Any:
         with torch.set_grad_enabled(self.graph and self.quirks.whole_graph):
             if not self.quirks.inference_weights:
                 try:
@@ -162,7 +169,7 @@ class Tap:
             return torch.func.functional_call(self.model, copies, inputs.args, inputs.kwargs)
 
     def _hook(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self._running_in:
             return None
         replaced, found = replace_first(output, is_map, lambda tensor: self._capture(module, tensor))
         if not found:
@@ -221,16 +228,40 @@ def quiet(model: nn.Module, eval_mode: bool = True) -> Iterator[None]:
 
     Inference mode is left, so that a graph can be recorded; compiled parts run eagerly, since they skip new hooks.
     """
-    modules = _modules_of(model)
+    training, compiled = _survey(model)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
         # Weights that autocast casts here have no graph; from its cache they would reach the caller's training step.
         torch.set_autocast_cache_enabled(False)
-        stack.enter_context(_evaluation(modules) if eval_mode else _buffers_kept(modules))
-        if any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in modules):
+        if training:
+            stack.enter_context(_evaluation(training) if eval_mode else _buffers_kept(training))
+        if compiled:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+def _survey(model: nn.Module) -> tuple[list[nn.Module], bool]:
+    """Modules of ``model`` in training mode, or held out of it by another pass; and whether any part is compiled.
+
+    One walk, several times faster than ``modules()``: it is the largest fixed cost of an explanation.
+    """
+    training, compiled = [], False
+    seen: set[nn.Module] = set()
+    waiting: list[nn.Module | None] = [model]
+    while waiting:
+        module = waiting.pop()
+        if module is None or module in seen:
+            continue
+        seen.add(module)
+        if module.training or (_held and module in _held):
+            training.append(module)
+        children = module._modules
+        if module._compiled_call_impl is not None or "_orig_mod" in children:
+            compiled = True
+        if children:
+            waiting.extend(children.values())
+    return training, compiled
 
 
 # Modules that are in evaluation mode on behalf of passes now running, and by how many of them: two threads may explain
@@ -242,24 +273,24 @@ _held_lock = threading.Lock()
 @contextlib.contextmanager
 def _evaluation(modules: list[nn.Module]) -> Iterator[None]:
     with _held_lock:
-        mine = [module for module in modules if module.training or (_held and module in _held)]
-        for module in mine:
+        for module in modules:
             _held[module] = _held.get(module, 0) + 1
             module.training = False
     try:
         yield
     finally:
         with _held_lock:
-            for module in mine:
+            for module in modules:
                 _held[module] -= 1
                 if not _held[module]:
-                    del _held[module]
+                    # In this order: a survey without the lock sees the flag or the entry, whenever it looks.
                     module.training = True
+                    del _held[module]
 
 
 @contextlib.contextmanager
 def _buffers_kept(modules: list[nn.Module]) -> Iterator[None]:
-    buffers = [buffer for m in modules if m.training for buffer in m._buffers.values() if buffer is not None]
+    buffers = [buffer for module in modules for buffer in module._buffers.values() if buffer is not None]
     with torch.no_grad():
         before = [buffer.clone() for buffer in buffers]
     try:
@@ -268,15 +299,3 @@ def _buffers_kept(modules: list[nn.Module]) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
-
-
-def _modules_of(model: nn.Module) -> list[nn.Module]:
-    """Like ``list(model.modules())``, in a third of the time: every explanation walks the model once."""
-    found: dict[nn.Module, None] = {}
-    waiting: list[nn.Module] = [model]
-    while waiting:
-        module = waiting.pop()
-        if module not in found:
-            found[module] = None
-            waiting.extend(child for child in module._modules.values() if child is not None)
-    return list(found)

@@ -78,6 +78,8 @@ class Explainer:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        if isinstance(model, torch.jit.ScriptModule):
+            raise TypeError("model must run in Python, got a ScriptModule, whose layers cannot be tapped")
         if reshape is not None and not callable(reshape):
             raise TypeError(f"reshape must be a callable, got {type(reshape).__name__}")
         if fuse not in ("mean", "max"):
