@@ -16,11 +16,13 @@ from torch import Tensor
 
 from . import registration  # noqa: F401  (fakes, gradients and the fallback of every op)
 from .colormaps import table
+from .eigen import eigen_cam
 from .libraries import build_info
 
 __all__ = [
     "build_info",
     "cam",
+    "eigen_cam",
     "grad_cam",
     "grad_cam_elementwise",
     "grad_cam_plus_plus",

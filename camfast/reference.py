@@ -24,6 +24,7 @@ from torch import Tensor
 
 __all__ = [
     "cam",
+    "eigen_cam",
     "grad_cam",
     "grad_cam_elementwise",
     "grad_cam_plus_plus",
@@ -90,6 +91,27 @@ def grad_cam_elementwise(activations: Tensor, gradients: Tensor, size=None, norm
     """Element-wise Grad-CAM: the sum over channels of the positive part of gradient times activation."""
     A, G = _accumulated(activations, gradients)
     return _finish(_channel_sum((G * _per_target(A, G)).clamp(min=0), A), size, normalize, A.ndim - 2)
+
+
+def eigen_cam(activations: Tensor, size=None, normalize: bool = True) -> Tensor:
+    """Eigen-CAM: centred positions on their first principal component, the largest entry positive (Muhammad 2020, eq. 3).
+
+    NaN counts as 0; an image with Inf gets a heatmap of NaN.
+    """
+    (A,) = _accumulated(activations)
+    rank = A.ndim - 2
+    maps = A.new_empty(A.shape[0], *A.shape[2:])
+    for own, image in zip(maps, A.double(), strict=True):
+        rows = torch.where(image.isnan(), 0, image).flatten(1).t()  # [S, C]
+        if not rows.isfinite().all():
+            own.fill_(torch.nan)
+            continue
+        rows = rows - rows.mean(0)
+        projection = rows @ torch.linalg.svd(rows, full_matrices=False).Vh[0]
+        if -projection.min() > projection.max():
+            projection = -projection
+        own.copy_(projection.reshape(own.shape))
+    return _finish(maps, size, normalize, rank)
 
 
 def resize_normalize(maps: Tensor, size=None, normalize: bool = True, relu: bool = False) -> Tensor:

@@ -12,16 +12,22 @@ from ..inputs import Images
 from ..layers import Layer
 from ..targets import Targets
 from .base import Explainer
+from .eigen import FEM, EigenCAM, EigenGradCAM, KPCACAM, SegEigenCAM
 from .gradient import GradCAM, GradCAMElementWise, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from .projection import CAM
 
 __all__ = [
     "cam",
+    "eigen_cam",
+    "eigen_grad_cam",
+    "fem",
     "grad_cam",
     "grad_cam_elementwise",
     "grad_cam_plus_plus",
     "hires_cam",
+    "kpca_cam",
     "layer_cam",
+    "seg_eigen_cam",
     "xgrad_cam",
 ]
 
@@ -67,3 +73,8 @@ xgrad_cam = _function_of(XGradCAM)
 hires_cam = _function_of(HiResCAM)
 layer_cam = _function_of(LayerCAM)
 grad_cam_elementwise = _function_of(GradCAMElementWise)
+eigen_cam = _function_of(EigenCAM)
+eigen_grad_cam = _function_of(EigenGradCAM)
+seg_eigen_cam = _function_of(SegEigenCAM)
+kpca_cam = _function_of(KPCACAM)
+fem = _function_of(FEM)

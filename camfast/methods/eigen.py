@@ -1,0 +1,102 @@
+"""Methods of principal components: one class each; and FEM, which like two of them looks at activations alone."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import eigen, ops
+from ..inputs import Inputs
+from ..taps import Tap
+from ..targets import Chosen
+from .base import Explainer, LayerMap, Rule
+from .gradient import GradientExplainer
+
+__all__ = ["FEM", "ActivationExplainer", "EigenCAM", "EigenGradCAM", "KPCACAM", "SegEigenCAM"]
+
+
+class ActivationExplainer(Explainer):
+    """A method of activations alone: its map is the same for every target. A subclass makes a map of activations."""
+
+    uses_gradients: ClassVar[bool] = False
+
+    def rule(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
+        """``[N, *size]`` of activations ``[N, C, *map]``."""
+        raise NotImplementedError
+
+    def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
+        grids = [self.to_grid(A, inputs, name)(A) for name, A in zip(self.layers, tap.activations, strict=True)]
+        rule = functools.partial(_for_each_target, self.rule, chosen.per_image)
+        return [LayerMap(rule, A, A) for A in grids]
+
+
+def _for_each_target(rule: Rule, targets: int | None, A: Tensor, _: Tensor, size: Any, normalize: bool) -> Tensor:
+    heatmap = rule(A, size, normalize)
+    return heatmap if targets is None else heatmap.unsqueeze(1).repeat_interleave(targets, 1)
+
+
+class EigenCAM(ActivationExplainer):
+    """Eigen-CAM: activations on their first principal component, whatever the target (Muhammad 2020, https://arxiv.org/abs/2008.00299).
+
+    The sign of a component is arbitrary; the entry of largest magnitude is made positive.
+    """
+
+    name: ClassVar[str] = "eigen_cam"
+
+    def rule(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
+        return ops.eigen_cam(activations, size, normalize)
+
+
+class EigenGradCAM(GradientExplainer):
+    """Eigen-Grad-CAM: gradient times activation on its first principal component, so that it depends on the target."""
+
+    name: ClassVar[str] = "eigen_grad_cam"
+    rule: ClassVar[Rule] = staticmethod(eigen.eigen_grad_cam)
+
+
+class SegEigenCAM(GradientExplainer):
+    """Seg-Eigen-CAM: absolute gradient times activation on its first principal component (Chung 2025, https://doi.org/10.3390/app15137562)."""
+
+    name: ClassVar[str] = "seg_eigen_cam"
+    rule: ClassVar[Rule] = staticmethod(eigen.seg_eigen_cam)
+
+
+class KPCACAM(ActivationExplainer):
+    """KPCA-CAM: the first component of a sigmoid-kernel PCA of the activations (Karmani 2024, https://arxiv.org/abs/2410.00267).
+
+    ``gamma`` scales the products in the kernel ``tanh(gamma * x.y + 1)``; None takes one over the number of channels.
+    """
+
+    name: ClassVar[str] = "kpca_cam"
+
+    def __init__(self, *args: Any, gamma: float | None = None, **options: Any) -> None:
+        if gamma is not None and not gamma > 0:
+            raise ValueError(f"gamma must be positive or None, got {gamma!r}")
+        super().__init__(*args, **options)
+        self.gamma = gamma
+
+    def rule(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
+        return eigen.kpca_cam(activations, size, normalize, self.gamma)
+
+
+class FEM(ActivationExplainer):
+    """FEM: a channel's weight is its share of positions above mean + k standard deviations (Fuad 2020, https://hal.science/hal-02963298).
+
+    No target enters. ``k`` counts the standard deviations.
+    """
+
+    name: ClassVar[str] = "fem"
+
+    def __init__(self, *args: Any, k: float = 2.0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.k = float(k)
+
+    def rule(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
+        wide = torch.float64 if activations.dtype == torch.float64 else torch.float32
+        flat = activations.to(wide).flatten(2)
+        deviation, mean = torch.std_mean(flat, 2, correction=0, keepdim=True)
+        weights = (flat > mean + self.k * deviation).to(wide).mean(2)
+        return ops.cam(activations, weights, size, normalize)
