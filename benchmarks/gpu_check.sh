@@ -54,7 +54,11 @@ step_install() {
     fi
     # Registers and spills of every kernel, on stderr, for the report.
     export NVCC_APPEND_FLAGS="${NVCC_APPEND_FLAGS:-} -Xptxas=-v"
-    [ -n "$REHEARSE" ] || export FORCE_CUDA=1
+    if [ -n "$REHEARSE" ]; then
+        export CAMFAST_NO_CUDA=1
+    else
+        export FORCE_CUDA=1
+    fi
     run "$PYTHON" -m pip install -v --no-build-isolation --no-deps --no-index --no-cache-dir \
         --disable-pip-version-check --upgrade --target "$SITE" "$source" || return 1
     step_import
@@ -166,7 +170,7 @@ find_tool() {
 
 # Runs one step in a process group of its own, within its time and what is left of the total; notes how it went.
 perform() {
-    local name=$1 limit code=0 start status left
+    local name=$1 limit code=0 start status left lines
     limit="LIMIT_${name^^}"
     limit=${!limit}
     left=$((TOTAL_LIMIT - SECONDS - 5))
@@ -176,6 +180,7 @@ perform() {
         return
     fi
     start=$SECONDS
+    lines=$(wc -l <"$LOG")
     echo "== $name (at most $limit s)"
     printf '\n======== %s\n' "$name" >>"$LOG"
     STEP_LIMIT=$limit timeout -k 5 "$limit" bash "$SELF" --step "$name" >>"$LOG" 2>&1 &
@@ -190,17 +195,16 @@ perform() {
         *) status=failed ;;
     esac
     note "$name" "$status" $((SECONDS - start))
+    [ "$FAILED_STEP" = 0 ] || tail -n "+$((lines + 2))" "$LOG" | tail -n 25 | cut -c1-200 | sed 's/^/   | /'
 }
 
 note() {
     printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$WORK/steps.tsv"
     echo "   $1: $2 ($3 s)"
+    FAILED_STEP=0
     case $2 in
         passed | unavailable) ;;
-        *)
-            FAILED=1
-            [ "$3" = 0 ] || tail -n 25 "$LOG" | cut -c1-200 | sed 's/^/   | /'
-            ;;
+        *) FAILED=1 FAILED_STEP=1 ;;
     esac
     # After every step, so that a run that is cut short leaves what it had.
     [ -n "$DRY_RUN" ] || "$PYTHON" "$BENCH/gpu_report.py" write "$WORK" "$OUT" >>"$LOG" 2>&1 || FAILED=1

@@ -33,6 +33,7 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...] | None]
 # [N, C, *map] to size. Few channels and many, odd counts (no 16-byte runs), one to three dimensions.
 COMBINED: tuple[Shapes, ...] = (
     ((2, 9, 7, 7), (20, 17)),
+    ((1, 333, 7, 7), (40, 33)),  # one image with work for several blocks, which exchange their sums
     ((3, 64, 5), (13,)),
     ((1, 16, 2, 3, 4), (3, 7, 8)),
 )
@@ -63,6 +64,7 @@ class Variant:
     layout: str = "contiguous"
     targets: int | None = None  # K; None: no such dimension
     normalize: bool = True
+    relu: bool = False  # resize_normalize only
 
     def __str__(self) -> str:
         extra = f" K={self.targets}" if self.targets is not None else ""
@@ -85,6 +87,7 @@ def variants(quick: bool) -> Iterator[Variant]:
     for dtype, (shape, size), layout in itertools.product(DTYPES, (*COMBINED, *AWKWARD), LAYOUTS[:5]):
         if size is not None and not (quick and layout != "contiguous"):
             yield Variant("resize_normalize", shape, size, dtype, layout)
+            yield Variant("resize_normalize", shape, size, dtype, layout, relu=True)
             yield Variant("resize_normalize", shape, size, dtype, layout, normalize=False)
 
 
@@ -97,6 +100,7 @@ OVERLAYS = [
     ((1, 5, 130), (90, 260)),
     ((1, 270, 480), (56, 56)),
     ((0, 8, 8), (2, 2)),
+    ((1, 12, 40), (256, 256)),  # a heatmap larger than shared memory
 ]
 
 
@@ -143,9 +147,7 @@ def inputs(v: Variant, device: str, seed: int) -> tuple[tuple[Tensor, ...], tupl
 def check(v: Variant, device: str, seed: int, poison: bool) -> float:
     """Runs one variant; its largest difference from the reference. NaN counts as infinite."""
     on_device, on_host = inputs(v, device, seed)
-    arguments = (v.size, v.normalize)
-    if v.op == "resize_normalize" and v.size is None:
-        raise ValueError("resize_normalize needs a size")
+    arguments = (v.size, v.normalize, *((v.relu,) if v.op == "resize_normalize" else ()))
     expected = getattr(reference, v.op)(*(t.double() for t in on_host), *arguments)
     if poison:
         # What the allocator hands out next holds NaN, so an element that is never written shows.
