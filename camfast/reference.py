@@ -32,6 +32,7 @@ __all__ = [
     "layer_cam",
     "overlay",
     "resize_normalize",
+    "tile_maps",
     "xgrad_cam",
 ]
 
@@ -143,6 +144,44 @@ def overlay(frames: Tensor, heatmap: Tensor, colors: Tensor, alpha: float = 0.5)
     blended = frames * (1 - alpha) + colors.to(torch.float32)[index] * alpha
     blended = (blended + 0.5).floor().to(torch.uint8)
     return torch.where(unknown[..., None], frames, blended)
+
+
+def tile_maps(
+    maps: Tensor,
+    colors: Tensor,
+    columns: int,
+    pad_y: int = 2,
+    pad_x: int = 2,
+    scale: int = 1,
+    limits: Tensor | None = None,
+    background: int = 255,
+) -> Tensor:
+    """``maps`` ``[M, h, w]`` side by side in one uint8 picture, each coloured by the table ``colors`` (uint8 ``[256, 3]``).
+
+    A map's least finite value gets the table's first colour, its greatest the last one; with ``limits`` (``[2]``) all maps
+    share these ends. The row of the table is rounded to nearest, halves up; NaN shows the ``background``, a grey. Each
+    value becomes ``scale`` x ``scale`` pixels, and gaps of ``pad_y`` rows and ``pad_x`` columns surround every tile.
+    """
+    M, h, w = maps.shape
+    values = maps.to(torch.float32)
+    if limits is None:
+        finite = values.isfinite()
+        low = torch.where(finite, values, torch.inf).amin((1, 2), keepdim=True)
+        high = torch.where(finite, values, -torch.inf).amax((1, 2), keepdim=True)
+    else:
+        low, high = limits.to(torch.float32)
+    span = torch.as_tensor(high - low)
+    shade = (values - low) * torch.where(span > 0, 255 / span, 0)
+    shade = (torch.where(shade > 0, shade.clamp(max=255), 0) + 0.5).to(torch.int64)
+    shade = torch.where(values.isnan(), 256, shade)
+    table = torch.cat([colors, colors.new_full((1, 3), background)])
+    rows = -(-M // columns)
+    shade = F.pad(shade, (0, 0, 0, 0, 0, rows * columns - M), value=256)
+    shade = shade.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    shade = F.pad(shade, (pad_x, 0, pad_y, 0), value=256)  # the gap above and to the left
+    picture = shade.unflatten(0, (rows, columns)).transpose(1, 2)
+    picture = picture.reshape(rows * (h * scale + pad_y), columns * (w * scale + pad_x))
+    return table[F.pad(picture, (0, pad_x, 0, pad_y), value=256)]
 
 
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:

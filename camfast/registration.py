@@ -84,7 +84,19 @@ def _register(name, fake, fallback, backward=None, setup_context=None) -> None:
         torch.library.register_autograd(qualified, backward, setup_context=setup_context)
 
 
+def _tile_fake(maps, colors, columns, pad_y=2, pad_x=2, scale=1, limits=None, background=255):
+    M, h, w = maps.shape
+    rows = (M + columns - 1) // columns
+    return colors.new_empty((rows * (h * scale + pad_y) + pad_y, columns * (w * scale + pad_x) + pad_x, 3))
+
+
+def _tile_fallback(maps, colors, columns, pad_y=2, pad_x=2, scale=1, limits=None, background=255):
+    _warn_once(maps.device)
+    return reference.tile_maps(maps, colors, columns, pad_y, pad_x, scale, limits, background).contiguous()
+
+
 for _name in FAMILY:
     _register(_name, _family_fake(_name), _family_fallback(_name), gradients.family_backward(_name), gradients.save_family)
 _register("resize_normalize", _resize_fake, _resize_fallback, gradients.resize_backward, gradients.save_resize)
 _register("overlay", _overlay_fake, _overlay_fallback)
+_register("tile_maps", _tile_fake, _tile_fallback)

@@ -25,6 +25,10 @@ STABLE_TORCH_LIBRARY(camfast, m) {
   m.def("resize_normalize(Tensor maps, SymInt[]? size=None, bool normalize=True, bool relu=False) -> Tensor");
   // frames uint8 [N, H, W, 3], heatmap [N, h, w], colors uint8 [256, 3] -> uint8 [N, H, W, 3]
   m.def("overlay(Tensor frames, Tensor heatmap, Tensor colors, float alpha=0.5) -> Tensor");
+  // maps [M, h, w], colors uint8 [256, 3], limits [2] or none -> uint8 picture [H, W, 3] of tiles
+  m.def(
+      "tile_maps(Tensor maps, Tensor colors, SymInt columns, SymInt pad_y=2, SymInt pad_x=2, SymInt scale=1, "
+      "Tensor? limits=None, int background=255) -> Tensor");
   // Which instruction set the CPU kernels use on this machine.
   m.def("cpu_capability() -> str");
 }

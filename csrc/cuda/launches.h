@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "../tile_layout.h"
 #include "plan.h"
 
 namespace camfast::cuda {
@@ -50,10 +51,23 @@ struct OverlayCall {
   cudaStream_t stream;
 };
 
+struct TileCall {
+  const void* maps;            // [M, h, w], dense
+  const unsigned char* colors; // [256, 3]
+  const float* limits;         // [2], or null
+  unsigned char* out;          // [H, W, 3]
+  TileLayout layout;
+  unsigned char background;
+  int parts; // blocks a cell
+  cudaStream_t stream;
+};
+
 template <class In>
 cudaError_t launch_cam(const CamCall& call);
 template <class In>
 cudaError_t launch_resize(const ResizeCall& call);
 cudaError_t launch_overlay(const OverlayCall& call);
+template <class In>
+cudaError_t launch_tile_maps(const TileCall& call);
 
 } // namespace camfast::cuda

@@ -9,7 +9,7 @@
 
 #include <mutex>
 
-#include "../tensor.h"
+#include "../tile_maps.h"
 #include "launches.h"
 
 namespace camfast {
@@ -168,6 +168,38 @@ Tensor overlay(const Tensor& frames, const Tensor& heatmap, const Tensor& colors
   return out;
 }
 
+Tensor tile_maps(const Tensor& maps, const Tensor& colors, int64_t columns, int64_t pad_y, int64_t pad_x, int64_t scale,
+                 std::optional<Tensor> limits, int64_t background) {
+  const TileLayout layout = check_tile_maps(maps, colors, columns, pad_y, pad_x, scale, limits, background);
+  const int device = maps.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  Tensor out = allocate({layout.height(), layout.width(), 3}, ScalarType::Byte, maps);
+  const Tensor dense = torch::stable::contiguous(maps), dense_colors = torch::stable::contiguous(colors);
+  const int64_t cells = layout.rows() * layout.columns;
+  STD_TORCH_CHECK(cells <= INT32_MAX && layout.h * layout.scale <= INT32_MAX, "maps must be fewer than 2^31, got ", cells);
+
+  cuda::TileCall call{};
+  call.maps = dense.const_data_ptr();
+  call.colors = static_cast<const uint8_t*>(dense_colors.const_data_ptr());
+  std::optional<Tensor> dense_limits;
+  if (limits.has_value()) {
+    dense_limits = torch::stable::contiguous(*limits);
+    call.limits = static_cast<const float*>(dense_limits->const_data_ptr());
+  }
+  call.out = static_cast<uint8_t*>(out.mutable_data_ptr());
+  call.layout = layout;
+  call.background = uint8_t(background);
+  // Every part of a cell reads the whole map: more than a few would read more than they write.
+  call.parts = std::min(8, cuda::blocks_a_map(machine(device), cells, layout.h * layout.w * layout.scale * layout.scale * 3));
+  call.stream = current_stream(device);
+  switch (maps.scalar_type()) {
+    case ScalarType::Float: STD_CUDA_CHECK(cuda::launch_tile_maps<float>(call)); break;
+    case ScalarType::Half: STD_CUDA_CHECK(cuda::launch_tile_maps<__half>(call)); break;
+    default: STD_CUDA_CHECK(cuda::launch_tile_maps<__nv_bfloat16>(call)); break;
+  }
+  return out;
+}
+
 } // namespace
 } // namespace camfast
 
@@ -182,4 +214,5 @@ STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) {
   m.impl("grad_cam_elementwise", TORCH_BOX(&camfast::cam_op<Rule::grad_cam_elementwise>));
   m.impl("resize_normalize", TORCH_BOX(&camfast::resize_normalize));
   m.impl("overlay", TORCH_BOX(&camfast::overlay));
+  m.impl("tile_maps", TORCH_BOX(&camfast::tile_maps));
 }
