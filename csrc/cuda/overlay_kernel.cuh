@@ -20,53 +20,53 @@ struct OverlayJob {
   bool vectors;        // every frame starts at a multiple of 16 bytes
 };
 
-// One frame, by all blocks of its row of the grid.
-template <int pixels>
-__device__ void overlay_pixels(const OverlayJob& job, const float* heat, const float (*table)[256], const uint8_t* frame,
-                               uint8_t* out) {
-  const int W = job.size.w, area = job.size.h * job.size.w;
+// One pixel: its three bytes, at constant places of an array that stays in registers, or in memory.
+__device__ __forceinline__ void blend_pixel(const OverlayJob& job, const float* heat, const float (*table)[256],
+                                            const Sample<float>& along_y, int x, uint8_t* bytes) {
   const Sample<float> flat{0, 0, 0.f};
-  const long long stride = (long long)gridDim.x * blockDim.x * pixels;
-  for (long long wide = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * pixels; wide < area; wide += stride) {
-    const int first = int(wide);
-    const int count = area - first < pixels ? area - first : pixels;
-    alignas(16) uint8_t bytes[pixels * 3];
-    if (pixels > 1 && count == pixels) {
+  const int index = color_index(sample_map(heat, job.in, flat, along_y, sample_at<float>(x, job.in.w, job.size.w)));
+  if (index < 0) return;
 #pragma unroll
-      for (int i = 0; i < pixels * 3 / 16; ++i) {
-        const uint4 raw = *reinterpret_cast<const uint4*>(frame + first * 3LL + i * 16);
-        memcpy(bytes + i * 16, &raw, 16);
-      }
-    } else {
-      for (int i = 0; i < count * 3; ++i) bytes[i] = frame[first * 3LL + i];
+  for (int c = 0; c < 3; ++c) bytes[c] = blend(float(bytes[c]), job.frame_share, table[c][index]);
+}
+
+// One frame, by all blocks of its row of the grid: groups of 16 pixels where addresses allow, then what is left over.
+__device__ void overlay_frame(const OverlayJob& job, const float* heat, const float (*table)[256], const uint8_t* frame,
+                              uint8_t* out) {
+  const int W = job.size.w, area = job.size.h * job.size.w;
+  const int thread = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x;
+  const int groups = job.vectors ? area / kPixels : 0;
+  for (int group = thread; group < groups; group += threads) {
+    const long long at = group * (kPixels * 3LL);
+    alignas(16) uint8_t bytes[kPixels * 3];
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+      const uint4 raw = *reinterpret_cast<const uint4*>(frame + at + i * 16);
+      memcpy(bytes + i * 16, &raw, 16);
     }
-    int x = first % W, y = first / W;
+    int x = group * kPixels % W, y = group * kPixels / W;
     Sample<float> along_y = sample_at<float>(y, job.in.h, job.size.h);
 #pragma unroll
-    for (int p = 0; p < pixels; ++p) {
-      if (p < count) {
-        const float value = sample_map(heat, job.in, flat, along_y, sample_at<float>(x, job.in.w, W));
-        const int index = color_index(value);
-        if (index >= 0) {
-#pragma unroll
-          for (int c = 0; c < 3; ++c) bytes[p * 3 + c] = blend(float(bytes[p * 3 + c]), job.frame_share, table[c][index]);
-        }
-        if (++x == W) {
-          x = 0;
-          along_y = sample_at<float>(++y, job.in.h, job.size.h);
-        }
+    for (int p = 0; p < kPixels; ++p) {
+      blend_pixel(job, heat, table, along_y, x, bytes + p * 3);
+      if (++x == W) {
+        x = 0;
+        along_y = sample_at<float>(++y, job.in.h, job.size.h);
       }
     }
-    if (pixels > 1 && count == pixels) {
 #pragma unroll
-      for (int i = 0; i < pixels * 3 / 16; ++i) {
-        uint4 raw;
-        memcpy(&raw, bytes + i * 16, 16);
-        *reinterpret_cast<uint4*>(out + first * 3LL + i * 16) = raw;
-      }
-    } else {
-      for (int i = 0; i < count * 3; ++i) out[first * 3LL + i] = bytes[i];
+    for (int i = 0; i < 3; ++i) {
+      uint4 raw;
+      memcpy(&raw, bytes + i * 16, 16);
+      *reinterpret_cast<uint4*>(out + at + i * 16) = raw;
     }
+  }
+  for (long long pixel = (long long)groups * kPixels + thread; pixel < area; pixel += threads) {
+    const int y = int(pixel) / W;
+    uint8_t bytes[3] = {frame[pixel * 3], frame[pixel * 3 + 1], frame[pixel * 3 + 2]};
+    blend_pixel(job, heat, table, sample_at<float>(y, job.in.h, job.size.h), int(pixel) % W, bytes);
+#pragma unroll
+    for (int c = 0; c < 3; ++c) out[pixel * 3 + c] = bytes[c];
   }
 }
 
@@ -85,11 +85,7 @@ __global__ void __launch_bounds__(kOverlayThreads) overlay_kernel(const OverlayJ
     }
     __syncthreads();
     const long long offset = (long long)n * job.size.h * job.size.w * 3;
-    if (job.vectors) {
-      overlay_pixels<kPixels>(job, heat, table, job.frames + offset, job.out + offset);
-    } else {
-      overlay_pixels<1>(job, heat, table, job.frames + offset, job.out + offset);
-    }
+    overlay_frame(job, heat, table, job.frames + offset, job.out + offset);
   }
 }
 
