@@ -171,7 +171,7 @@ def tile_maps(
     else:
         low, high = limits.to(torch.float32)
     span = torch.as_tensor(high - low)
-    shade = (values - low) * torch.where(span > 0, 255 / span, 0)
+    shade = (values - low) * torch.where(span > 0, span.new_tensor(255) / span, 0)  # a division, as in the kernels
     shade = (torch.where(shade > 0, shade.clamp(max=255), 0) + 0.5).to(torch.int64)
     shade = torch.where(values.isnan(), 256, shade)
     table = torch.cat([colors, colors.new_full((1, 3), background)])

@@ -19,7 +19,7 @@ from camfast import colormaps, reference
 
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "csrc" / "cuda"
-UNITS = ["cam_float", "cam_double", "cam_half", "cam_bfloat16", "overlay"]
+UNITS = ["cam_float", "cam_double", "cam_half", "cam_bfloat16", "overlay", "tile_maps"]
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the emulated kernels with")
 
@@ -146,6 +146,25 @@ def test_overlay(program, frame, shift):
     difference = (actual.view(expected.shape).int() - expected.int()).abs()
     assert difference.max() <= 2  # a value on the edge between two rows of the table
     assert (difference > 1).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 7), (7, 9, 23), (3, 40, 31)], ids=str)
+def test_tile_maps(program, shape, dtype):
+    maps = torch.randn(shape, generator=torch.Generator().manual_seed(4))
+    if shape[0] > 2:
+        maps[0, 0, 0], maps[1], maps[2, 0, 0] = torch.nan, 2.0, torch.inf
+    maps, colors, limits = maps.to(dtype), torch.arange(768).view(256, 3).to(torch.uint8), torch.tensor([-0.5, 1.0])
+    for columns, pad_y, pad_x, scale, parts, shift in [(1, 0, 0, 1, 1, 0), (3, 2, 2, 1, 3, 1), (4, 13, 1, 3, 2, 3)]:
+        for has_limits in (0, 1):
+            header = [3, shift, DTYPES.index(dtype), *shape, columns, pad_y, pad_x, scale, 200, parts, has_limits, shift]
+            inputs = [storage_bytes(x) for x in (maps, colors, limits)[: 2 + has_limits]]
+            actual, _ = run(program, header, inputs, torch.uint8)
+            expected = reference.tile_maps(
+                maps, colors, columns, pad_y, pad_x, scale, limits if has_limits else None, 200
+            )
+            wrong = (actual.view(expected.shape) != expected).any(-1)
+            assert wrong.float().mean() < 0.01  # a value on the edge between two shades
 
 
 def test_nan_stays_in_its_image(program):

@@ -157,6 +157,37 @@ void run_overlay() {
   finish(out, {&frames.memory, &heat.memory, &colors.memory});
 }
 
+void run_tiles() {
+  const int64_t dtype = next();
+  TileCall call{};
+  call.layout = {next(), 0, 0, 0, 0, 0, 0};
+  call.layout.h = next();
+  call.layout.w = next();
+  call.layout.columns = next();
+  call.layout.pad_y = next();
+  call.layout.pad_x = next();
+  call.layout.scale = next();
+  call.background = uint8_t(next());
+  call.parts = int(next());
+  const bool has_limits = next() != 0;
+  const size_t shift = size_t(next());
+  const TileLayout& at = call.layout;
+  Input maps(size_t(at.maps * at.h * at.w) * kElementBytes[dtype], 0), colors(768, 0), limits(has_limits ? 8 : 0, 0);
+  emu::Guarded out(size_t(at.height() * at.width() * 3), shift);
+  call.maps = maps.memory.begin();
+  call.colors = colors.memory.begin();
+  call.limits = has_limits ? reinterpret_cast<const float*>(limits.memory.begin()) : nullptr;
+  call.out = out.begin();
+  switch (dtype) {
+    case float32: check(launch_tile_maps<float>(call)); break;
+    case float16: check(launch_tile_maps<__half>(call)); break;
+    default: check(launch_tile_maps<__nv_bfloat16>(call)); break;
+  }
+  const int64_t path = 0;
+  fwrite(&path, sizeof path, 1, stdout);
+  finish(out, {&maps.memory, &colors.memory, &limits.memory});
+}
+
 } // namespace
 
 int main() {
@@ -169,6 +200,7 @@ int main() {
       if (op == 0) run_cam();
       if (op == 1) run_resize();
       if (op == 2) run_overlay();
+      if (op == 3) run_tiles();
       fflush(stdout);
     }
   } catch (const std::exception& error) {
