@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import weakref
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def _without_wrappers(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Step:
     """One distinct output of one pass, by the outermost module that returned it."""
 
@@ -115,9 +116,10 @@ def find_layers(model: nn.Module, inputs: Inputs) -> list[str]:
 def _search(model: nn.Module, inputs: Inputs) -> tuple[str, nn.Module]:
     candidates = _candidates(model, inputs, *_record(model, inputs))
     silent: _Step | None = None
-    # From the last one backwards, a few at a time: one group is mostly enough, and the graph stays short.
-    for end in range(len(candidates), 0, -_AT_ONCE):
-        group = candidates[max(0, end - _AT_ONCE) : end]
+    # From the last one backwards: it alone, which is mostly enough, then a few at a time, so that graphs stay short.
+    bounds = [len(candidates), *range(len(candidates) - 1, 0, -_AT_ONCE), 0] if candidates else []
+    for end, start in itertools.pairwise(bounds):
+        group = candidates[start:end]
         gradients = _gradients(model, inputs, [candidate.step.module for candidate in group])
         for (step, layout, _), gradient in reversed(list(zip(group, gradients, strict=True))):
             if gradient is None:

@@ -64,11 +64,12 @@ def layout_of(shape: Sequence[int], image: Sequence[int], model: nn.Module) -> L
         # [N, C, L] and [N, T, C] look alike: only a patch embedding tells.
         found = _embedded_grid(shape[1], size, model)
         return Layout("channels_first", first) if found is None else Layout("tokens", *found)
-    if len(image) <= rank + 1 or _same_proportions(first, size):
+    if len(image) <= rank + 1:
         return Layout("channels_first", first)
-    if _same_proportions(last, size):
+    plausible = _same_proportions(first, size)
+    if _same_proportions(last, size) and (not plausible or (_exact(last, size) and not _exact(first, size))):
         return Layout("channels_last", last)
-    return Layout("channels_first", first, plausible=False)
+    return Layout("channels_first", first, plausible=plausible)
 
 
 def _tokens(
@@ -108,7 +109,7 @@ def _grid_of_proportions(count: int, size: Sequence[int]) -> tuple[tuple[int, ..
     exact, rounded = [], []
     for prefix in range(min(MAX_GUESSED_PREFIX, count - 1) + 1):
         for grid in _factorisations(count - prefix, len(size)):
-            if all(a * size[j] == b * size[i] for (i, a), (j, b) in itertools.combinations(enumerate(grid), 2)):
+            if _exact(grid, size):
                 exact.append((grid, prefix))
             elif _same_proportions(grid, size):
                 rounded.append((grid, prefix))
@@ -128,6 +129,10 @@ def _factorisations(count: int, rank: int) -> list[tuple[int, ...]]:
         if count % head == 0
         for tail in _factorisations(count // head, rank - 1)
     ]
+
+
+def _exact(grid: Sequence[int], size: Sequence[int]) -> bool:
+    return all(a * size[j] == b * size[i] for (i, a), (j, b) in itertools.combinations(enumerate(grid), 2))
 
 
 def _same_proportions(grid: Sequence[int], size: Sequence[int]) -> bool:
