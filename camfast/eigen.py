@@ -20,16 +20,16 @@ _TIE = 1e-9  # entries whose magnitudes differ by less are equally large
 
 
 def eigen_cam(activations: Tensor, size=None, normalize: bool = True) -> Tensor:
-    """Eigen-CAM: the projection on the first principal component (Muhammad 2020, https://arxiv.org/abs/2008.00299, eq. 3).
+    """Eigen-CAM: the projection on the first principal component (Muhammad 2020, https://arxiv.org/abs/2008.00299).
 
     Args:
-        activations: ``[N, C, *map]``, a map of one, two or three dimensions. NaN counts as 0; an image with Inf gets NaN.
+        activations: ``[N, C, *map]``, a map of one to three dimensions. NaN counts as 0; an image with Inf gets NaN.
         size: the heatmap's size, an int for all dimensions, or None for the map's own.
         normalize: ReLU, min-max, resize, min-max; False resizes the raw, signed map.
 
     Returns:
-        ``[N, *size]``, float32 (float64 for fp64), in [0, 1] when normalised. The sign of a component is arbitrary: here
-        the entry of largest magnitude is positive.
+        ``[N, *size]``, float32 (float64 for fp64), in [0, 1] when normalised. The sign of a component is arbitrary:
+        here the entry of largest magnitude is positive.
 
     Raises:
         ValueError: a shape that does not fit. TypeError: a dtype that is not floating.
@@ -43,8 +43,9 @@ def eigen_grad_cam(activations: Tensor, gradients: Tensor, size=None, normalize:
 
 
 def seg_eigen_cam(activations: Tensor, gradients: Tensor, size=None, normalize: bool = True) -> Tensor:
-    """Seg-Eigen-CAM: Eigen-CAM of absolute gradient times activation (Chung 2025, https://doi.org/10.3390/app15137562, eq. 10 to 13).
+    """Seg-Eigen-CAM: Eigen-CAM of absolute gradient times activation (Chung 2025, eq. 10 to 13).
 
+    https://doi.org/10.3390/app15137562.
     ``gradients`` is ``[N, C, *map]`` or ``[N, K, C, *map]``.
     """
     return _weighted(activations, gradients.abs(), size, normalize)

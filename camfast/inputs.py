@@ -51,7 +51,28 @@ class Inputs(NamedTuple):
 
     def first(self) -> Inputs:
         """The same call for the first image alone."""
-        return Inputs(*self._mapped(lambda t: t[:1] if t.ndim and t.shape[0] == self.batch else t), self.image[:1])
+        return self.one(0)
+
+    def one(self, index: int) -> Inputs:
+        """The same call for one image alone."""
+        image = self.image[index : index + 1]
+        return Inputs(*self._mapped(lambda t: image if t is self.image else self._rows(t, index, index + 1)), image)
+
+    def with_image(self, image: Tensor) -> Inputs:
+        """The same call with another image tensor. When it has more images than one, a batch of one is repeated."""
+        count = image.shape[0]
+
+        def change(tensor: Tensor) -> Tensor:
+            if tensor is self.image:
+                return image
+            if count != self.batch == 1 and tensor.ndim and tensor.shape[0] == 1:
+                return tensor.expand(count, *tensor.shape[1:])
+            return tensor
+
+        return Inputs(*self._mapped(change), image)
+
+    def _rows(self, tensor: Tensor, start: int, end: int) -> Tensor:
+        return tensor[start:end] if tensor.ndim and tensor.shape[0] == self.batch else tensor
 
     def cut(self) -> Inputs:
         """The same call with tensors that carry no graph and were not made in inference mode."""

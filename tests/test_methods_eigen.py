@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
+from models import InPlaceAfter, SmallNet, bystander_state, calibrated, images
 
 import camfast
 from camfast import eigen
-from models import InPlaceAfter, SmallNet, bystander_state, calibrated, images
 
 peers = pytest.importorskip("pytorch_grad_cam")
 

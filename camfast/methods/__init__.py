@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from .base import Explainer
-from .eigen import FEM, EigenCAM, EigenGradCAM, KPCACAM, SegEigenCAM
+from .composite import FinerCAM, RefineCAM
+from .eigen import FEM, KPCACAM, EigenCAM, EigenGradCAM, SegEigenCAM
 from .gradient import GradCAM, GradCAMElementWise, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+from .masking import ISCAM, SSCAM, ScoreCAM
+from .perturbation import AblationCAM, ReciproCAM
 from .projection import CAM
+from .smooth import RandomCAM, ShapleyCAM, SmoothGradCAMPlusPlus
 
 __all__ = [
     "CAM",
     "FEM",
+    "ISCAM",
     "KPCACAM",
     "METHODS",
+    "SSCAM",
+    "AblationCAM",
     "EigenCAM",
     "EigenGradCAM",
     "Explainer",
+    "FinerCAM",
     "GradCAM",
     "GradCAMElementWise",
     "GradCAMPlusPlus",
     "HiResCAM",
     "LayerCAM",
+    "RandomCAM",
+    "ReciproCAM",
+    "RefineCAM",
+    "ScoreCAM",
     "SegEigenCAM",
+    "ShapleyCAM",
+    "SmoothGradCAMPlusPlus",
     "XGradCAM",
 ]
 
@@ -30,6 +44,7 @@ METHODS: dict[str, type[Explainer]] = {
         CAM,
         GradCAM,
         GradCAMPlusPlus,
+        SmoothGradCAMPlusPlus,
         XGradCAM,
         HiResCAM,
         LayerCAM,
@@ -39,6 +54,15 @@ METHODS: dict[str, type[Explainer]] = {
         SegEigenCAM,
         KPCACAM,
         FEM,
+        ShapleyCAM,
+        FinerCAM,
+        RefineCAM,
+        AblationCAM,
+        ScoreCAM,
+        SSCAM,
+        ISCAM,
+        ReciproCAM,
+        RandomCAM,
     )
 }
 """Every method, by the name of its function and its op."""

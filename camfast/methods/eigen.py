@@ -15,7 +15,7 @@ from ..targets import Chosen
 from .base import Explainer, LayerMap, Rule
 from .gradient import GradientExplainer
 
-__all__ = ["FEM", "ActivationExplainer", "EigenCAM", "EigenGradCAM", "KPCACAM", "SegEigenCAM"]
+__all__ = ["FEM", "KPCACAM", "ActivationExplainer", "EigenCAM", "EigenGradCAM", "SegEigenCAM"]
 
 
 class ActivationExplainer(Explainer):

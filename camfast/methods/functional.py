@@ -12,22 +12,36 @@ from ..inputs import Images
 from ..layers import Layer
 from ..targets import Targets
 from .base import Explainer
-from .eigen import FEM, EigenCAM, EigenGradCAM, KPCACAM, SegEigenCAM
+from .composite import FinerCAM, RefineCAM
+from .eigen import FEM, KPCACAM, EigenCAM, EigenGradCAM, SegEigenCAM
 from .gradient import GradCAM, GradCAMElementWise, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+from .masking import ISCAM, SSCAM, ScoreCAM
+from .perturbation import AblationCAM, ReciproCAM
 from .projection import CAM
+from .smooth import RandomCAM, ShapleyCAM, SmoothGradCAMPlusPlus
 
 __all__ = [
+    "ablation_cam",
     "cam",
     "eigen_cam",
     "eigen_grad_cam",
     "fem",
+    "finer_cam",
     "grad_cam",
     "grad_cam_elementwise",
     "grad_cam_plus_plus",
     "hires_cam",
+    "is_cam",
     "kpca_cam",
     "layer_cam",
+    "random_cam",
+    "recipro_cam",
+    "refine_cam",
+    "score_cam",
     "seg_eigen_cam",
+    "shapley_cam",
+    "smooth_grad_cam_plus_plus",
+    "ss_cam",
     "xgrad_cam",
 ]
 
@@ -78,3 +92,13 @@ eigen_grad_cam = _function_of(EigenGradCAM)
 seg_eigen_cam = _function_of(SegEigenCAM)
 kpca_cam = _function_of(KPCACAM)
 fem = _function_of(FEM)
+finer_cam = _function_of(FinerCAM)
+refine_cam = _function_of(RefineCAM)
+random_cam = _function_of(RandomCAM)
+shapley_cam = _function_of(ShapleyCAM)
+smooth_grad_cam_plus_plus = _function_of(SmoothGradCAMPlusPlus)
+ablation_cam = _function_of(AblationCAM)
+recipro_cam = _function_of(ReciproCAM)
+is_cam = _function_of(ISCAM)
+ss_cam = _function_of(SSCAM)
+score_cam = _function_of(ScoreCAM)
