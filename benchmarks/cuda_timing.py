@@ -8,6 +8,7 @@ can be faster); both are measured in turns with the ops, by the same timers.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -104,6 +105,7 @@ def sets_beyond_l2(bytes_each: int, most: int = 64) -> int:
     return max(2, min(most, -(-4 * l2 // max(bytes_each, 1))))
 
 
+@functools.cache
 def empty_kernel() -> tuple[Callable[[], Any], str]:
     """A kernel that does nothing, and what it is: compiled at run time where that works, else a one-element fill."""
     try:

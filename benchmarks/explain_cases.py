@@ -6,6 +6,8 @@ layer of the same network for the same images and classes.
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,14 +67,21 @@ class ExplainCase:
 
 def load(case: ExplainCase, device: str) -> tuple[nn.Module, Tensor]:
     """The network in evaluation mode, with random weights, and random images."""
+    model = copy.deepcopy(_network(case.network))
+    torch.manual_seed(0)
+    images = torch.randn(case.batch, 3, 224, 224)
+    dtype = getattr(torch, case.dtype)
+    return model.to(device, dtype), images.to(device, dtype)
+
+
+@functools.cache
+def _network(name: str) -> nn.Module:
     import torchvision
 
     torch.manual_seed(0)
-    dtype = getattr(torch, case.dtype)
-    model = torchvision.models.get_model(case.network, weights=None)
-    images = torch.randn(case.batch, 3, 224, 224)
-    _tempered(model, images[:4] if case.batch >= 4 else torch.randn(4, 3, 224, 224))
-    return model.eval().to(device, dtype), images.to(device, dtype)
+    model = torchvision.models.get_model(name, weights=None)
+    _tempered(model, torch.randn(4, 3, 224, 224))
+    return model.eval()
 
 
 def _tempered(model: nn.Module, images: Tensor) -> None:

@@ -13,21 +13,19 @@ import argparse
 from pathlib import Path
 
 import torch
-from op_cases import LAST, SQUARE, OpCase
+from op_cases import BIG, BIG_EARLY, LAST, SQUARE, OpCase
 from report import GRADIENT_OPS, write_json
 
 from camfast import ops
 
-BIG, EARLY = (256, 2048, 7, 7), (64, 256, 56, 56)
-
 CASES = [
     OpCase("grad_cam", LAST, SQUARE),
     *(OpCase(op, BIG, SQUARE) for op in GRADIENT_OPS),
-    OpCase("grad_cam", EARLY, SQUARE),
+    OpCase("grad_cam", BIG_EARLY, SQUARE),
     OpCase("grad_cam", BIG, SQUARE, layout="channels_last"),
-    OpCase("grad_cam", EARLY, SQUARE, layout="channels_last"),
+    OpCase("grad_cam", BIG_EARLY, SQUARE, layout="channels_last"),
     OpCase("grad_cam", BIG, SQUARE, dtype="bfloat16"),
-    OpCase("grad_cam", EARLY, SQUARE, dtype="bfloat16", layout="channels_last"),
+    OpCase("grad_cam", BIG_EARLY, SQUARE, dtype="bfloat16", layout="channels_last"),
     OpCase("cam", BIG, SQUARE),
     OpCase("resize_normalize", (1024, 14, 14), SQUARE),
     OpCase("overlay", (1, 7, 7), (1080, 1920)),

@@ -107,6 +107,7 @@ class OpCase:
 
 SQUARE = (224, 224)
 LAST, VIT, WIDE, EARLY = (1, 2048, 7, 7), (1, 512, 14, 14), (8, 2048, 7, 7), (8, 256, 56, 56)
+BIG, BIG_EARLY = (256, 2048, 7, 7), (64, 256, 56, 56)  # 200 and 400 MB
 
 
 def cpu_cases() -> list[OpCase]:
@@ -136,16 +137,15 @@ def cpu_cases() -> list[OpCase]:
 
 def cuda_cases() -> list[OpCase]:
     """From one image, where the launch is the cost, to 200 MB and more, where the memory is."""
-    big, early = (256, 2048, 7, 7), (64, 256, 56, 56)
     small = [OpCase(op, LAST, SQUARE) for op in GRADIENT_OPS]
-    large = [OpCase(op, shape, SQUARE) for op in GRADIENT_OPS for shape in (big, early)]
+    large = [OpCase(op, shape, SQUARE) for op in GRADIENT_OPS for shape in (BIG, BIG_EARLY)]
     wide_types = [
         OpCase(op, shape, SQUARE, dtype=dtype, layout=layout)
         for op in GRADIENT_OPS
         for shape in ((512, 2048, 7, 7), (128, 256, 56, 56))
         for dtype, layout in (("bfloat16", "contiguous"), ("bfloat16", "channels_last"))
     ]
-    last = [OpCase(op, shape, SQUARE, layout="channels_last") for op in GRADIENT_OPS for shape in (big, early)]
+    last = [OpCase(op, shape, SQUARE, layout="channels_last") for op in GRADIENT_OPS for shape in (BIG, BIG_EARLY)]
     middle = [
         OpCase("grad_cam", (8, 2048, 7, 7), SQUARE),
         OpCase("grad_cam", (32, 2048, 7, 7), SQUARE),
