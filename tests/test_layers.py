@@ -228,11 +228,13 @@ def test_torchvision_transformers():
         image_size=32, patch_size=8, num_layers=3, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=9
     )
     assert found(shaken(vit), images(1, size=(32, 32))) == "encoder.layers.encoder_layer_2.ln_1"
-    for version in (vision.swin_transformer.SwinTransformerBlock, vision.swin_transformer.SwinTransformerBlockV2):
-        swin = vision.SwinTransformer(
-            patch_size=[4, 4], embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=[4, 4], num_classes=9,
-            block=version, **({"downsample_layer": vision.swin_transformer.PatchMergingV2} if "V2" in str(version) else {}),
-        )  # fmt: skip
+    swin_v1 = {"block": vision.swin_transformer.SwinTransformerBlock}
+    swin_v2 = {
+        "block": vision.swin_transformer.SwinTransformerBlockV2,
+        "downsample_layer": vision.swin_transformer.PatchMergingV2,
+    }
+    for version in (swin_v1, swin_v2):
+        swin = vision.SwinTransformer([4, 4], 8, [1, 1], [2, 2], window_size=[4, 4], num_classes=9, **version)
         assert found(shaken(swin), images(1, size=(32, 32))) == "permute"  # of the last norm: [N, C, h, w]
     maxvit = vision.MaxVit((64, 64), 8, 2, block_channels=[8, 16], block_layers=[1, 1], head_dim=4,
                            stochastic_depth_prob=0.0, num_classes=9)  # fmt: skip
