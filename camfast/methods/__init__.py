@@ -5,7 +5,9 @@ from __future__ import annotations
 from .base import Explainer
 from .composite import FinerCAM, RefineCAM
 from .eigen import FEM, KPCACAM, EigenCAM, EigenGradCAM, SegEigenCAM
+from .fullgrad import FullGrad
 from .gradient import GradCAM, GradCAMElementWise, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+from .guided import GuidedBackprop, GuidedGradCAM
 from .masking import ISCAM, SSCAM, ScoreCAM
 from .perturbation import AblationCAM, ReciproCAM
 from .projection import CAM
@@ -23,9 +25,12 @@ __all__ = [
     "EigenGradCAM",
     "Explainer",
     "FinerCAM",
+    "FullGrad",
     "GradCAM",
     "GradCAMElementWise",
     "GradCAMPlusPlus",
+    "GuidedBackprop",
+    "GuidedGradCAM",
     "HiResCAM",
     "LayerCAM",
     "RandomCAM",
@@ -62,6 +67,9 @@ METHODS: dict[str, type[Explainer]] = {
         SSCAM,
         ISCAM,
         ReciproCAM,
+        FullGrad,
+        GuidedBackprop,
+        GuidedGradCAM,
         RandomCAM,
     )
 }

@@ -14,7 +14,9 @@ from ..targets import Targets
 from .base import Explainer
 from .composite import FinerCAM, RefineCAM
 from .eigen import FEM, KPCACAM, EigenCAM, EigenGradCAM, SegEigenCAM
+from .fullgrad import FullGrad
 from .gradient import GradCAM, GradCAMElementWise, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+from .guided import GuidedBackprop, GuidedGradCAM
 from .masking import ISCAM, SSCAM, ScoreCAM
 from .perturbation import AblationCAM, ReciproCAM
 from .projection import CAM
@@ -27,9 +29,12 @@ __all__ = [
     "eigen_grad_cam",
     "fem",
     "finer_cam",
+    "full_grad",
     "grad_cam",
     "grad_cam_elementwise",
     "grad_cam_plus_plus",
+    "guided_backprop",
+    "guided_grad_cam",
     "hires_cam",
     "is_cam",
     "kpca_cam",
@@ -102,3 +107,6 @@ recipro_cam = _function_of(ReciproCAM)
 is_cam = _function_of(ISCAM)
 ss_cam = _function_of(SSCAM)
 score_cam = _function_of(ScoreCAM)
+full_grad = _function_of(FullGrad)
+guided_backprop = _function_of(GuidedBackprop)
+guided_grad_cam = _function_of(GuidedGradCAM)

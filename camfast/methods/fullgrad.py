@@ -1,0 +1,146 @@
+"""FullGrad: what the input and every bias contribute to a score."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops, reference
+from ..explanation import Explanation
+from ..input_gradients import image_pass
+from ..inputs import Images, Inputs, default_dtype
+from ..targets import Targets
+from .base import Explainer, LayerMap, Size
+
+__all__ = ["FullGrad"]
+
+_CONVOLUTIONS = (nn.modules.conv._ConvNd,)
+_NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+class FullGrad(Explainer):
+    """FullGrad: input times gradient and each bias times its gradient (Srinivas 2019, https://arxiv.org/abs/1905.00780).
+
+    Biases are those of every convolution and batch norm that has one. The absolute value of each product is scaled
+    to [0, 1] for each channel, resized to the image and summed over channels and layers. The bias of a batch norm
+    is ``beta - mean * gamma / sqrt(variance + eps)``. All layers that run in the pass take part, so that none can
+    be chosen; :attr:`layers` lists them. Gradients are reduced as the backward pass produces them, so that they are
+    never all in memory.
+    """
+
+    name: ClassVar[str] = "full_grad"
+
+    def __init__(self, model: nn.Module, layers: None = None, **options: Any) -> None:
+        if layers is not None:
+            raise ValueError(f"FullGrad explains by all layers with a bias, got layers={layers!r}; leave it out")
+        super().__init__(model, None, **options)
+
+    def prepare(self, images: Images) -> Inputs:
+        """Checks the images; layers are met during the pass."""
+        if self._closed:
+            raise RuntimeError(f"this {type(self).__name__} is closed")
+        return Inputs.of(images)
+
+    def __call__(
+        self, images: Images, targets: Targets = None, size: Size = None, normalize: bool = True
+    ) -> Explanation:
+        """Scores and heatmaps of ``images``; arguments and result as in :meth:`camfast.Explainer.__call__`.
+
+        ``size="map"`` is that of the images, and the raw map is not negative.
+        """
+        inputs = self.prepare(images)
+        biases = _Biases(inputs.image)
+        with biases.of(self.model), image_pass(self.model, inputs, targets, self.class_names, self.eval_mode) as run:
+            maps = []
+            for gradient in run.gradients():
+                product = run.image.detach() * gradient
+                maps.append(biases.collected() + _scaled_sum(product, inputs.image.shape[2:]))
+        self._names = [name for name, module in self.model.named_modules() if module in biases.seen]
+        stacked = maps[0] if run.chosen.per_image is None else torch.stack(maps, 1)
+        if size == "map":
+            size = None
+        layer = LayerMap(_resized, inputs.image, stacked)
+        return Explanation(
+            heatmap=layer(self.output_size(size, [layer], inputs), normalize),
+            scores=run.scores.detach(),
+            targets=run.chosen.targets,
+            layers=self.layers,
+            method=self.name,
+            images=inputs.image,
+            class_names=self.class_names,
+        )
+
+
+class _Biases:
+    """Sums the contributions of biases, as gradients of the layers' outputs come by in a backward pass."""
+
+    def __init__(self, image: Tensor) -> None:
+        self.image = image
+        self.seen: set[nn.Module] = set()
+        self._thread = threading.get_ident()
+        self._total = self._zeros()
+
+    @contextlib.contextmanager
+    def of(self, model: nn.Module) -> Iterator[None]:
+        """Watches the layers of ``model`` during one pass."""
+        with contextlib.ExitStack() as stack:
+            for module in model.modules():
+                if _has_bias(module):
+                    stack.callback(module.register_forward_hook(self._watch).remove)
+            yield
+
+    def collected(self) -> Tensor:
+        """The sum ``[N, *size]`` of the last backward pass."""
+        total, self._total = self._total, self._zeros()
+        return total
+
+    def _watch(self, module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() != self._thread or not isinstance(output, Tensor) or not output.requires_grad:
+            return
+        if output.ndim != self.image.ndim:
+            return
+        self.seen.add(module)
+        bias = _bias(module).detach().reshape(-1, *(1,) * (output.ndim - 2))
+
+        def add(gradient: Tensor) -> None:
+            self._total = self._total + _scaled_sum(bias.to(gradient) * gradient, self.image.shape[2:])
+
+        # Called with the gradient of what the layer returned, even when an operation in place follows.
+        output.register_hook(add)
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(
+            self.image.shape[0], *self.image.shape[2:], dtype=default_dtype(self.image), device=self.image.device
+        )
+
+
+def _has_bias(module: nn.Module) -> bool:
+    if isinstance(module, _NORMS) and module.running_mean is None:
+        return False
+    return isinstance(module, (*_CONVOLUTIONS, *_NORMS)) and module._parameters.get("bias") is not None
+
+
+def _bias(module: nn.Module) -> Tensor:
+    bias = module.get_parameter("bias")
+    if not isinstance(module, _NORMS):
+        return bias
+    assert module.running_mean is not None and module.running_var is not None
+    return bias - module.running_mean * module.weight / torch.sqrt(module.running_var + module.eps)
+
+
+def _scaled_sum(product: Tensor, size: torch.Size) -> Tensor:
+    """``[N, *size]``: channels of ``[N, C, *map]``, each from 0 to 1, summed and resized.
+
+    Resizing is linear, so that one resize of the sum serves all channels.
+    """
+    wide = product if product.dtype == torch.float64 else product.float()
+    return reference.resize(reference.min_max(wide.abs(), rank=len(size)).sum(1), size)
+
+
+def _resized(_: Tensor, maps: Tensor, size: Any, normalize: bool) -> Tensor:
+    return ops.resize_normalize(maps, tuple(maps.shape[-(_.ndim - 2) :]) if size is None else size, normalize)
