@@ -1,4 +1,4 @@
-"""The command line: ``camfast image | demo | info``. Parsing and printing; the work is done in the modules it calls."""
+"""The command line: ``camfast image | features | layers | demo | info``. The work is done in the modules it calls."""
 
 from __future__ import annotations
 
@@ -93,6 +93,36 @@ def _parser() -> argparse.ArgumentParser:
         "--alpha", type=_fraction, default=0.5, metavar="A", help="weight of the heat, 0 to 1 (%(default)s)"
     )
 
+    features = _command(commands, "features", _features, "show what a network's layers make of photographs")
+    features.add_argument(
+        "photos", nargs="+", metavar="PHOTO", help="a file, a folder (searched recursively) or a pattern"
+    )
+    features.add_argument("--logdir", metavar="DIR", help="TensorBoard log: a tag a layer, a step a photograph")
+    features.add_argument("-o", "--out", metavar="DIR", help="folder: a grid a layer, and an overview a photograph")
+    features.add_argument(
+        "--model", default="efficientnet-lite0", metavar="NAME", help="a torchvision or timm classifier (%(default)s)"
+    )
+    features.add_argument("--weights", metavar="FILE", help="its weights: safetensors or a state dict of torch.save")
+    features.add_argument(
+        "--layers", action="append", metavar="PATTERN", help='names such as "features.*", repeatable (all convolutions)'
+    )
+    features.add_argument(
+        "--type", action="append", metavar="T", help="only layers of this class, such as Conv2d, repeatable"
+    )
+    features.add_argument("--channels", type=_positive, metavar="N", help="the N that vary most of each layer (all)")
+    features.add_argument("--labels", action="store_true", help="number the maps")
+    features.add_argument("--histograms", action="store_true", help="the weights' histograms in the log as well")
+    features.add_argument(
+        "--colormap", type=_colormap, default="viridis", metavar="C", help="viridis, gray, jet, ... (%(default)s)"
+    )
+    features.add_argument(
+        "--device", type=_device, metavar="D", help="cpu, cuda, cuda:1, ... (a GPU where there is one)"
+    )
+
+    layers = _command(commands, "layers", _layers, "list a network's layers, and mark the one that is explained")
+    layers.add_argument("model", metavar="MODEL", help="a torchvision or timm classifier; its weights are not needed")
+    layers.add_argument("--depth", type=_positive, metavar="N", help="levels to show (all)")
+
     demo = _command(commands, "demo", _demo, "explain one photograph with two things in it, in one labelled picture")
     demo.add_argument(
         "photo", nargs="?", metavar="PHOTO", help="a photograph of your own (a cat and a cup of espresso)"
@@ -159,6 +189,52 @@ def _listing(rows: Sequence[Any]) -> str:
         score, milliseconds = Number(f"{row.score:.3f}"), Number(f"{row.milliseconds:.1f}")
         cells.append([row.photo, row.class_name, score, milliseconds, row.file])
     return table(head, cells)
+
+
+def _features(options: argparse.Namespace) -> int:
+    from . import features_command, photos, zoo
+    from .features import FeatureMaps
+
+    if options.logdir is None and options.out is None:
+        raise ValueError("expected where the maps shall go, --logdir DIR or --out DIR, got neither")
+    tqdm = require("tqdm", "vision").tqdm
+    files, errors = photos.find(options.photos, without=[] if options.out is None else [options.out])
+    for error in errors:
+        print(f"camfast features: {error}", file=sys.stderr)
+    if not files:
+        return 1
+    network = zoo.load(options.model, options.weights, device=options.device or _best_device())
+    looker = FeatureMaps(network.model, options.layers, options.type, reduce=options.channels)
+    results = features_command.write_features(
+        files,
+        network,
+        looker,
+        logdir=options.logdir,
+        folder=options.out,
+        colormap=options.colormap,
+        labels=options.labels,
+        histograms=options.histograms,
+    )
+    failures, layers, done = len(errors), 0, 0
+    for result in tqdm(results, total=len(files), unit="photo", file=sys.stderr):
+        if isinstance(result, photos.PhotoError):
+            tqdm.write(f"camfast features: {result}", file=sys.stderr)
+            failures += 1
+        else:
+            layers, done = len(result[1]), done + 1
+    places = " and ".join(str(place) for place in (options.logdir, options.out) if place is not None)
+    print(f"{layers} layers of {options.model} for {done} photograph{'s' * (done != 1)} in {places}")
+    if options.logdir is not None:
+        print(f"tensorboard --logdir {options.logdir}")
+    return 1 if failures else 0
+
+
+def _layers(options: argparse.Namespace) -> int:
+    from . import layer_tree, zoo
+
+    model, size = zoo.untrained(options.model)
+    print(layer_tree.layer_tree(model, torch.randn(1, 3, *size), options.depth))
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:

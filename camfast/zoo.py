@@ -22,7 +22,7 @@ from . import weights as checkpoints
 from .extras import require
 from .preparation import Preparation
 
-__all__ = ["DEFAULT", "Network", "find_class", "labels_from", "load"]
+__all__ = ["DEFAULT", "Network", "find_class", "labels_from", "load", "untrained"]
 
 DEFAULT = "efficientnet-lite0"
 
@@ -76,6 +76,27 @@ def load(
             raise ValueError(f"expected {network.classes} class names in {labels}, got {len(network.class_names)}")
     network.model.eval().to(device)
     return network
+
+
+def untrained(name: str) -> tuple[nn.Module, tuple[int, int]]:
+    """The classifier called ``name`` with random weights, in evaluation mode, and its input's size: nothing is fetched.
+
+    Names as in :func:`load`; raises as it does.
+    """
+    if name in _LITE:
+        model = require("efficientnet_lite_pytorch", "demo").EfficientNet.from_name(name)
+        return model.eval(), (_LITE[name], _LITE[name])
+    library, own_name = _library(name)
+    if library == "timm":
+        model = require("timm", "vision").create_model(own_name)
+        config = require("timm.data", "vision").resolve_model_data_config(model)
+        return model.eval(), tuple(config["input_size"][1:])
+    models = require("torchvision.models", "vision")
+    options = {"init_weights": False} if own_name in ("googlenet", "inception_v3") else {}
+    (side,) = models.get_model_weights(own_name).DEFAULT.transforms().crop_size
+    if own_name.startswith("vit_"):
+        options["image_size"] = side
+    return models.get_model(own_name, weights=None, **options).eval(), (side, side)
 
 
 def find_class(target: str, class_names: Sequence[str] | None) -> int:
