@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -125,7 +126,7 @@ class Explainer:
         """
         inputs = self.prepare(images)
         with self.tap() as tap:
-            scores = scores_of(tap.run(inputs), inputs.batch)
+            scores = self.run(tap, inputs)
             chosen = choose(targets, scores, self.class_names)
             maps = self.maps(tap, chosen, inputs)
         heatmap = self.combine(maps, self.output_size(size, maps, inputs), normalize)
@@ -147,7 +148,8 @@ class Explainer:
             raise RuntimeError(f"this {type(self).__name__} is closed")
         inputs = Inputs.of(images)
         if not self._names:
-            self._names, self._modules = resolve(self.model, find_layers(self.model, inputs))
+            with _batch_hint(self.model, inputs):
+                self._names, self._modules = resolve(self.model, find_layers(self.model, inputs))
         return inputs
 
     def tap(self) -> Tap:
@@ -160,6 +162,11 @@ class Explainer:
             eval_mode=self.eval_mode,
             quirks=self._quirks,
         )
+
+    def run(self, tap: Tap, inputs: Inputs) -> Tensor:
+        """The pass; its scores ``[N, classes, ...]``."""
+        with _batch_hint(self.model, inputs):
+            return scores_of(tap.run(inputs), inputs.batch)
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         """The map of each layer. The tap is still open, so that a method may run further passes."""
@@ -226,6 +233,21 @@ class Explainer:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__}, layers={self._names})"
+
+
+@contextlib.contextmanager
+def _batch_hint(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+    """Errors of a single image without its batch dimension say so."""
+    try:
+        yield
+    except Exception as error:
+        convolution = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
+        if convolution is None or inputs.image.ndim != convolution.weight.ndim - 1:
+            raise
+        dims = ", ".join(["N", "C", "D", "H", "W"] if inputs.image.ndim == 4 else ["N", "C", "H", "W"])
+        raise ValueError(
+            f"expected a batch [{dims}], got {list(inputs.image.shape)}; add a dimension: images[None]"
+        ) from error
 
 
 def _reshaped(reshape: Callable[[Tensor], Tensor], shape: torch.Size, tensor: Tensor) -> Tensor:
