@@ -8,7 +8,7 @@ result.heatmap, result.scores, result.overlay()
 
 from __future__ import annotations
 
-from . import ops, reference
+from . import callbacks, ops, reference
 from .explanation import Explanation
 from .feature_gradients import Gradients
 from .features import FeatureMaps
@@ -106,6 +106,7 @@ __all__ = [
     "XGradCAM",
     "__version__",
     "ablation_cam",
+    "callbacks",
     "cam",
     "eigen_cam",
     "eigen_grad_cam",

@@ -31,6 +31,9 @@ class Log(Protocol):
     def add_histogram(self, tag: str, values: Tensor, step: int) -> None:
         """``values``: any shape."""
 
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """One point of a curve."""
+
 
 @contextlib.contextmanager
 def opened(writer: Any) -> Iterator[Log]:
@@ -62,6 +65,9 @@ class _Borrowed:
 
     def add_histogram(self, tag: str, values: Tensor, step: int) -> None:
         self.writer.add_histogram(tag, values.detach().float().cpu().numpy(), step)
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        self.writer.add_scalar(tag, value, step)
 
 
 class EventLog:
@@ -115,6 +121,12 @@ class EventLog:
         if numbers.size:
             edges = np.histogram_bin_edges(numbers.astype(np.float64), 64)
             self._add(step=step, summary=summary.histogram(tag, numbers, edges))
+
+    def add_scalar(self, tag: str, value: float, step: int = 0) -> None:
+        """One point of the curve ``tag``."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self._add(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
 
     def _add(self, **content: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
