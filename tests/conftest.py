@@ -47,3 +47,13 @@ def full_precision():
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     yield
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    """A CUDA device, for what only exists there."""
+    if not torch.cuda.is_available():
+        if os.environ.get("CAMFAST_REQUIRE_CUDA") == "1":
+            pytest.fail("CAMFAST_REQUIRE_CUDA=1, but no CUDA device is available")
+        pytest.skip("needs a CUDA device")
+    return torch.device("cuda")

@@ -70,12 +70,8 @@ def test_cam_is_grad_cam_after_global_pooling(model):
         cam = camfast.cam(model, IMAGES, targets, normalize=False)
         grad_cam = camfast.grad_cam(model, IMAGES, targets, normalize=False)
         torch.testing.assert_close(cam.heatmap, grad_cam.heatmap * positions, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(
-            camfast.cam(model, IMAGES, targets).heatmap,
-            camfast.grad_cam(model, IMAGES, targets).heatmap,
-            atol=2e-5,
-            rtol=0,
-        )
+        ours, theirs = camfast.cam(model, IMAGES, targets), camfast.grad_cam(model, IMAGES, targets)
+        torch.testing.assert_close(ours.heatmap, theirs.heatmap, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -343,9 +339,7 @@ def test_what_is_no_model():
 
 
 def test_cam_without_the_head_it_needs():
-    with pytest.raises(
-        ValueError, match="CAM needs a head of global average pooling and one linear layer after 'body'"
-    ):
+    with pytest.raises(ValueError, match="head of global average pooling and one linear layer after 'body'"):
         camfast.cam(models.DeepHead().eval(), IMAGES)
     with pytest.raises(ValueError, match="after 'stem'"):
         camfast.cam(SmallNet().eval(), IMAGES, layers="stem")
