@@ -89,7 +89,7 @@ class Watch:
         self._images = images
         self._targets = targets
         self._frames = frames
-        self._heat = {"colormap": colormap, "alpha": alpha}
+        self._colormap, self._alpha = colormap, alpha
         self._explainer = (METHODS[method] if isinstance(method, str) else method)(model, layers)
         self._features = features
         self._channels = channels
@@ -172,7 +172,7 @@ class Watch:
         images = Inputs.of(self._images).image
         frames = as_frames(images if self._frames is None else self._frames, len(heatmap), heatmap.device)
         heat = heatmap if heatmap.ndim == 3 else heatmap.amax(1)  # of several targets, wherever one of them is
-        overlays = ops.overlay(frames, heat.float(), **self._heat)
+        overlays = ops.overlay(frames, heat.float(), self._colormap, self._alpha)
         self._log.add_picture("heatmaps", torch.cat([frames.flatten(0, 1), overlays.flatten(0, 1)], 1), step)
         for name, value in maps.items():
             picture = grid(pictures_of(value[0]), colormap="viridis", scale=max(1, 64 // value.shape[-1])).tensor
