@@ -82,6 +82,7 @@ struct Cluster {
 
 struct Block {
   uint3 index{};
+  size_t ordinal = 0;  // among those alive
   Cluster* cluster = nullptr;
   Barrier barrier;
   size_t live = 0;

@@ -38,7 +38,7 @@ class Machine {
     cooperative_ = cooperative;
     cluster_size_ = cluster_size;
     shared_bytes_ = shared_bytes;
-    schedule_.reset();
+    schedule_.seed();
     const Statics::Loan loan(statics_);
 
     const size_t group = cooperative ? blocks : cluster_size;
@@ -172,7 +172,7 @@ class Machine {
     const size_t count = indices.size() * threads, warps = (threads + 31) / 32;
     statics_.detach();
     stacks_.reserve(count);
-    schedule_.discard();
+    schedule_.clear(indices.size());
     failure_.clear();
     blocks_.resize(std::max(blocks_.size(), indices.size()));
     clusters_.assign(indices.size() / cluster_size_, {});
@@ -190,13 +190,14 @@ class Machine {
       }
       block.index = {unsigned(indices[b] % gridDim.x), unsigned(indices[b] / gridDim.x % gridDim.y),
                      unsigned(indices[b] / gridDim.x / gridDim.y)};
+      block.ordinal = b;
       block.cluster = &cluster;
       block.barrier = {&fibers_[b * threads], threads};
       block.live = threads;
       block.started = false;
       block.warps.assign(warps, {});
       if (!block.dynamic || block.dynamic->bytes() != shared_bytes_) block.dynamic.reset(new Guarded(shared_bytes_));
-      statics_.prepare(block.statics);
+      if (indices.size() > 1) statics_.prepare(block.statics);
       for (size_t t = 0; t < threads; ++t) {
         Fiber& fiber = fibers_[b * threads + t];
         Warp& warp = block.warps[t / 32];
@@ -247,7 +248,8 @@ class Machine {
     Block& block = *current->block;
     if (!block.started) {  // here and not earlier: what a peer wrote before the block started is lost
       block.started = true;
-      poison(block);
+      block.dynamic->poison();
+      if (statics_.reached_by_peers()) statics_.poison();
     }
     (*body_)();
     current->done = true;
@@ -256,14 +258,11 @@ class Machine {
       if (const auto at = block.dynamic->damage())
         fail("out-of-bounds write: block ", block.index, " overran its ", shared_bytes_,
              " bytes of dynamic shared memory at byte ", *at);
-      poison(block);  // a peer that still reads it gets NaN
+      block.dynamic->poison();  // a peer that still reads it gets NaN
+      statics_.poison();
     }
     if (--live_ == 0) switch_to(&host_);
     suspend();
-  }
-  void poison(Block& block) {
-    block.dynamic->poison();
-    statics_.poison();
   }
 
   void switch_to(Fiber* next) {

@@ -8,6 +8,8 @@
 #include <numeric>
 #include <vector>
 
+#include "fibers.h"
+
 namespace emu {
 
 enum class Order { forward, reverse, random };
@@ -37,15 +39,10 @@ void for_each_schedule(Body&& body, unsigned seeds = 4) {
   for (config().seed = 1; config().seed <= seeds; ++config().seed) body();
 }
 
-struct Fiber;
-
 class Schedule {
  public:
-  // Forgets what was ready and starts the random numbers of config().seed.
-  void reset() {
-    ready_.clear();
-    random_ = config().seed * 0x9E3779B97F4A7C15u + 1;
-  }
+  // Starts the random numbers of config().seed.
+  void seed() { random_ = config().seed * 0x9E3779B97F4A7C15u + 1; }
 
   // Groups of blocks in the order in which they become alive, and how many of them at once.
   std::vector<size_t> groups(size_t count) {
@@ -60,29 +57,45 @@ class Schedule {
     return config().concurrent ? config().concurrent : config().order == Order::random ? 1 + random(3) : 1;
   }
 
-  bool empty() const { return ready_.empty(); }
-  void discard() { ready_.clear(); }
+  // Forgets what was ready; `blocks` live from now on.
+  void clear(size_t blocks) {
+    queue_.clear();
+    pools_.assign(blocks, {});
+    open_.clear();
+    block_ = 0;
+  }
+  bool empty() const { return queue_.empty() && open_.empty(); }
 
   void start(Fiber* fiber) {
-    config().order == Order::reverse ? ready_.push_front(fiber) : ready_.push_back(fiber);
+    if (config().order == Order::random)
+      add(fiber);
+    else
+      config().order == Order::reverse ? queue_.push_front(fiber) : queue_.push_back(fiber);
   }
-  // `at(i)` for i < count: fibers that a barrier sets free. They run before those still in the queue: warp after warp,
-  // which is kind to the caches.
+
+  // `at(i)` for i < count: fibers that a barrier sets free. In the fixed orders they run before those still in the
+  // queue: warp after warp, which is kind to the caches.
   template <class At>
   void release(size_t count, At at) {
-    const bool reverse = config().order == Order::reverse;
-    for (size_t i = 0; i < count; ++i) ready_.push_front(at(reverse ? i : count - 1 - i));
+    for (size_t i = 0; i < count; ++i) {
+      if (config().order == Order::random)
+        add(at(i));
+      else
+        queue_.push_front(at(config().order == Order::reverse ? i : count - 1 - i));
+    }
   }
-  void postpone(Fiber* fiber) { ready_.push_back(fiber); }
+
+  void postpone(Fiber* fiber) {
+    if (config().order == Order::random)
+      add(fiber);
+    else
+      queue_.push_back(fiber);
+  }
 
   Fiber* next() {
-    if (config().order == Order::random) {
-      // Mostly one of those released last, who tend to be of one block: a change of blocks copies all its statics.
-      const size_t window = random(8) == 0 ? ready_.size() : std::min(ready_.size(), size_t(64));
-      std::swap(ready_.front(), ready_[random(window)]);
-    }
-    Fiber* fiber = ready_.front();
-    ready_.pop_front();
+    if (config().order == Order::random) return draw();
+    Fiber* fiber = queue_.front();
+    queue_.pop_front();
     return fiber;
   }
 
@@ -97,7 +110,26 @@ class Schedule {
     return (random_ * 0x2545F4914F6CDD1Du >> 32) % bound;
   }
 
-  std::deque<Fiber*> ready_;
+  void add(Fiber* fiber) {
+    auto& pool = pools_[fiber->block->ordinal];
+    if (pool.empty()) open_.push_back(fiber->block->ordinal);
+    pool.push_back(fiber);
+  }
+  // Any thread of the block that ran last, and now and then of another: changing blocks costs a look at all statics.
+  Fiber* draw() {
+    if (pools_[block_].empty() || random(64) == 0) block_ = open_[random(open_.size())];
+    auto& pool = pools_[block_];
+    std::swap(pool[random(pool.size())], pool.back());
+    Fiber* fiber = pool.back();
+    pool.pop_back();
+    if (pool.empty()) open_.erase(std::find(open_.begin(), open_.end(), block_));
+    return fiber;
+  }
+
+  std::deque<Fiber*> queue_;                // the fixed orders
+  std::vector<std::vector<Fiber*>> pools_;  // the random order: ready fibers by block,
+  std::vector<size_t> open_;                // the blocks that have some,
+  size_t block_ = 0;                        // and the one drawn from last
   uint64_t random_ = 1;
 };
 

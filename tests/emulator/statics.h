@@ -38,36 +38,38 @@ class Statics {
     Statics& statics_;
   };
 
-  void prepare(StaticsImage& image) const { image.assign(bytes_, 0xFF); }
-
-  // No block is live; images may be destroyed or moved.
+  // Before a wave: every variable holds 0xFF, no block is live, and images may have been moved.
   void detach() {
-    poison();
+    if (mapped_) poison();
     mapped_ = nullptr;
   }
+  void prepare(StaticsImage& image) const { image.assign(bytes_, 0xFF); }
 
   // Makes the image's block the live one.
   void change_to(StaticsImage& image) {
     if (&image == mapped_) return;
-    find_touched();
-    for_each_touched([&](size_t begin, size_t size) {
-      if (mapped_) memcpy(mapped_->data() + begin, live_ + begin, size);
-      memcpy(live_ + begin, image.data() + begin, size);
-    });
+    if (mapped_) {  // else both hold 0xFF
+      find_touched();
+      for_each_touched([&](size_t begin, size_t size) {
+        memcpy(mapped_->data() + begin, live_ + begin, size);
+        memcpy(live_ + begin, image.data() + begin, size);
+      });
+    }
     mapped_ = &image;
   }
 
-  // Fills the live block's variables with 0xFF.
-  void poison() {
-    find_touched();
-    for_each_touched([&](size_t begin, size_t size) { memset(live_ + begin, 0xFF, size); });
-  }
+  // Fills the live block's variables with 0xFF: memset is cheaper than finding the chunks that need it.
+  void poison() { memset(live_, 0xFF, bytes_); }
+
+  // Whether a block that has not started may hold something else than 0xFF.
+  bool reached_by_peers() const { return reached_by_peers_; }
 
   // The counterpart of a live variable in another block's image; null when the address is no such variable.
   void* find(const void* address, StaticsImage& image) {
     const size_t offset = size_t(static_cast<const unsigned char*>(address) - live_);
     if (offset >= bytes_) return nullptr;
     std::fill(touched_.begin(), touched_.end(), true);  // a peer may write there, unseen
+    reached_by_peers_ = true;
     return (&image == mapped_ ? live_ : image.data()) + offset;
   }
 
@@ -77,7 +79,8 @@ class Statics {
   void enter() {
     locate();
     callers_.assign(live_, live_ + bytes_);
-    memset(live_, 0xFF, bytes_);
+    poison();
+    reached_by_peers_ = false;
     touched_.assign((bytes_ + chunk - 1) / chunk, false);
     mapped_ = nullptr;
   }
@@ -123,6 +126,7 @@ class Statics {
   StaticsImage callers_;
   StaticsImage* mapped_ = nullptr;  // whose variables are live; its own content is stale meanwhile
   std::vector<unsigned char> touched_;
+  bool reached_by_peers_ = false;
 };
 
 }  // namespace emu
