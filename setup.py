@@ -97,10 +97,25 @@ def cuda_extension():
         depends=headers(),
         py_limited_api=True,
         extra_compile_args={
-            "cxx": [*STABLE_ABI, "-DUSE_CUDA", architectures, *OPTIMISATION, *WARNINGS, *RELATIVE_PATHS, "-fvisibility=hidden"],
+            "cxx": [
+                *STABLE_ABI,
+                "-DUSE_CUDA",
+                architectures,
+                *OPTIMISATION,
+                *WARNINGS,
+                *RELATIVE_PATHS,
+                "-fvisibility=hidden",
+            ],
             "nvcc": [*STABLE_ABI, "-DUSE_CUDA", *nvcc, *host, "--expt-relaxed-constexpr"],
         },
-        extra_link_args=["-Wl,--as-needed", *(["-Wl,-s"] if not DEBUG else []), "-lcudart_static", "-ldl", "-lrt", "-lpthread"],
+        extra_link_args=[
+            "-Wl,--as-needed",
+            *(["-Wl,-s"] if not DEBUG else []),
+            "-lcudart_static",
+            "-ldl",
+            "-lrt",
+            "-lpthread",
+        ],
     )
     # CUDA's runtime comes along inside; of torch only what the stable ABI names is needed.
     extension.libraries = [lib for lib in extension.libraries if lib not in ("cudart", "c10_cuda", "torch_python")]

@@ -1,6 +1,6 @@
 """What a wheel of camfast must be: tagged abi3, free of sources and of this machine's paths, stable in its ABI.
 
-    python .ci/check_wheel.py dist/camfast-*.whl [--expect-cuda]
+python .ci/check_wheel.py dist/camfast-*.whl [--expect-cuda]
 """
 
 from __future__ import annotations

@@ -91,5 +91,7 @@ def _from_matplotlib(name: str) -> np.ndarray:
 
         colors = matplotlib.colormaps[name](np.arange(256))[:, :3]
     except (ImportError, KeyError):
-        raise ValueError(f"unknown colormap {name!r}: expected one of {', '.join(names())}, or a matplotlib name") from None
+        raise ValueError(
+            f"unknown colormap {name!r}: expected one of {', '.join(names())}, or a matplotlib name"
+        ) from None
     return (colors * 255 + 0.5).astype(np.uint8)

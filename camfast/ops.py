@@ -152,7 +152,9 @@ def overlay(frames: Tensor, heatmap: Tensor, colormap: str | Tensor = "jet", alp
     if frames.ndim not in (3, 4) or frames.shape[-1] != 3:
         raise ValueError(f"frames must have shape [N, H, W, 3] or [H, W, 3], got {list(frames.shape)}")
     if heatmap.shape[:-2] != frames.shape[:-3] or heatmap.ndim != frames.ndim - 1:
-        raise ValueError(f"heatmap must be [N, h, w] with one map a frame {list(frames.shape)}, got {list(heatmap.shape)}")
+        raise ValueError(
+            f"heatmap must be [N, h, w] with one map a frame {list(frames.shape)}, got {list(heatmap.shape)}"
+        )
     if heatmap.device != frames.device:
         raise ValueError(f"frames and heatmap must be on one device, got {frames.device} and {heatmap.device}")
     if 0 in heatmap.shape[-2:]:

@@ -96,7 +96,9 @@ def _tile_fallback(maps, colors, columns, pad_y=2, pad_x=2, scale=1, limits=None
 
 
 for _name in FAMILY:
-    _register(_name, _family_fake(_name), _family_fallback(_name), gradients.family_backward(_name), gradients.save_family)
+    _register(
+        _name, _family_fake(_name), _family_fallback(_name), gradients.family_backward(_name), gradients.save_family
+    )
 _register("resize_normalize", _resize_fake, _resize_fallback, gradients.resize_backward, gradients.save_resize)
 _register("overlay", _overlay_fake, _overlay_fallback)
 _register("tile_maps", _tile_fake, _tile_fallback)

@@ -70,7 +70,9 @@ def arrange(x: Tensor, layout: str, rank: int) -> Tensor:
         rows = torch.cat([torch.full_like(rows[..., :1, :], 7.0), rows], -2)[..., 1:, :]
         return rows.unflatten(-2, x.shape[-rank:]).movedim(-1, channel)
     if layout == "channel_gaps":  # every second channel of something larger
-        wide = torch.zeros(*x.shape[:channel], x.shape[channel] * 2, *x.shape[channel + 1 :], dtype=x.dtype, device=x.device)
+        wide = torch.zeros(
+            *x.shape[:channel], x.shape[channel] * 2, *x.shape[channel + 1 :], dtype=x.dtype, device=x.device
+        )
         every_second = (slice(None),) * channel + (slice(None, None, 2),)
         wide[every_second] = x
         return wide[every_second]

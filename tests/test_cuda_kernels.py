@@ -38,7 +38,14 @@ ATOL = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-5, torch.bf
 def program(tmp_path_factory) -> Path:
     """The kernels as they are, compiled for the emulator."""
     folder = tmp_path_factory.mktemp("kernels")
-    flags = ["-std=c++17", "-O1", "-DCAMFAST_EMULATOR", "-Wno-unknown-pragmas", f"-I{HERE / 'emulator'}", f"-I{KERNELS}"]
+    flags = [
+        "-std=c++17",
+        "-O1",
+        "-DCAMFAST_EMULATOR",
+        "-Wno-unknown-pragmas",
+        f"-I{HERE / 'emulator'}",
+        f"-I{KERNELS}",
+    ]
     compilers = [
         subprocess.Popen(["g++", "-x", "c++", *flags, "-c", KERNELS / f"{unit}.cu", "-o", folder / f"{unit}.o"])
         for unit in UNITS
@@ -157,7 +164,20 @@ def test_tile_maps(program, shape, dtype):
     maps, colors, limits = maps.to(dtype), torch.arange(768).view(256, 3).to(torch.uint8), torch.tensor([-0.5, 1.0])
     for columns, pad_y, pad_x, scale, parts, shift in [(1, 0, 0, 1, 1, 0), (3, 2, 2, 1, 3, 1), (4, 13, 1, 3, 2, 3)]:
         for has_limits in (0, 1):
-            header = [3, shift, DTYPES.index(dtype), *shape, columns, pad_y, pad_x, scale, 200, parts, has_limits, shift]
+            header = [
+                3,
+                shift,
+                DTYPES.index(dtype),
+                *shape,
+                columns,
+                pad_y,
+                pad_x,
+                scale,
+                200,
+                parts,
+                has_limits,
+                shift,
+            ]
             inputs = [storage_bytes(x) for x in (maps, colors, limits)[: 2 + has_limits]]
             actual, _ = run(program, header, inputs, torch.uint8)
             expected = reference.tile_maps(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import os
+
 import pytest
 import torch
 from samples import DTYPES, EMPTY, FAMILY, LAYOUTS, SAMPLES, Sample
@@ -195,8 +198,8 @@ def test_overlay_shows_the_frame_under_nan(device):
 def test_gradcheck(op, normalize, sample, device):
     A, second = sample.tensors(op, torch.float64, device=device)
     inputs = (A.requires_grad_(), second.requires_grad_())
-    call = getattr(ops, op)
-    assert torch.autograd.gradcheck(lambda a, s: call(a, s, sample.size, normalize), inputs, atol=1e-5)
+    call = functools.partial(getattr(ops, op), size=sample.size, normalize=normalize)
+    assert torch.autograd.gradcheck(call, inputs, atol=1e-5)
 
 
 @pytest.mark.parametrize("op", FAMILY)
@@ -215,8 +218,8 @@ def test_gradients_equal_the_references(op, device):
 def test_resize_normalize_gradcheck(relu, device):
     maps = torch.randn(3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(8)).to(device)
     for size, normalize in [((6, 9), True), ((2, 3), True), ((6, 9), False)]:
-        call = torch.ops.camfast.resize_normalize
-        assert torch.autograd.gradcheck(lambda m, s=size, n=normalize: call(m, s, n, relu), (maps.requires_grad_(),))
+        call = functools.partial(torch.ops.camfast.resize_normalize, size=size, normalize=normalize, relu=relu)
+        assert torch.autograd.gradcheck(call, (maps.requires_grad_(),))
 
 
 def test_double_backward(device):
@@ -252,7 +255,9 @@ def test_opcheck_of_the_others(device):
 @pytest.mark.parametrize("op", FAMILY)
 def test_compile(op, device):
     torch._dynamo.reset()
-    compiled = torch.compile(lambda a, s: getattr(ops, op)(a * 1, s, 12) + 1, fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled = torch.compile(
+        lambda a, s: getattr(ops, op)(a * 1, s, 12) + 1, fullgraph=True, dynamic=True, backend="aot_eager"
+    )
     for sample in (Sample(2, 6, (4, 3)), Sample(3, 9, (5, 6))):
         A, second = sample.tensors(op, device=device)
         assert_close(compiled(A, second) - 1, getattr(ops, op)(A, second, 12))
@@ -318,7 +323,9 @@ def test_fallback_for_a_device_without_kernels():
 
 def test_errors_say_what_came(device):
     A = torch.rand(2, 8, 7, 7, device=device)
-    with pytest.raises(ValueError, match=r"gradients must have shape \[2, 8, 7, 7\] or \[2, 'K', 8, 7, 7\].*got \[2, 8, 7, 6\]"):
+    with pytest.raises(
+        ValueError, match=r"gradients must have shape \[2, 8, 7, 7\] or \[2, 'K', 8, 7, 7\].*got \[2, 8, 7, 6\]"
+    ):
         ops.grad_cam(A, A[..., :6])
     with pytest.raises(ValueError, match=r"weights must have shape \[2, 8\] .*got \[3, 8\]"):
         ops.cam(A, torch.rand(3, 8, device=device))
@@ -337,13 +344,17 @@ def test_errors_say_what_came(device):
     with pytest.raises(TypeError, match="size must be made of ints"):
         ops.grad_cam(A, A, (3.5, 4))
     with pytest.raises(ValueError, match="unknown colormap 'heat'"):
-        ops.overlay(torch.zeros(1, 4, 4, 3, dtype=torch.uint8, device=device), torch.zeros(1, 2, 2, device=device), "heat")
+        ops.overlay(
+            torch.zeros(1, 4, 4, 3, dtype=torch.uint8, device=device), torch.zeros(1, 2, 2, device=device), "heat"
+        )
     with pytest.raises(TypeError, match="frames must be a uint8 tensor, got a torch.float32 tensor"):
         ops.overlay(torch.zeros(1, 4, 4, 3, device=device), torch.zeros(1, 2, 2, device=device))
     with pytest.raises(ValueError, match=r"one map a frame"):
         ops.overlay(torch.zeros(2, 4, 4, 3, dtype=torch.uint8, device=device), torch.zeros(1, 2, 2, device=device))
     with pytest.raises(ValueError, match="alpha must be between 0 and 1, got 1.5"):
-        ops.overlay(torch.zeros(1, 4, 4, 3, dtype=torch.uint8, device=device), torch.zeros(1, 2, 2, device=device), alpha=1.5)
+        ops.overlay(
+            torch.zeros(1, 4, 4, 3, dtype=torch.uint8, device=device), torch.zeros(1, 2, 2, device=device), alpha=1.5
+        )
 
 
 def test_the_op_itself_checks(device):
@@ -363,8 +374,6 @@ def test_the_op_itself_checks(device):
 
 @pytest.fixture
 def cuda():
-    import os
-
     if not torch.cuda.is_available():
         if os.environ.get("CAMFAST_REQUIRE_CUDA") == "1":
             pytest.fail("CAMFAST_REQUIRE_CUDA=1, but torch sees no CUDA device")
