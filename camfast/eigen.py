@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import reference
+from . import ops
 
 __all__ = ["eigen_cam", "eigen_grad_cam", "kpca_cam", "project", "project_kernel", "seg_eigen_cam"]
 
@@ -61,21 +61,22 @@ def kpca_cam(activations: Tensor, size=None, normalize: bool = True, gamma: floa
 
 def project(features: Tensor) -> Tensor:
     """``[N, *map]``: the centred rows of ``features`` ``[N, C, *map]`` on their first principal component, signed."""
-    rows, known = _rows(features)  # [N, S, C]
-    positions, channels = rows.shape[1:]
+    columns, known = _centred(features)  # [N, C, S]
+    channels, positions = columns.shape[1:]
     if positions <= channels:
-        value, vector = _top_eigenpair(rows @ rows.mT)
+        value, vector = _top_eigenpair(_where(known, columns.mT @ columns))
         projection = vector * value.clamp(min=0).sqrt().unsqueeze(1)
     else:
-        _, vector = _top_eigenpair(rows.mT @ rows)
-        projection = (rows @ vector.unsqueeze(2)).squeeze(2)
+        _, vector = _top_eigenpair(_where(known, columns @ columns.mT))
+        projection = (vector.unsqueeze(1) @ columns).squeeze(1)
     return _as_map(projection, known, features)
 
 
 def project_kernel(features: Tensor, gamma: float | None = None) -> Tensor:
     """``[N, *map]``: the first component of the kernel PCA of the rows of ``features`` ``[N, C, *map]``."""
-    rows, known = _rows(features)
-    kernel = torch.tanh((rows @ rows.mT) * (1 / rows.shape[2] if gamma is None else gamma) + 1)
+    columns, known = _centred(features)
+    products = _where(known, columns.mT @ columns)
+    kernel = torch.tanh(products * (1 / columns.shape[1] if gamma is None else gamma) + 1)
     kernel = kernel - kernel.mean(1, keepdim=True) - kernel.mean(2, keepdim=True) + kernel.mean((1, 2), keepdim=True)
     value, vector = _top_eigenpair(kernel)
     return _as_map(vector * value.clamp(min=0).sqrt().unsqueeze(1), known, features)
@@ -93,8 +94,8 @@ def _weighted(activations: Tensor, gradients: Tensor, size, normalize: bool) -> 
     return maps.unflatten(0, G.shape[:2])
 
 
-def _rows(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Centred rows ``[N, S, C]`` in fp64, and which images are finite, ``[N]``."""
+def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Channels ``[N, C, S]`` in fp64, each centred over the positions, and which images are finite, ``[N]``."""
     if not isinstance(features, Tensor) or not features.is_floating_point():
         got = f"a {features.dtype} tensor" if isinstance(features, Tensor) else type(features).__name__
         raise TypeError(f"activations must be a floating tensor, got {got}")
@@ -102,11 +103,16 @@ def _rows(features: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"activations must have shape [N, C, *map] with 1 to 3 map dimensions, got {list(features.shape)}"
         )
-    rows = features.flatten(2).mT.to(torch.float64)
-    rows = torch.where(rows.isnan(), 0, rows)
-    known = rows.isfinite().flatten(1).all(1)
-    rows = torch.where(known[:, None, None], rows, 0)
-    return rows - rows.mean(1, keepdim=True), known
+    columns = features.flatten(2).to(torch.float64, copy=True)
+    columns.nan_to_num_(0.0, posinf=torch.inf, neginf=-torch.inf)
+    means = columns.mean(2, keepdim=True)
+    known = means.isfinite().flatten(1).all(1)
+    return columns.sub_(means), known
+
+
+def _where(known: Tensor, matrices: Tensor) -> Tensor:
+    """Zeros in place of the matrices that are not known: one of them would stop the decomposition of all."""
+    return torch.where(known[:, None, None], matrices, 0)
 
 
 def _as_map(projection: Tensor, known: Tensor, features: Tensor) -> Tensor:
@@ -127,7 +133,7 @@ def _finish(maps: Tensor, size, normalize: bool) -> Tensor:
     full = tuple(maps.shape[1:]) if size is None else (size,) * rank if isinstance(size, int) else tuple(size)
     if len(full) != rank:
         raise ValueError(f"size must be an int or {rank} numbers for maps {list(maps.shape[1:])}, got {size}")
-    return reference.resize_normalize(maps, full, normalize, relu=normalize)
+    return ops.resize_normalize(maps, full, normalize, relu=normalize)
 
 
 def _top_eigenpair(matrix: Tensor) -> tuple[Tensor, Tensor]:

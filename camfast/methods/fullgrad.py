@@ -58,8 +58,8 @@ class FullGrad(Explainer):
         with biases.of(self.model), image_pass(self.model, inputs, targets, self.class_names, self.eval_mode) as run:
             maps = []
             for gradient in run.gradients():
-                product = run.image.detach() * gradient
-                maps.append(biases.collected() + _scaled_sum(product, inputs.image.shape[2:]))
+                biases.add(run.image.detach() * gradient)
+                maps.append(biases.collected())
         self._names = [name for name, module in self.model.named_modules() if module in biases.seen]
         stacked = maps[0] if run.chosen.per_image is None else torch.stack(maps, 1)
         if size == "map":
@@ -83,7 +83,7 @@ class _Biases:
         self.image = image
         self.seen: set[nn.Module] = set()
         self._thread = threading.get_ident()
-        self._total = self._zeros()
+        self._sums: dict[torch.Size, Tensor] = {}  # by the size of the map
 
     @contextlib.contextmanager
     def of(self, model: nn.Module) -> Iterator[None]:
@@ -96,8 +96,19 @@ class _Biases:
 
     def collected(self) -> Tensor:
         """The sum ``[N, *size]`` of the last backward pass."""
-        total, self._total = self._total, self._zeros()
+        size = self.image.shape[2:]
+        total = torch.zeros(self.image.shape[0], *size, dtype=default_dtype(self.image), device=self.image.device)
+        for own in self._sums.values():  # resizing is linear, so that one resize serves all maps of a size
+            total = total + reference.resize(own, size)
+        self._sums.clear()
         return total
+
+    def add(self, product: Tensor, scale: Tensor | None = None) -> None:
+        """Adds ``scale`` ``[C]`` times ``product`` ``[N, C, *map]``, each channel's absolute value from 0 to 1."""
+        wide = product if product.dtype == torch.float64 else product.float()
+        own = _scaled_sum(wide.abs(), None if scale is None else scale.to(wide).abs())
+        size = own.shape[1:]
+        self._sums[size] = own if size not in self._sums else self._sums[size] + own
 
     def _watch(self, module: nn.Module, args: Any, output: Any) -> None:
         if threading.get_ident() != self._thread or not isinstance(output, Tensor) or not output.requires_grad:
@@ -105,18 +116,9 @@ class _Biases:
         if output.ndim != self.image.ndim:
             return
         self.seen.add(module)
-        bias = _bias(module).detach().reshape(-1, *(1,) * (output.ndim - 2))
-
-        def add(gradient: Tensor) -> None:
-            self._total = self._total + _scaled_sum(bias.to(gradient) * gradient, self.image.shape[2:])
-
+        bias = _bias(module).detach()
         # Called with the gradient of what the layer returned, even when an operation in place follows.
-        output.register_hook(add)
-
-    def _zeros(self) -> Tensor:
-        return torch.zeros(
-            self.image.shape[0], *self.image.shape[2:], dtype=default_dtype(self.image), device=self.image.device
-        )
+        output.register_hook(lambda gradient: self.add(gradient.detach(), bias))
 
 
 def _has_bias(module: nn.Module) -> bool:
@@ -133,13 +135,15 @@ def _bias(module: nn.Module) -> Tensor:
     return bias - module.running_mean * module.weight / torch.sqrt(module.running_var + module.eps)
 
 
-def _scaled_sum(product: Tensor, size: torch.Size) -> Tensor:
-    """``[N, *size]``: channels of ``[N, C, *map]``, each from 0 to 1, summed and resized.
-
-    Resizing is linear, so that one resize of the sum serves all channels.
-    """
-    wide = product if product.dtype == torch.float64 else product.float()
-    return reference.resize(reference.min_max(wide.abs(), rank=len(size)).sum(1), size)
+def _scaled_sum(values: Tensor, scale: Tensor | None) -> Tensor:
+    """``[N, *map]``: channels of ``scale * values`` ``[N, C, *map]``, each from 0 to 1, summed. Changes ``values``."""
+    low, high = torch.aminmax(values.flatten(2), dim=2)
+    factor = torch.ones_like(low) if scale is None else scale.expand_as(low)
+    top = factor * (high - low)
+    weights = torch.where(top.isfinite(), factor / (reference.RANGE_EPS + top), torch.nan)
+    # The least value goes first: where a channel is nearly constant its weight is large and would magnify rounding.
+    values -= low.reshape(*low.shape, *(1,) * (values.ndim - 2))
+    return ops.cam(values, weights, normalize=False)
 
 
 def _resized(_: Tensor, maps: Tensor, size: Any, normalize: bool) -> Tensor:
