@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
+import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,9 +146,12 @@ def _record(model: nn.Module, inputs: Inputs) -> tuple[list[_Step], Any, int]:
     steps: list[_Step] = []
     latest: dict[int, tuple[weakref.ref[Tensor], int, _Step]] = {}  # by id: the tensor, its version, its step
     turn = last_weight = 0
+    thread = threading.get_ident()
 
     def note(name: str, module: nn.Module, output: Any) -> None:
         nonlocal turn, last_weight
+        if threading.get_ident() != thread:
+            return
         turn += 1
         if any(parameter is not None for parameter in module._parameters.values()):
             last_weight = turn
@@ -155,9 +159,10 @@ def _record(model: nn.Module, inputs: Inputs) -> tuple[list[_Step], Any, int]:
         if tensor is None:
             return
         pooled = isinstance(module, _ADAPTIVE)
-        reference, version, step = latest.get(id(tensor), (None, 0, None))
+        version = 0 if tensor.is_inference() else tensor._version
+        reference, earlier, step = latest.get(id(tensor), (None, 0, None))
         if step is not None and reference is not None and reference() is tensor:
-            if tensor._version == version:  # passed on: a container's output is that of its last part
+            if version == earlier:  # passed on: a container's output is that of its last part
                 if step.name.startswith(name + "."):
                     step.name, step.module = name, module
                 return
@@ -165,7 +170,7 @@ def _record(model: nn.Module, inputs: Inputs) -> tuple[list[_Step], Any, int]:
             pooled = pooled or step.pooled
         step = _Step(name, module, tuple(tensor.shape), pooled, turn)
         steps.append(step)
-        latest[id(tensor)] = (weakref.ref(tensor), tensor._version, step)
+        latest[id(tensor)] = (weakref.ref(tensor), version, step)
 
     handles = []
     try:
