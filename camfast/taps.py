@@ -43,9 +43,9 @@ class Tap:
     """Captures the activations of ``layers`` during :meth:`run`, and gives gradients with respect to them.
 
     Use it as a context manager: hooks are registered on entry and removed on exit, whatever happens in between. They
-    act only during :meth:`run`, and ignore calls of the model from other threads. ``graph=False`` captures without recording
-    anything. With ``eval_mode`` the pass runs in evaluation mode, and each module's own ``training`` flag is restored
-    on exit; without it, modules stay as they are and the buffers that training changes are put back.
+    act only during :meth:`run`, and ignore calls of the model from other threads. ``graph=False`` captures without
+    recording anything. With ``eval_mode`` the pass runs in evaluation mode, and each module's own ``training`` flag is
+    restored on exit; without it, modules stay as they are and the buffers that training changes are put back.
     """
 
     def __init__(
