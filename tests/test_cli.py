@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from interpreter import run_python
 from PIL import Image
 
 import camfast
@@ -323,7 +323,7 @@ def test_info_tells_what_a_bug_report_needs(capsys):
 
 
 def python(*arguments):
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True).stdout
+    return run_python(*arguments, check=True).stdout
 
 
 def test_as_modules():

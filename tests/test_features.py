@@ -5,14 +5,13 @@ from __future__ import annotations
 import gc
 import io
 import signal
-import subprocess
-import sys
 import weakref
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from interpreter import run_python
 from models import InPlaceAfter, Packed, SmallNet, TokenNet, Twice, bystander_state, images
 from PIL import Image
 from torch import nn
@@ -426,7 +425,7 @@ except OSError as error:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="no limit of file sizes on this system")
 def test_what_was_written_before_the_disk_was_full_is_readable(events, tmp_path):
-    process = subprocess.run([sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True)
+    process = run_python("-c", FULL_DISK, tmp_path)
     assert process.returncode == 1
     assert "cannot write on to the log" in process.stderr and "Traceback" not in process.stderr
     tags = events(tmp_path).Tags()["images"]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 
 import models
 import pytest
 import torch
 from conftest import TOLERANCES
+from interpreter import run_python
 from models import SmallNet, calibrated, images
 from torch import nn
 
@@ -401,4 +400,4 @@ def test_importing_takes_torch_and_numpy_alone():
         "import sys, torch; before = set(sys.modules); import camfast; "
         f"print([m for m in '{heavy}'.split() if m in sys.modules and m not in before])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert run_python("-c", code).stdout.strip() == "[]"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from interpreter import run_python
 from PIL import Image
 from torch import nn
 
@@ -236,7 +235,7 @@ except ValueError as error:
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18"])
 def test_without_a_network_one_sentence_says_how_to_give_weights(tmp_path, name):
     env = os.environ | {"TORCH_HOME": str(tmp_path), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", OFFLINE, name], capture_output=True, text=True, env=env)
+    done = run_python("-c", OFFLINE, name, env=env)
     (line,) = done.stdout.splitlines()
     assert line.startswith("cannot fetch the published weights of resnet18") and line.endswith("--weights FILE")
 
