@@ -2,7 +2,8 @@
 
 Networks of random weights, with batch norms set by data so that their maps have structure. pytorch-grad-cam adds up in
 fp32 with numpy, and its own rounding is sometimes more than 2e-6; then its formulas, evaluated in fp64 on the same
-activations and gradients, decide: ours must be as near to them as 2e-6, or as the peer itself.
+activations and gradients, decide: ours must be as near to them as 2e-6, or as the peer itself
+up to a small factor: where a rule divides by a sum that nearly cancels, both err, by different rounding.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ NETWORKS = {
     "convnext_tiny": ("features", 128),
 }
 CLASSES = [3, 700, 42]
+FACTOR = 4  # of the peer's own error
 
 
 @functools.cache
@@ -62,15 +64,16 @@ class Captured:
         self.targets = [ClassifierOutputTarget(c) for c in classes]
         with peer.GradCAM(model, layers, reshape) as cam:
             cam(x, self.targets)
-            self.activations = cam.activations_and_grads.activations
-            self.gradients = cam.activations_and_grads.gradients
+            # Copies of the lists: the peer empties its own when it is closed.
+            self.activations = list(cam.activations_and_grads.activations)
+            self.gradients = list(cam.activations_and_grads.gradients)
             assert len(self.activations) == len(layers)
 
     def heatmaps(self, method: str) -> tuple[np.ndarray, np.ndarray]:
         """The peer's heatmaps by ``method``; and by its formulas in fp64."""
         with METHODS[method](self.model, self.layers, self.reshape) as cam:
-            cam.activations_and_grads.activations = self.activations
-            cam.activations_and_grads.gradients = self.gradients
+            cam.activations_and_grads.activations = list(self.activations)
+            cam.activations_and_grads.gradients = list(self.gradients)
             found = cam.aggregate_multi_layers(cam.compute_cam_per_layer(self.x, self.targets, False))
             exact = []
             for A, G in zip(self.activations, self.gradients, strict=True):
@@ -83,7 +86,7 @@ class Captured:
 def assert_equal(ours: torch.Tensor, found: np.ndarray, exact: np.ndarray) -> None:
     ours = ours.cpu().numpy()
     own_error = np.abs(found - exact).max()
-    assert np.abs(ours - exact).max() <= max(PARITY, 2 * own_error)
+    assert np.abs(ours - exact).max() <= max(PARITY, FACTOR * own_error)
     assert np.abs(ours - found).max() <= PARITY + 3 * own_error
     assert own_error < 1e-4 and (exact.std((1, 2)) > 0.05).mean() > 0.5  # the maps have structure
 
@@ -118,7 +121,7 @@ def test_end_to_end(method, device):
             again, exact = Captured(model, [model.body], x[:n], column).heatmaps(method)
             assert np.array_equal(found, again)  # what the other tests compare with is the peer's own result
             difference = np.abs(ours.heatmap[:, k].cpu().numpy() - exact).max()
-            assert difference <= max(PARITY, 2 * np.abs(found - exact).max())
+            assert difference <= max(PARITY, FACTOR * np.abs(found - exact).max())
 
 
 @functools.cache
