@@ -34,6 +34,75 @@ def family_backward(name: str):
     return backward
 
 
+def save_eigen(ctx, inputs, output) -> None:
+    activations, ctx.size, ctx.normalize, *gamma = inputs
+    ctx.save_for_backward(activations)
+    ctx.gamma = gamma
+
+
+def eigen_backward(name: str):
+    """The backward of ``camfast::eigen_cam`` and ``camfast::kpca_cam``, by first-order perturbation of the eigenvector.
+
+    Where the two largest eigenvalues agree there is no derivative, and what is returned is not finite or zero.
+    """
+
+    def backward(ctx, grad: Tensor):
+        (activations,) = ctx.saved_tensors
+        op = getattr(torch.ops.camfast, name).default
+        with torch.amp.autocast(activations.device.type, enabled=False):
+            raw = op(activations, None, False, *ctx.gamma)
+            rank = activations.ndim - 2
+            grad_map = _finish_backward(grad, raw, rank, ctx.size, ctx.normalize, relu=ctx.normalize)
+            given = activations.flatten(2).double().mT  # [N, S, C]
+            known = given.nan_to_num(0.0, torch.inf, -torch.inf).isfinite().flatten(1).all(1)[:, None, None]
+            rows = torch.where(given.isnan() | ~known, 0, given)
+            rows = rows - rows.mean(1, keepdim=True)
+            component = _kernel_backward if ctx.gamma else _component_backward
+            grad_rows = component(grad_map.flatten(1).double(), raw.flatten(1).double(), rows, *ctx.gamma)
+            grad_rows = grad_rows - grad_rows.mean(1, keepdim=True)
+            grad_rows = torch.where(known, torch.where(given.isnan(), 0, grad_rows), torch.nan)
+            grad_A = grad_rows.mT.reshape(activations.shape).to(activations.dtype)
+            return grad_A, None, None, *(None for _ in ctx.gamma)
+
+    return backward
+
+
+def _component_backward(grad: Tensor, raw: Tensor, X: Tensor) -> Tensor:
+    """Through p = X v, v the first right singular vector of X ``[N, S, C]``: from p's gradient ``[N, S]`` to X's."""
+    g, p = grad.unsqueeze(2), raw.nan_to_num(0.0).unsqueeze(2)  # columns
+    if X.shape[1] <= X.shape[2]:  # p = sigma u, by the eigenvectors of X X'
+        u, z, sigma = _perturbed(X @ X.mT, g, p)
+        along = (u * g).sum(1, keepdim=True)
+        symmetric = u @ u.mT * (along / sigma) + sigma * (z @ u.mT + u @ z.mT)
+        return torch.where(sigma > 0, symmetric @ X, 0)
+    v, z, _ = _perturbed(X.mT @ X, X.mT @ g, X.mT @ p)
+    return g @ v.mT + X @ (v @ z.mT + z @ v.mT)
+
+
+def _kernel_backward(grad: Tensor, raw: Tensor, X: Tensor, gamma: float | None) -> Tensor:
+    """The same for p = sqrt(lambda) u, u the first eigenvector of the centred sigmoid kernel of the rows of X."""
+    scale = 1 / X.shape[2] if gamma is None else gamma
+    kernel = torch.tanh(scale * (X @ X.mT) + 1)
+    centred = kernel - kernel.mean(1, keepdim=True) - kernel.mean(2, keepdim=True) + kernel.mean((1, 2), keepdim=True)
+    g = grad.unsqueeze(2)
+    u, z, sigma = _perturbed(centred, g, raw.nan_to_num(0.0).unsqueeze(2))
+    by_kernel = u @ u.mT * ((u * g).sum(1, keepdim=True) / (2 * sigma)) + sigma / 2 * (z @ u.mT + u @ z.mT)
+    by_kernel = by_kernel - by_kernel.mean(1, keepdim=True) - by_kernel.mean(2, keepdim=True)  # its own mean is zero
+    by_kernel = by_kernel + by_kernel.mean((1, 2), keepdim=True)
+    return torch.where(sigma > 0, 2 * scale * (by_kernel * (1 - kernel * kernel)) @ X, 0)
+
+
+def _perturbed(matrix: Tensor, g: Tensor, towards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of symmetric matrices: the first eigenvector u ``[N, n, 1]``, on the side of ``towards``; z, the pseudo-inverse of
+    (lambda - matrix) times ``g``, by which u moves when the matrix does; and the root of its eigenvalue ``[N, 1, 1]``."""
+    values, vectors = torch.linalg.eigh(matrix)
+    u = vectors[:, :, -1:]
+    u = torch.where((u * towards).sum(1, keepdim=True) < 0, -u, u)
+    gaps = (values[:, -1:] - values[:, :-1]).unsqueeze(2)
+    z = vectors[:, :, :-1] @ ((vectors[:, :, :-1].mT @ g) / gaps)
+    return u, z, values[:, -1].clamp(min=0).sqrt()[:, None, None]
+
+
 def save_resize(ctx, inputs, output) -> None:
     maps, size, normalize, relu = inputs
     ctx.save_for_backward(maps)

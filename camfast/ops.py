@@ -17,7 +17,6 @@ from torch import Tensor
 
 from . import registration  # noqa: F401  (fakes, gradients and the fallback of every op)
 from .colormaps import table
-from .eigen import eigen_cam
 from .libraries import build_info
 
 __all__ = [
@@ -28,6 +27,7 @@ __all__ = [
     "grad_cam_elementwise",
     "grad_cam_plus_plus",
     "hires_cam",
+    "kpca_cam",
     "layer_cam",
     "overlay",
     "resize_normalize",
@@ -104,6 +104,38 @@ def grad_cam_elementwise(activations: Tensor, gradients: Tensor, size: Size = No
     Arguments as in :func:`grad_cam`.
     """
     return _cam_op(torch.ops.camfast.grad_cam_elementwise.default, activations, gradients, "gradients", size, normalize)
+
+
+def eigen_cam(activations: Tensor, size: Size = None, normalize: bool = True) -> Tensor:
+    """Eigen-CAM: positions, centred, on their first principal component (Muhammad 2020, https://arxiv.org/abs/2008.00299).
+
+    The component is the largest eigenvector of the Gram matrix over positions or over channels, whichever is smaller,
+    in fp64: a 7 x 7 map of 2048 channels needs a 49 x 49 matrix instead of a decomposition with 2048 vectors. Its sign
+    is arbitrary: here the entry of largest magnitude is positive. Differentiable where the two largest eigenvalues differ.
+
+    Args:
+        activations: ``[N, C, *map]``, a map of one to three dimensions. NaN counts as 0; an image with Inf gets NaN.
+        size, normalize: as in :func:`cam`.
+
+    Returns:
+        ``[N, *size]``, float32 (float64 for fp64), in [0, 1] when normalised.
+
+    Raises:
+        ValueError: a shape or size that does not fit. TypeError: a dtype that is not floating.
+    """
+    size = _eigen_arguments(activations, size)
+    return _call(torch.ops.camfast.eigen_cam.default, activations, size, normalize)
+
+
+def kpca_cam(activations: Tensor, size: Size = None, normalize: bool = True, gamma: float | None = None) -> Tensor:
+    """KPCA-CAM: the first component of a kernel PCA with a sigmoid kernel (Karmani 2024, https://arxiv.org/abs/2410.00267).
+
+    ``gamma`` scales the products in ``tanh(gamma * x.y + 1)``; None takes 1 / C. The rest as in :func:`eigen_cam`.
+    """
+    size = _eigen_arguments(activations, size)
+    if gamma is not None and not math.isfinite(gamma):
+        raise ValueError(f"gamma must be a finite number or None, got {gamma!r}")
+    return _call(torch.ops.camfast.kpca_cam.default, activations, size, normalize, gamma)
 
 
 def resize_normalize(maps: Tensor, size: Size = None, normalize: bool = True, relu: bool = False) -> Tensor:
@@ -215,6 +247,17 @@ def tile_maps(
         maps = maps.float()
     colors = table(colormap, maps.device)
     return torch.ops.camfast.tile_maps(maps, colors, columns, pad_y, pad_x, scale, limits, background)
+
+
+def _eigen_arguments(activations: Tensor, size: Size) -> list[int] | None:
+    """Checks the activations of the component ops; the size in full."""
+    _check_floating(activations, "activations")
+    shape = activations.shape
+    if not 3 <= len(shape) <= 5 or 0 in shape[1:]:
+        raise ValueError(
+            f"activations must have shape [N, C, *map] with channels and 1 to 3 map dimensions, got {list(shape)}"
+        )
+    return _full_size(size, shape[2:])
 
 
 def _cam_op(op, activations: Tensor, second: Tensor, name: str, size: Size, normalize: bool) -> Tensor:

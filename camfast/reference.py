@@ -29,6 +29,7 @@ __all__ = [
     "grad_cam_elementwise",
     "grad_cam_plus_plus",
     "hires_cam",
+    "kpca_cam",
     "layer_cam",
     "overlay",
     "resize_normalize",
@@ -39,6 +40,7 @@ __all__ = [
 RANGE_EPS = 1e-7  # added to the range of every min-max
 XGRAD_EPS = 1e-7
 PLUS_PLUS_EPS = 1e-6
+SIGN_TIE = 1e-9  # entries whose magnitudes differ by less, as a share, are equally large
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -109,10 +111,28 @@ def eigen_cam(activations: Tensor, size=None, normalize: bool = True) -> Tensor:
             continue
         rows = rows - rows.mean(0)
         projection = rows @ torch.linalg.svd(rows, full_matrices=False).Vh[0]
-        if -projection.min() > projection.max():
-            projection = -projection
-        own.copy_(projection.reshape(own.shape))
+        own.copy_(_signed(projection).reshape(own.shape))
     return _finish(maps, size, normalize, rank)
+
+
+def kpca_cam(activations: Tensor, size=None, normalize: bool = True, gamma: float | None = None) -> Tensor:
+    """KPCA-CAM: the first component of a kernel PCA of the centred positions, ``tanh(gamma * x.y + 1)`` (Karmani 2024).
+
+    ``gamma`` is one over the number of channels where it is None. NaN and Inf as in :func:`eigen_cam`.
+    """
+    (A,) = _accumulated(activations)
+    maps = A.new_empty(A.shape[0], *A.shape[2:])
+    for own, image in zip(maps, A.double(), strict=True):
+        rows = torch.where(image.isnan(), 0, image).flatten(1).t()  # [S, C]
+        if not rows.isfinite().all():
+            own.fill_(torch.nan)
+            continue
+        rows = rows - rows.mean(0)
+        kernel = torch.tanh(rows @ rows.t() * (1 / rows.shape[1] if gamma is None else gamma) + 1)
+        kernel = kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
+        values, vectors = torch.linalg.eigh(kernel)
+        own.copy_(_signed(vectors[:, -1] * values[-1].clamp(min=0).sqrt()).reshape(own.shape))
+    return _finish(maps, size, normalize, A.ndim - 2)
 
 
 def resize_normalize(maps: Tensor, size=None, normalize: bool = True, relu: bool = False) -> Tensor:
@@ -204,6 +224,13 @@ def min_max(maps: Tensor, rank: int = 2) -> Tensor:
     top = maps.amax(dims, keepdim=True)
     # An infinite range would leave zeros beside NaN; the whole map is unknown, and says so.
     return torch.where(top.isfinite(), maps / (RANGE_EPS + top), torch.nan)
+
+
+def _signed(projection: Tensor) -> Tensor:
+    """The entry of largest magnitude positive; of several equally large ones, within rounding, the first."""
+    magnitude = projection.abs()
+    first = int((magnitude >= (1 - SIGN_TIE) * magnitude.max()).nonzero()[0])
+    return -projection if projection[first] < 0 else projection
 
 
 def _accumulated(*tensors: Tensor) -> list[Tensor]:

@@ -56,6 +56,21 @@ def _family_fallback(name: str):
     return fallback
 
 
+def _eigen_fake(activations, size=None, normalize=True, gamma=None):
+    own = activations.shape[2:] if size is None else size
+    return activations.new_empty((activations.shape[0], *own), dtype=_result_dtype(activations))
+
+
+def _eigen_fallback(name: str):
+    rule = getattr(reference, name)
+
+    def fallback(activations, size=None, normalize=True, *gamma):
+        _warn_once(activations.device)
+        return rule(activations, size, normalize, *gamma).contiguous()
+
+    return fallback
+
+
 def _resize_fake(maps, size=None, normalize=True, relu=False):
     return maps.new_empty((maps.shape[0], *(maps.shape[1:] if size is None else size)), dtype=_result_dtype(maps))
 
@@ -99,6 +114,8 @@ for _name in FAMILY:
     _register(
         _name, _family_fake(_name), _family_fallback(_name), gradients.family_backward(_name), gradients.save_family
     )
+for _name in ("eigen_cam", "kpca_cam"):
+    _register(_name, _eigen_fake, _eigen_fallback(_name), gradients.eigen_backward(_name), gradients.save_eigen)
 _register("resize_normalize", _resize_fake, _resize_fallback, gradients.resize_backward, gradients.save_resize)
 _register("overlay", _overlay_fake, _overlay_fallback)
 _register("tile_maps", _tile_fake, _tile_fallback)

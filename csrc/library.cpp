@@ -21,6 +21,9 @@ STABLE_TORCH_LIBRARY(camfast, m) {
   m.def("hires_cam(Tensor activations, Tensor gradients, SymInt[]? size=None, bool normalize=True) -> Tensor");
   m.def("layer_cam(Tensor activations, Tensor gradients, SymInt[]? size=None, bool normalize=True) -> Tensor");
   m.def("grad_cam_elementwise(Tensor activations, Tensor gradients, SymInt[]? size=None, bool normalize=True) -> Tensor");
+  // activations [N, C, *map] -> heatmap [N, *size]: the projection on the first principal component, linear or of a kernel
+  m.def("eigen_cam(Tensor activations, SymInt[]? size=None, bool normalize=True) -> Tensor");
+  m.def("kpca_cam(Tensor activations, SymInt[]? size=None, bool normalize=True, float? gamma=None) -> Tensor");
   // maps [M, *map] -> [M, *size]
   m.def("resize_normalize(Tensor maps, SymInt[]? size=None, bool normalize=True, bool relu=False) -> Tensor");
   // frames uint8 [N, H, W, 3], heatmap [N, h, w], colors uint8 [256, 3] -> uint8 [N, H, W, 3]

@@ -79,7 +79,7 @@ class KPCACAM(ActivationExplainer):
         self.gamma = gamma
 
     def rule(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
-        return eigen.kpca_cam(activations, size, normalize, self.gamma)
+        return ops.kpca_cam(activations, size, normalize, self.gamma)
 
 
 class FEM(ActivationExplainer):
