@@ -1,76 +1,33 @@
-"""The methods, a class each; :mod:`camfast.methods.functional` has a function each."""
+"""The methods: a class each, and beside it a function of one call.
+
+Each module registers its own (:mod:`camfast.methods.registry`) and names them once, in its ``__all__``.
+"""
 
 from __future__ import annotations
 
+from . import composite, eigen, factorization, fullgrad, gradient, guided, masking, perturbation, projection, smooth
 from .base import Explainer
-from .composite import FinerCAM, RefineCAM
-from .eigen import FEM, KPCACAM, EigenCAM, EigenGradCAM, SegEigenCAM
-from .fullgrad import FullGrad
-from .gradient import GradCAM, GradCAMElementWise, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
-from .guided import GuidedBackprop, GuidedGradCAM
-from .masking import ISCAM, SSCAM, ScoreCAM
-from .perturbation import AblationCAM, ReciproCAM
-from .projection import CAM
-from .smooth import RandomCAM, ShapleyCAM, SmoothGradCAMPlusPlus
+from .composite import *
+from .custom import method
+from .eigen import *
+from .factorization import *
+from .fullgrad import *
+from .gradient import *
+from .guided import *
+from .masking import *
+from .perturbation import *
+from .projection import *
+from .registry import METHODS
+from .smooth import *
 
-__all__ = [
-    "CAM",
-    "FEM",
-    "ISCAM",
-    "KPCACAM",
-    "METHODS",
-    "SSCAM",
-    "AblationCAM",
-    "EigenCAM",
-    "EigenGradCAM",
-    "Explainer",
-    "FinerCAM",
-    "FullGrad",
-    "GradCAM",
-    "GradCAMElementWise",
-    "GradCAMPlusPlus",
-    "GuidedBackprop",
-    "GuidedGradCAM",
-    "HiResCAM",
-    "LayerCAM",
-    "RandomCAM",
-    "ReciproCAM",
-    "RefineCAM",
-    "ScoreCAM",
-    "SegEigenCAM",
-    "ShapleyCAM",
-    "SmoothGradCAMPlusPlus",
-    "XGradCAM",
-]
-
-METHODS: dict[str, type[Explainer]] = {
-    method.name: method
-    for method in (
-        CAM,
-        GradCAM,
-        GradCAMPlusPlus,
-        SmoothGradCAMPlusPlus,
-        XGradCAM,
-        HiResCAM,
-        LayerCAM,
-        GradCAMElementWise,
-        EigenCAM,
-        EigenGradCAM,
-        SegEigenCAM,
-        KPCACAM,
-        FEM,
-        ShapleyCAM,
-        FinerCAM,
-        RefineCAM,
-        AblationCAM,
-        ScoreCAM,
-        SSCAM,
-        ISCAM,
-        ReciproCAM,
-        FullGrad,
-        GuidedBackprop,
-        GuidedGradCAM,
-        RandomCAM,
-    )
-}
-"""Every method, by the name of its function and its op."""
+__all__ = ["METHODS", "Explainer", "method"]
+__all__ += composite.__all__
+__all__ += eigen.__all__
+__all__ += factorization.__all__
+__all__ += fullgrad.__all__
+__all__ += gradient.__all__
+__all__ += guided.__all__
+__all__ += masking.__all__
+__all__ += perturbation.__all__
+__all__ += projection.__all__
+__all__ += smooth.__all__

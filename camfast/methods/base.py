@@ -11,18 +11,20 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .. import ops, reference
+from .. import eigen, ops, reference
 from ..explanation import Explanation
 from ..inputs import Images, Inputs
 from ..layers import Layer, find_layers, resolve
 from ..layouts import layout_of
 from ..taps import Quirks, Tap
 from ..targets import Chosen, Targets, choose, scores_of
+from . import augmentation
+from .rules import Rule, eigen_smoothed
 
 __all__ = ["Explainer", "LayerMap", "unwrapped"]
 
 Size = int | Sequence[int] | Literal["map"] | None
-Rule = Callable[..., Tensor]
+Needs = Literal["activations", "gradients", "head", "images", "image gradients", "methods"]
 Self = TypeVar("Self", bound="Explainer")
 
 
@@ -43,6 +45,13 @@ class LayerMap:
         """``[N, (K,) *size]``."""
         return self.rule(self.activations, self.weights, size, normalize)
 
+    def eigen_smoothed(self) -> LayerMap:
+        """The same with the first principal component of weight times activation in place of their sum."""
+        W = eigen_smoothed(self.rule, self.activations, self.weights)
+        if W is None:
+            raise ValueError("eigen_smooth=True needs a method that sums weighted channels, got a map of another kind")
+        return LayerMap(eigen.eigen_grad_cam, self.activations, W)
+
 
 class Explainer:
     """Explains ``model``: heatmaps of what in each image raised a score.
@@ -60,12 +69,18 @@ class Explainer:
         eval_mode: run in evaluation mode. False explains the model in the mode it is in.
         class_names: names of the classes, in the order of the scores; targets may then be names.
         fuse: how the maps of several layers become one: ``"mean"`` or ``"max"``.
+        aug_smooth: mean heatmap of six calls: the images and their mirror images, times 0.9, 1 and 1.1 (as in
+            pytorch-grad-cam; not scaled to [0, 1] again). Scores and targets are those of the images themselves.
+        eigen_smooth: the first principal component of the weighted channels in place of their sum, which takes out
+            noise. Its sign is arbitrary: the entry of largest magnitude is made positive.
 
     Raises ``TypeError`` for something that is no module, and ``ValueError`` for layers it does not have.
     """
 
     name: ClassVar[str]  # in METHODS, and of the functional form
+    needs: ClassVar[Needs] = "gradients"  # what a call costs beside the pass: its row in the README's table
     uses_gradients: ClassVar[bool] = True
+    smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth", "eigen_smooth")  # the options that make sense
 
     def __init__(
         self,
@@ -76,6 +91,8 @@ class Explainer:
         eval_mode: bool = True,
         class_names: Sequence[str] | None = None,
         fuse: Literal["mean", "max"] = "mean",
+        aug_smooth: bool = False,
+        eigen_smooth: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -89,7 +106,12 @@ class Explainer:
         self.reshape = reshape
         self.eval_mode = eval_mode
         self.class_names = class_names
+        for option, wanted in (("aug_smooth", aug_smooth), ("eigen_smooth", eigen_smooth)):
+            if wanted and option not in self.smoothing:
+                raise ValueError(f"{type(self).__name__} has no {option}, got {option}={wanted!r}; leave it out")
         self.fuse = fuse
+        self.aug_smooth = aug_smooth
+        self.eigen_smooth = eigen_smooth
         self._quirks = Quirks()
         self._closed = False
         self._names: list[str] = []
@@ -124,11 +146,21 @@ class Explainer:
         Raises ``TypeError`` and ``ValueError`` for images, targets and sizes that do not fit; what the model raises
         passes through. The model is left as it was in either case.
         """
+        if self.aug_smooth:
+            return augmentation.mean_explanation(self.explain, Inputs.of(images), targets, size, normalize)
+        return self.explain(images, targets, size, normalize)
+
+    # The steps of a call, in order; a method overrides those in which it differs.
+
+    def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Explanation:
+        """The call itself, without ``aug_smooth``."""
         inputs = self.prepare(images)
         with self.tap() as tap:
             scores = self.run(tap, inputs)
             chosen = choose(targets, scores, self.class_names)
             maps = self.maps(tap, chosen, inputs)
+        if self.eigen_smooth:
+            maps = [layer.eigen_smoothed() for layer in maps]
         heatmap = self.combine(maps, self.output_size(size, maps, inputs), normalize)
         return Explanation(
             heatmap=heatmap,
@@ -139,8 +171,6 @@ class Explainer:
             images=inputs.image,
             class_names=self.class_names,
         )
-
-    # The steps of a call, in order; a method overrides those in which it differs.
 
     def prepare(self, images: Images) -> Inputs:
         """Checks the images and settles the layers."""

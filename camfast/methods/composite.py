@@ -12,10 +12,11 @@ from .. import ops
 from ..inputs import Images, Inputs
 from ..taps import Tap
 from ..targets import Chosen
-from .base import Explainer, LayerMap
+from .base import Explainer, LayerMap, Needs
 from .gradient import GradCAM, GradCAMPlusPlus
+from .registry import register
 
-__all__ = ["FinerCAM", "RefineCAM"]
+__all__ = ["FinerCAM", "RefineCAM", "finer_cam", "refine_cam"]
 
 
 class CompositeExplainer(Explainer):
@@ -23,6 +24,8 @@ class CompositeExplainer(Explainer):
 
     ``base_options`` are given to that class besides the model, layers and options of this one.
     """
+
+    needs: ClassVar[Needs] = "methods"
 
     def __init__(
         self,
@@ -116,6 +119,9 @@ class FinerCAM(CompositeExplainer):
         return (probabilities * differences).sum(2) / (probabilities.sum(2) + 1e-9)
 
 
+finer_cam = register(FinerCAM)
+
+
 class RefineCAM(CompositeExplainer):
     """Refine-CAM: the product of the heatmaps of several layers, which takes noise out of the early ones (https://arxiv.org/abs/2605.14641).
 
@@ -131,3 +137,6 @@ class RefineCAM(CompositeExplainer):
     def combine(self, maps: Sequence[LayerMap], size: tuple[int, ...], normalize: bool) -> Tensor:
         product = torch.stack([self._base.combine([layer], size, True) for layer in maps]).prod(0)
         return ops.resize_normalize(product, size) if normalize else product
+
+
+refine_cam = register(RefineCAM)

@@ -12,16 +12,31 @@ from .. import eigen, ops
 from ..inputs import Inputs
 from ..taps import Tap
 from ..targets import Chosen
-from .base import Explainer, LayerMap, Rule
+from .base import Explainer, LayerMap, Needs
 from .gradient import GradientExplainer
+from .registry import register
+from .rules import Rule
 
-__all__ = ["FEM", "KPCACAM", "ActivationExplainer", "EigenCAM", "EigenGradCAM", "SegEigenCAM"]
+__all__ = [
+    "FEM",
+    "KPCACAM",
+    "EigenCAM",
+    "EigenGradCAM",
+    "SegEigenCAM",
+    "eigen_cam",
+    "eigen_grad_cam",
+    "fem",
+    "kpca_cam",
+    "seg_eigen_cam",
+]
 
 
 class ActivationExplainer(Explainer):
     """A method of activations alone: its map is the same for every target. A subclass makes a map of activations."""
 
+    needs: ClassVar[Needs] = "activations"
     uses_gradients: ClassVar[bool] = False
+    smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
 
     def rule(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
         """``[N, *size]`` of activations ``[N, C, *map]``."""
@@ -50,18 +65,29 @@ class EigenCAM(ActivationExplainer):
         return ops.eigen_cam(activations, size, normalize)
 
 
+eigen_cam = register(EigenCAM)
+
+
 class EigenGradCAM(GradientExplainer):
     """Eigen-Grad-CAM: gradient times activation on its first principal component, so that it depends on the target."""
 
     name: ClassVar[str] = "eigen_grad_cam"
+    smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
     rule: ClassVar[Rule] = staticmethod(eigen.eigen_grad_cam)
+
+
+eigen_grad_cam = register(EigenGradCAM)
 
 
 class SegEigenCAM(GradientExplainer):
     """Seg-Eigen-CAM: absolute gradient times activation on its first principal component (Chung 2025, https://doi.org/10.3390/app15137562)."""
 
     name: ClassVar[str] = "seg_eigen_cam"
+    smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
     rule: ClassVar[Rule] = staticmethod(eigen.seg_eigen_cam)
+
+
+seg_eigen_cam = register(SegEigenCAM)
 
 
 class KPCACAM(ActivationExplainer):
@@ -82,6 +108,9 @@ class KPCACAM(ActivationExplainer):
         return ops.kpca_cam(activations, size, normalize, self.gamma)
 
 
+kpca_cam = register(KPCACAM)
+
+
 class FEM(ActivationExplainer):
     """FEM: a channel's weight is its share of positions above mean + k standard deviations (Fuad 2020, https://hal.science/hal-02963298).
 
@@ -100,3 +129,6 @@ class FEM(ActivationExplainer):
         deviation, mean = torch.std_mean(flat, 2, correction=0, keepdim=True)
         weights = (flat > mean + self.k * deviation).to(wide).mean(2)
         return ops.cam(activations, weights, size, normalize)
+
+
+fem = register(FEM)

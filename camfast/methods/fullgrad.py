@@ -15,9 +15,10 @@ from ..explanation import Explanation
 from ..input_gradients import image_pass
 from ..inputs import Images, Inputs, default_dtype
 from ..targets import Targets
-from .base import Explainer, LayerMap, Size
+from .base import Explainer, LayerMap, Needs, Size
+from .registry import register
 
-__all__ = ["FullGrad"]
+__all__ = ["FullGrad", "full_grad"]
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 _NORMS = (nn.modules.batchnorm._BatchNorm,)
@@ -34,6 +35,8 @@ class FullGrad(Explainer):
     """
 
     name: ClassVar[str] = "full_grad"
+    needs: ClassVar[Needs] = "image gradients"
+    smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
 
     def __init__(self, model: nn.Module, layers: None = None, **options: Any) -> None:
         if layers is not None:
@@ -46,13 +49,8 @@ class FullGrad(Explainer):
             raise RuntimeError(f"this {type(self).__name__} is closed")
         return Inputs.of(images)
 
-    def __call__(
-        self, images: Images, targets: Targets = None, size: Size = None, normalize: bool = True
-    ) -> Explanation:
-        """Scores and heatmaps of ``images``; arguments and result as in :meth:`camfast.Explainer.__call__`.
-
-        ``size="map"`` is that of the images, and the raw map is not negative.
-        """
+    def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Explanation:
+        """The call itself. ``size="map"`` is that of the images, and the raw map is not negative."""
         inputs = self.prepare(images)
         biases = _Biases(inputs.image)
         with biases.of(self.model), image_pass(self.model, inputs, targets, self.class_names, self.eval_mode) as run:
@@ -74,6 +72,9 @@ class FullGrad(Explainer):
             images=inputs.image,
             class_names=self.class_names,
         )
+
+
+full_grad = register(FullGrad)
 
 
 class _Biases:

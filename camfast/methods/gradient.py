@@ -8,16 +8,23 @@ from .. import ops
 from ..inputs import Inputs
 from ..taps import Tap
 from ..targets import Chosen
-from .base import Explainer, LayerMap, Rule
+from .base import Explainer, LayerMap
+from .registry import register
+from .rules import Rule
 
 __all__ = [
     "GradCAM",
     "GradCAMElementWise",
     "GradCAMPlusPlus",
-    "GradientExplainer",
     "HiResCAM",
     "LayerCAM",
     "XGradCAM",
+    "grad_cam",
+    "grad_cam_elementwise",
+    "grad_cam_plus_plus",
+    "hires_cam",
+    "layer_cam",
+    "xgrad_cam",
 ]
 
 
@@ -43,11 +50,17 @@ class GradCAM(GradientExplainer):
     rule = staticmethod(ops.grad_cam)
 
 
+grad_cam = register(GradCAM)
+
+
 class GradCAMPlusPlus(GradientExplainer):
     """Grad-CAM++: positive gradients, weighted by their higher powers (Chattopadhay 2018, https://arxiv.org/abs/1710.11063)."""
 
     name = "grad_cam_plus_plus"
     rule = staticmethod(ops.grad_cam_plus_plus)
+
+
+grad_cam_plus_plus = register(GradCAMPlusPlus)
 
 
 class XGradCAM(GradientExplainer):
@@ -57,11 +70,17 @@ class XGradCAM(GradientExplainer):
     rule = staticmethod(ops.xgrad_cam)
 
 
+xgrad_cam = register(XGradCAM)
+
+
 class HiResCAM(GradientExplainer):
     """HiResCAM: gradient times activation at every position (Draelos 2020, https://arxiv.org/abs/2011.08891)."""
 
     name = "hires_cam"
     rule = staticmethod(ops.hires_cam)
+
+
+hires_cam = register(HiResCAM)
 
 
 class LayerCAM(GradientExplainer):
@@ -71,8 +90,14 @@ class LayerCAM(GradientExplainer):
     rule = staticmethod(ops.layer_cam)
 
 
+layer_cam = register(LayerCAM)
+
+
 class GradCAMElementWise(GradientExplainer):
     """Element-wise Grad-CAM: the positive part of gradient times activation, summed over channels."""
 
     name = "grad_cam_elementwise"
     rule = staticmethod(ops.grad_cam_elementwise)
+
+
+grad_cam_elementwise = register(GradCAMElementWise)

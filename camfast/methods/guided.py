@@ -16,10 +16,11 @@ from ..explanation import Explanation
 from ..input_gradients import image_pass
 from ..inputs import Images, Inputs
 from ..targets import Targets
-from .base import Explainer, LayerMap, Size
+from .base import Explainer, LayerMap, Needs, Size
 from .gradient import GradCAM
+from .registry import register
 
-__all__ = ["GuidedBackprop", "GuidedExplanation", "GuidedGradCAM"]
+__all__ = ["GuidedBackprop", "GuidedExplanation", "GuidedGradCAM", "guided_backprop", "guided_grad_cam"]
 
 _RELUS: set[Callable[..., Any]] = {torch.relu, torch.relu_, F.relu, F.relu_, Tensor.relu, Tensor.relu_}
 
@@ -43,6 +44,8 @@ class GuidedBackprop(Explainer):
     """
 
     name: ClassVar[str] = "guided_backprop"
+    needs: ClassVar[Needs] = "image gradients"
+    smoothing: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: nn.Module, layers: None = None, **options: Any) -> None:
         if layers is not None:
@@ -91,6 +94,9 @@ class GuidedBackprop(Explainer):
         )
 
 
+guided_backprop = register(GuidedBackprop)
+
+
 class GuidedGradCAM(GuidedBackprop):
     """Guided Grad-CAM: guided backpropagation times Grad-CAM (Selvaraju 2017, https://arxiv.org/abs/1610.02391).
 
@@ -126,6 +132,9 @@ class GuidedGradCAM(GuidedBackprop):
     def close(self) -> None:
         super().close()
         self._cam.close()
+
+
+guided_grad_cam = register(GuidedGradCAM)
 
 
 class _Guide(TorchFunctionMode):

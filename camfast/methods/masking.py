@@ -14,9 +14,10 @@ from ..taps import Tap
 from ..targets import Chosen, scores_of
 from .base import LayerMap
 from .perturbation import PerturbationExplainer
+from .registry import register
 from .scoring import batch_fitting, counted, progress_bar, strongest, values_of
 
-__all__ = ["ISCAM", "SSCAM", "ScoreCAM"]
+__all__ = ["ISCAM", "SSCAM", "ScoreCAM", "is_cam", "score_cam", "ss_cam"]
 
 _MASK_EPS = 1e-8
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -80,6 +81,9 @@ class ScoreCAM(PerturbationExplainer):
         return _unit_range(large).to(image.dtype)
 
 
+score_cam = register(ScoreCAM)
+
+
 class SSCAM(ScoreCAM):
     """SS-CAM: Score-CAM with scores averaged over noisy masks (Wang 2020, https://arxiv.org/abs/2006.14255).
 
@@ -110,6 +114,9 @@ class SSCAM(ScoreCAM):
         return (masks + noise.to(masks.device)).to(image.dtype)
 
 
+ss_cam = register(SSCAM)
+
+
 class ISCAM(ScoreCAM):
     """IS-CAM: Score-CAM with scores averaged over masks of growing strength (Naidu 2020, https://arxiv.org/abs/2010.03023).
 
@@ -127,6 +134,9 @@ class ISCAM(ScoreCAM):
         strength = sum((step + 1) / self.rounds for step in range(turn + 1))
         masks = _resized(_unit_range(_wide(maps).unsqueeze(1)), image.shape[2:])
         return (masks * strength).to(image.dtype)
+
+
+is_cam = register(ISCAM)
 
 
 def _wide(tensor: Tensor) -> Tensor:

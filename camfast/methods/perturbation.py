@@ -15,10 +15,11 @@ from ..head import HeadReplay, Mode
 from ..inputs import Inputs
 from ..taps import Tap
 from ..targets import Chosen
-from .base import Explainer, LayerMap
+from .base import Explainer, LayerMap, Needs
+from .registry import register
 from .scoring import batch_fitting, counted, progress_bar, strongest, values_of
 
-__all__ = ["AblationCAM", "PerturbationExplainer", "ReciproCAM"]
+__all__ = ["AblationCAM", "ReciproCAM", "ablation_cam", "recipro_cam"]
 
 _ABLATION_DEPTH = 1e7  # how far below the least activation an ablated one lies, where the least is not 0
 
@@ -35,6 +36,7 @@ class PerturbationExplainer(Explainer):
     The other arguments are those of :class:`camfast.Explainer`.
     """
 
+    needs: ClassVar[Needs] = "images"
     uses_gradients: ClassVar[bool] = False
 
     def __init__(self, *args: Any, batch_size: int | None = None, progress: bool = False, **options: Any) -> None:
@@ -45,6 +47,8 @@ class PerturbationExplainer(Explainer):
 
 class HeadExplainer(PerturbationExplainer):
     """A method that scores changed activations of each image by the head (see :mod:`camfast.head`)."""
+
+    needs: ClassVar[Needs] = "head"
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -104,6 +108,9 @@ class AblationCAM(HeadExplainer):
         return weights.movedim(0, -1)
 
 
+ablation_cam = register(AblationCAM)
+
+
 class ReciproCAM(HeadExplainer):
     """Recipro-CAM: the class's probability when the head sees one position alone (Byun 2022, https://arxiv.org/abs/2209.14074).
 
@@ -114,6 +121,7 @@ class ReciproCAM(HeadExplainer):
     """
 
     name: ClassVar[str] = "recipro_cam"
+    smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
 
     def __init__(self, *args: Any, gaussian: bool = True, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -143,6 +151,9 @@ class ReciproCAM(HeadExplainer):
             found.append(values_of(chosen, index, scores))
             bar.update(len(part))
         return torch.cat(found).movedim(0, -1).unflatten(-1, grid.shape[2:])
+
+
+recipro_cam = register(ReciproCAM)
 
 
 def _ablation_value(grid: Tensor) -> float:

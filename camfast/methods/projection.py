@@ -12,9 +12,10 @@ from .. import ops
 from ..inputs import Inputs
 from ..taps import Tap
 from ..targets import Chosen
-from .base import Explainer, LayerMap
+from .base import Explainer, LayerMap, Needs
+from .registry import register
 
-__all__ = ["CAM"]
+__all__ = ["CAM", "cam"]
 
 
 class CAM(Explainer):
@@ -28,6 +29,7 @@ class CAM(Explainer):
     """
 
     name: ClassVar[str] = "cam"
+    needs: ClassVar[Needs] = "activations"
     uses_gradients: ClassVar[bool] = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -53,6 +55,9 @@ class CAM(Explainer):
             f"CAM needs a head of global average pooling and one linear layer after {name!r}, got scores of "
             f"{type(self.model).__name__} that no such head gives; use grad_cam, which needs none"
         )
+
+
+cam = register(CAM)
 
 
 class _Head(NamedTuple):

@@ -11,9 +11,10 @@ from .. import ops
 from ..inputs import Inputs
 from ..taps import Tap
 from ..targets import Chosen, choose, scores_of
-from .base import Explainer, LayerMap
+from .base import Explainer, LayerMap, Needs
+from .registry import register
 
-__all__ = ["RandomCAM", "ShapleyCAM", "SmoothGradCAMPlusPlus"]
+__all__ = ["RandomCAM", "ShapleyCAM", "SmoothGradCAMPlusPlus", "random_cam", "shapley_cam", "smooth_grad_cam_plus_plus"]
 
 _SMOOTH_EPS = 1e-8
 
@@ -28,6 +29,7 @@ class SmoothGradCAMPlusPlus(Explainer):
     """
 
     name: ClassVar[str] = "smooth_grad_cam_plus_plus"
+    needs: ClassVar[Needs] = "images"
 
     def __init__(self, *args: Any, samples: int = 4, std: float = 0.3, seed: int | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -60,6 +62,9 @@ class SmoothGradCAMPlusPlus(Explainer):
         return maps
 
 
+smooth_grad_cam_plus_plus = register(SmoothGradCAMPlusPlus)
+
+
 class RandomCAM(Explainer):
     """Random-CAM: weights drawn uniformly from -1 to 1, a baseline that a method should beat.
 
@@ -67,6 +72,7 @@ class RandomCAM(Explainer):
     """
 
     name: ClassVar[str] = "random_cam"
+    needs: ClassVar[Needs] = "activations"
     uses_gradients: ClassVar[bool] = False
 
     def __init__(self, *args: Any, seed: int | None = None, **options: Any) -> None:
@@ -82,6 +88,9 @@ class RandomCAM(Explainer):
             weights = torch.rand(shape, generator=generator) * 2 - 1
             maps.append(LayerMap(ops.cam, grid, weights.to(grid.device)))
         return maps
+
+
+random_cam = register(RandomCAM)
 
 
 class ShapleyCAM(Explainer):
@@ -117,6 +126,9 @@ class ShapleyCAM(Explainer):
             stacked = weights[0] if chosen.per_image is None else torch.stack(weights, 1)
             maps.append(LayerMap(ops.cam, view(A), stacked))
         return maps
+
+
+shapley_cam = register(ShapleyCAM)
 
 
 class _SecondOrderTap(Tap):

@@ -1,0 +1,37 @@
+"""``aug_smooth``: the mean of heatmaps over mirrored and rescaled images, as pytorch-grad-cam takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..explanation import Explanation
+from ..inputs import Inputs
+
+__all__ = ["mean_explanation"]
+
+_FACTORS = (0.9, 1.0, 1.1)
+
+
+def mean_explanation(
+    explain: Callable[..., Explanation], inputs: Inputs, targets: Any, size: Any, normalize: bool
+) -> Explanation:
+    """The explanation of the images themselves, with the mean heatmap of all six variants.
+
+    The targets of the images are those of every variant. Raises ``ValueError`` for sequences, which have no mirror
+    image.
+    """
+    if inputs.image.ndim < 4:
+        raise ValueError(f"aug_smooth mirrors pictures and volumes, got images {list(inputs.image.shape)}")
+    plain = explain(inputs, targets, size, normalize)
+    total = plain.heatmap.clone()
+    for mirrored in (False, True):
+        for factor in _FACTORS:
+            if not mirrored and factor == 1:
+                continue
+            image = inputs.image.detach() * factor
+            variant = inputs.with_image(image.flip(-1) if mirrored else image)
+            heatmap = explain(variant, plain.targets, size, normalize).heatmap
+            total += heatmap.flip(-1) if mirrored else heatmap
+    return replace(plain, heatmap=total / (2 * len(_FACTORS)))

@@ -1,0 +1,93 @@
+"""The weight rule behind each op, where it is wanted alone: for the first principal component instead of the sum.
+
+A layer's heatmap is a sum over channels of weight times activation, and an op of :mod:`camfast.ops` computes both in one
+go. A weight rule is the formula of the weights by itself. It sees the positions of a map in one last dimension S, so that
+it serves sequences, pictures and volumes alike, and one target or K of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..reference import PLUS_PLUS_EPS, XGRAD_EPS
+
+__all__ = ["Rule", "WeightRule", "as_op", "eigen_smoothed"]
+
+Rule = Callable[..., Tensor]
+"""An op ``(activations, gradients or weights, size, normalize) -> heatmap``."""
+
+WeightRule = Callable[[Tensor, Tensor], Tensor]
+"""``(A, G) -> W``: activations ``[N, C, S]`` and gradients ``[N, C, S]`` to weights ``[N, C]``, or ``[N, C, S]`` where each
+position has its own. For K targets an image ``A`` is ``[N, 1, C, S]``, ``G`` is ``[N, K, C, S]``, and so on."""
+
+
+def _plus_plus(A: Tensor, G: Tensor) -> Tensor:
+    g2, g3 = G * G, G * G * G
+    alpha = torch.where(G != 0, g2 / (2 * g2 + A.sum(-1, keepdim=True) * g3 + PLUS_PLUS_EPS), 0)
+    return (G.clamp(min=0) * alpha).sum(-1)
+
+
+_WEIGHTS: dict[Rule, WeightRule] = {
+    ops.grad_cam: lambda A, G: G.mean(-1),
+    ops.grad_cam_plus_plus: _plus_plus,
+    ops.xgrad_cam: lambda A, G: (G * A).sum(-1) / (A.sum(-1) + XGRAD_EPS),
+    ops.hires_cam: lambda A, G: G,
+    ops.layer_cam: lambda A, G: G.clamp(min=0),
+    ops.grad_cam_elementwise: lambda A, G: torch.where(G * A > 0, G, 0),
+}
+
+
+def as_op(weights: WeightRule, name: str) -> Rule:
+    """An op made of a weight rule: its weights, then the fused channel sum.
+
+    The op raises ``TypeError`` and ``ValueError`` where the rule gives something other than weights.
+    """
+
+    def op(activations: Tensor, gradients: Tensor, size=None, normalize: bool = True) -> Tensor:
+        W = _weights(op, activations, gradients)
+        return (ops.hires_cam if W.ndim == gradients.ndim else ops.cam)(activations, W, size, normalize)
+
+    op.__name__ = op.__qualname__ = name
+    _WEIGHTS[op] = weights
+    return op
+
+
+def eigen_smoothed(rule: Rule, activations: Tensor, second: Tensor) -> Tensor | None:
+    """Weights ``[N, (K,) C, *map]`` for :func:`camfast.eigen.eigen_grad_cam`, as a view where all positions share theirs.
+
+    ``second`` is what ``rule`` takes beside the activations. None where ``rule`` does not sum weighted channels.
+    """
+    if rule is not ops.cam and rule not in _WEIGHTS:
+        return None
+    W = second if rule is ops.cam else _weights(rule, activations, second)
+    positions = activations.shape[2:]
+    if W.ndim - (activations.ndim - 2) < 2:
+        W = W[(...,) + (None,) * len(positions)].expand(*W.shape, *positions)
+    return W
+
+
+def _weights(rule: Rule, activations: Tensor, gradients: Tensor) -> Tensor:
+    """What the weight rule of ``rule`` gives: ``[N, (K,) C]`` or ``[N, (K,) C, *map]``, in fp32, or fp64 for fp64."""
+    wide = torch.float64 if torch.float64 in (activations.dtype, gradients.dtype) else torch.float32
+    A, G = activations.to(wide).flatten(2), gradients.to(wide)
+    many = G.ndim > activations.ndim
+    G = G.flatten(2 + many)
+    W = _WEIGHTS[rule](A.unsqueeze(1) if many else A, G)
+    if not isinstance(W, Tensor):
+        raise TypeError(f"a weight rule must return a tensor, got {type(W).__name__} from {_name(rule)}")
+    if W.shape == G.shape:
+        return W.unflatten(-1, activations.shape[2:])
+    if W.shape != G.shape[:-1]:
+        raise ValueError(
+            f"a weight rule must return weights {list(G.shape[:-1])} or {list(G.shape)}, got {list(W.shape)} from "
+            f"{_name(rule)}"
+        )
+    return W
+
+
+def _name(rule: Rule) -> str:
+    return getattr(rule, "__name__", type(rule).__name__)
