@@ -36,25 +36,28 @@ _lock = threading.Lock()  # one replay at a time changes how modules run
 
 
 class HeadReplay:
-    """The head of ``model`` after ``layer``, for one image.
+    """The head of ``model`` after ``layer``, for one image; in the mode ``"single"`` also for a batch, unchanged in size.
 
     Make it inside an open :class:`camfast.taps.Tap`, which keeps the model in evaluation mode. ``mode`` is what an
     earlier replay of the same model and layer found to work; None tries each and keeps the cheapest whose scores are
-    those of the model. The model is as it was before and after every method.
+    those of the model. With ``graph`` its scores can be differentiated. The model is as it was before and after every method.
     """
 
-    def __init__(self, model: nn.Module, layer: nn.Module, inputs: Inputs, mode: Mode | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, layer: nn.Module, inputs: Inputs, mode: Mode | None = None, graph: bool = False
+    ) -> None:
         self.model, self.layer = model, layer
         self.inputs = inputs
+        self.graph = graph
         recording = _Recording(model, layer)
         with torch.no_grad():
             output = recording.run(inputs.cut())
-        self.scores = scores_of(output, 1)
+        self.scores = scores_of(output, inputs.batch)
         self._results = recording.results
         self._structure = recording.structure
         self._earlier = recording.calls - 1
         self.activations = recording.activations
-        self.batch_dim = 0 if self.activations.shape[0] == 1 else 1
+        self.batch_dim = 0 if self.activations.shape[0] == inputs.batch else 1
         self.mode: Mode = mode if mode is not None else self._works()
 
     def repeated(self, count: int) -> Tensor:
@@ -102,7 +105,7 @@ class HeadReplay:
             inputs = inputs.with_image(inputs.image.expand(count, *inputs.image.shape[1:]))
         inputs = inputs.cut()
         replaced, _ = replace_first(self._structure, is_map, lambda _: activations)
-        with torch.no_grad(), _lock, contextlib.ExitStack() as stack:
+        with torch.set_grad_enabled(self.graph and torch.is_grad_enabled()), _lock, contextlib.ExitStack() as stack:
             for module, outputs in self._results.items():
                 if mode != "whole" or module is self.layer:
                     given = [_repeat(output, count) if mode == "repeated" else output for output in outputs]

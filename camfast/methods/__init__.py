@@ -5,7 +5,20 @@ Each module registers its own (:mod:`camfast.methods.registry`) and names them o
 
 from __future__ import annotations
 
-from . import composite, eigen, factorization, fullgrad, gradient, guided, masking, perturbation, projection, smooth
+from . import (
+    composite,
+    eigen,
+    factorization,
+    fullgrad,
+    gradient,
+    guided,
+    masking,
+    perturbation,
+    projection,
+    sliding,
+    smooth,
+    transformer,
+)
 from .base import Explainer
 from .composite import *
 from .custom import method
@@ -18,7 +31,9 @@ from .masking import *
 from .perturbation import *
 from .projection import *
 from .registry import METHODS
+from .sliding import *
 from .smooth import *
+from .transformer import *
 
 __all__ = ["METHODS", "Explainer", "method"]
 __all__ += composite.__all__
@@ -30,4 +45,6 @@ __all__ += guided.__all__
 __all__ += masking.__all__
 __all__ += perturbation.__all__
 __all__ += projection.__all__
+__all__ += sliding.__all__
 __all__ += smooth.__all__
+__all__ += transformer.__all__
