@@ -8,7 +8,7 @@ result.heatmap, result.scores, result.overlay()
 
 from __future__ import annotations
 
-from . import callbacks, methods, ops, reference
+from . import callbacks, methods, ops, reference, targets
 from .explanation import Explanation
 from .feature_gradients import Gradients
 from .features import FeatureMaps
@@ -27,5 +27,6 @@ __all__ = [
     "grid",
     "ops",
     "reference",
+    "targets",
 ]
 __all__ += methods.__all__

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import ops, photos
 from .pictures import as_frames, png_bytes
+from .targets import Target, count_per_image
 
 __all__ = ["Explanation"]
 
@@ -28,7 +29,8 @@ class Explanation:
             the images' device; ``[N, L]`` and ``[N, D, H, W]`` for sequences and volumes. In [0, 1] unless raw maps
             were asked for; NaN throughout where an image's activations or gradients were not finite.
         scores: the model's output of the same pass, ``[N, classes]``, as the model gave it.
-        targets: what was explained: int64 ``[N]`` or ``[N, K]``, or a list of N callables.
+        targets: what was explained: int64 ``[N]`` or ``[N, K]``, or a list of N callables, or of N
+            lists of K.
         layers: names of the layers whose activations were used.
         method: name of the method, a key of :data:`camfast.METHODS`.
         images: the image tensor that was explained, the caller's own.
@@ -84,7 +86,12 @@ class Explanation:
     def label(self, image: int, target: int | None = None) -> str:
         """The name, or else the number, of the class explained in ``image`` (and ``target`` of K)."""
         if not isinstance(self.targets, Tensor):
-            return getattr(self.targets[image], "__name__", type(self.targets[image]).__name__)
+            explained = self.targets[image] if target is None else self.targets[image][target]
+            return (
+                str(explained)
+                if isinstance(explained, Target)
+                else getattr(explained, "__name__", type(explained).__name__)
+            )
         index = int(self.targets[image] if target is None else self.targets[image, target])
         return str(index) if self.class_names is None else str(self.class_names[index])
 
@@ -121,7 +128,7 @@ class Explanation:
 
     def _planes(self) -> tuple[Tensor, int | None]:
         """The heatmap, checked to be of pictures, and the number of targets an image."""
-        many = isinstance(self.targets, Tensor) and self.targets.ndim == 2
+        many = count_per_image(self.targets) is not None
         rank = self.heatmap.ndim - 1 - many
         if rank != 2:
             raise ValueError(f"only heatmaps of two dimensions can be drawn over pictures, got {rank}")

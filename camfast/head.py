@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from .inputs import Inputs
 from .structures import replace_first
-from .taps import is_map
+from .taps import hookable, is_map
 from .targets import scores_of
 
 __all__ = ["HeadReplay", "Mode"]
@@ -52,6 +52,7 @@ class HeadReplay:
         recording = _Recording(model, layer)
         with torch.no_grad():
             output = recording.run(inputs.cut())
+        self.recorded = output
         self.scores = scores_of(output, inputs.batch)
         self._results = recording.results
         self._structure = recording.structure
@@ -66,6 +67,10 @@ class HeadReplay:
 
     def __call__(self, activations: Tensor) -> Tensor:
         """Scores ``[B, ...]`` for activations in the layer's own layout, with a batch of B."""
+        return scores_of(self.output(activations), activations.shape[self.batch_dim])
+
+    def output(self, activations: Tensor) -> Any:
+        """All that the model returns for them."""
         return self._replay(activations, self.mode)
 
     def _works(self) -> Mode:
@@ -77,7 +82,7 @@ class HeadReplay:
                 break
             versions = [tensor._version for tensor in self._tensors()]
             try:
-                found = self._replay(self.repeated(2), mode)
+                found = scores_of(self._replay(self.repeated(2), mode), 2)
             except Exception:
                 continue
             untouched = versions == [tensor._version for tensor in self._tensors()]
@@ -98,7 +103,7 @@ class HeadReplay:
         kept = pytree.tree_leaves([outputs for outputs in self._results.values()])
         return [leaf for leaf in kept if isinstance(leaf, Tensor)]
 
-    def _replay(self, activations: Tensor, mode: Mode) -> Tensor:
+    def _replay(self, activations: Tensor, mode: Mode) -> Any:
         count = activations.shape[self.batch_dim]
         inputs = self.inputs
         if mode != "single" and count > 1:
@@ -112,8 +117,7 @@ class HeadReplay:
                     if module is self.layer:
                         given = [*([_RUN] * self._earlier if mode == "whole" else given), replaced]
                     stack.enter_context(_answering(module, given))
-            output = self.model(*inputs.args, **inputs.kwargs)
-        return scores_of(output, count)
+            return self.model(*inputs.args, **inputs.kwargs)
 
 
 _RUN = object()  # in place of an output: this call runs
@@ -180,7 +184,7 @@ class _Recording:
 
     def run(self, inputs: Inputs) -> Any:
         with contextlib.ExitStack() as stack:
-            for module in self.model.modules():
+            for _, module in hookable(self.model):
                 stack.callback(module.register_forward_pre_hook(self._enter).remove)
                 stack.callback(module.register_forward_hook(self._leave).remove)
             output = self.model(*inputs.args, **inputs.kwargs)

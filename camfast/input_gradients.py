@@ -69,7 +69,7 @@ def image_pass(
         with around if around is not None else contextlib.nullcontext():
             output = model(*_ordinary(call.args), **_ordinary(call.kwargs))
         scores = scores_of(output, inputs.batch)
-        yield ImagePass(leaf, scores, choose(targets, scores, class_names))
+        yield ImagePass(leaf, scores, choose(targets, scores, class_names, output))
 
 
 def _ordinary(values: Any) -> Any:

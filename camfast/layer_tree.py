@@ -13,7 +13,7 @@ from torch import nn
 from .inputs import Images, Inputs
 from .layers import find_layers
 from .structures import tensors_in
-from .taps import quiet
+from .taps import hookable, quiet
 
 __all__ = ["Row", "layer_rows", "layer_tree"]
 
@@ -47,7 +47,7 @@ def layer_rows(model: nn.Module, images: Images) -> list[Row]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet(model))
         stack.enter_context(torch.no_grad())
-        for module in model.modules():
+        for _, module in hookable(model):
             stack.callback(module.register_forward_hook(note).remove)
         model(*inputs.args, **inputs.kwargs)
     try:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .inputs import Inputs
 from .layouts import Layout, layout_of
 from .structures import scores_in, tensors_in
-from .taps import Tap, is_map, quiet
+from .taps import Tap, hookable, is_map, quiet
 
 __all__ = ["Layer", "find_layers", "resolve"]
 
@@ -46,7 +46,11 @@ def resolve(model: nn.Module, layers: Layer | Sequence[Layer]) -> tuple[list[str
         raise ValueError("expected at least one layer, got none")
     by_name = dict(model.named_modules(remove_duplicate=False))
     names = [_name_of(layer, by_name) for layer in layers]
-    return names, [by_name[name] for name in names]
+    modules = [by_name[name] for name in names]
+    for name, module in zip(names, modules, strict=True):
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(f"a layer must run in Python, got {name!r}, which TorchScript compiled")
+    return names, modules
 
 
 def _name_of(layer: Layer, by_name: dict[str, nn.Module]) -> str:
@@ -93,29 +97,37 @@ class _Candidate(NamedTuple):
 _found: weakref.WeakKeyDictionary[nn.Module, dict[Any, weakref.ref[nn.Module]]] = weakref.WeakKeyDictionary()
 
 
-def find_layers(model: nn.Module, inputs: Inputs) -> list[str]:
+def find_layers(model: nn.Module, inputs: Inputs, gradients: bool = True) -> list[str]:
     """The name of the last layer of ``model`` with a spatial map, as a list of one.
 
     One pass over the first image notes what every module returns. Pooled maps are left out, and so are the class maps
     that a segmentation network or a convolutional head ends in. A second pass takes gradients: a layer must be
     connected to the scores, and a transformer's must pass a gradient to most positions, not to the class token alone.
+    Without ``gradients``, for methods that take none, a head that cannot be differentiated does not matter.
 
     Raises ``ValueError`` when the model has no such layer.
     """
-    key = tuple(inputs.image.shape[1:])
+    key = (*inputs.image.shape[1:], gradients)
     known = _found.get(model, {}).get(key)
     layer = known() if known is not None else None
     if layer is not None:
         for name, module in model.named_modules():
             if module is layer:
                 return [name]
-    name, layer = _search(model, inputs.first())
+    name, layer = _search(model, inputs, gradients)
     _found.setdefault(model, {})[key] = weakref.ref(layer)
     return [name]
 
 
-def _search(model: nn.Module, inputs: Inputs) -> tuple[str, nn.Module]:
-    candidates = _candidates(model, inputs, *_record(model, inputs))
+def _search(model: nn.Module, batch: Inputs, differentiable: bool) -> tuple[str, nn.Module]:
+    inputs = batch.first()
+    try:
+        record = _record(model, inputs)
+    except Exception:
+        if batch.batch == 1:
+            raise
+        inputs, record = batch, _record(model, batch)  # exported for this batch size, perhaps
+    candidates = _candidates(model, inputs, *record)
     silent: _Step | None = None
     # From the last one backwards: it alone, which is mostly enough, then a few at a time, so that graphs stay short.
     bounds = [len(candidates), *range(len(candidates) - 1, 0, -_AT_ONCE), 0] if candidates else []
@@ -130,6 +142,15 @@ def _search(model: nn.Module, inputs: Inputs) -> tuple[str, nn.Module]:
                 return step.name, step.module
             if silent is None and not gradient.any():
                 silent = step
+    if silent is None and candidates and not differentiable:
+        return candidates[-1].step.name, candidates[-1].step.module
+    if silent is None and candidates:
+        last = candidates[-1].step.name
+        raise ValueError(
+            f"expected a layer that the scores of {type(model).__name__} depend on through differentiable operations, "
+            f"got none: what follows {last!r} may be quantized, compiled, or under no_grad; methods without gradients, "
+            "such as EigenCAM, can explain it"
+        )
     if silent is None:  # a head of zeros gives no gradient anywhere, and no reason to prefer another layer
         raise ValueError(
             f"expected a layer with a spatial map, got none in {type(model).__name__} "
@@ -174,7 +195,7 @@ def _record(model: nn.Module, inputs: Inputs) -> tuple[list[_Step], Any, int]:
 
     handles = []
     try:
-        for name, module in model.named_modules():
+        for name, module in hookable(model):
             if name:
                 hook = lambda module, args, output, name=name: note(name, module, output)  # noqa: E731
                 handles.append(module.register_forward_hook(hook))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import nn
 
 from .layers import Layer, resolve
+from .taps import hookable
 
 __all__ = ["CONVOLUTIONS", "Chosen", "Types", "choose"]
 
@@ -37,7 +38,7 @@ def choose(model: nn.Module, layers: Layer | Sequence[Layer] | None, types: Type
     Raises ``ValueError`` for names and patterns that match nothing, with the closest names, and for types the model
     does not have.
     """
-    by_name = {name: module for name, module in model.named_modules() if name}
+    by_name = {name: module for name, module in hookable(model) if name}
     if layers is None:
         kinds = CONVOLUTIONS if types is None else types
         chosen = [Chosen(n, m, False) for n, m in by_name.items() if _is_a(m, kinds)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["replace_first", "scores_in", "tensors_in"]
+__all__ = ["detections_in", "replace_first", "row_of", "scores_in", "tensors_in"]
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -30,6 +30,32 @@ def scores_in(output: Any) -> Tensor | None:
         if isinstance(named, Tensor):
             return named
     return next((tensor for tensor in tensors_in(output) if tensor.is_floating_point()), None)
+
+
+def detections_in(output: Any, batch: int) -> Sequence[Mapping[str, Any]] | None:
+    """What a detector returned, a mapping with ``scores`` ``[D]`` an image; None for anything else."""
+    if not isinstance(output, (tuple, list)) or len(output) != batch:
+        return None
+    fits = all(isinstance(item, Mapping) and isinstance(item.get("scores"), Tensor) for item in output)
+    return output if fits else None
+
+
+def row_of(output: Any, index: int, batch: int) -> Any:
+    """The part of a model's output that belongs to one image of the batch: the same structure without that dimension."""
+    if isinstance(output, Tensor):
+        return output[index] if output.ndim and output.shape[0] == batch else output
+    if isinstance(output, (tuple, list)):
+        several = len(output) == batch and not all(isinstance(v, Tensor) and v.shape[:1] == (batch,) for v in output)
+        if several:
+            return output[index]
+        rows = [row_of(value, index, batch) for value in output]
+        return type(output)(*rows) if hasattr(output, "_fields") else type(output)(rows)
+    if isinstance(output, Mapping):
+        return {key: row_of(value, index, batch) for key, value in output.items()}
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        fields = {field.name: row_of(getattr(output, field.name), index, batch) for field in dataclasses.fields(output)}
+        return dataclasses.replace(output, **fields)
+    return output
 
 
 def replace_first(value: Any, wanted: Callable[[Tensor], bool], change: Callable[[Tensor], Tensor]) -> tuple[Any, bool]:

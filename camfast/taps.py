@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .inputs import Images, Inputs
-from .structures import replace_first, scores_in
+from .structures import replace_first, scores_in, tensors_in
 
 __all__ = ["Quirks", "Tap"]
 
@@ -197,7 +197,10 @@ class Tap:
 
     def _has_graph(self, output: Any) -> bool:
         scores = scores_in(output)
-        return scores is not None and scores.requires_grad
+        if scores is not None and scores.requires_grad:
+            return True
+        # Targets may be of another part of the output, or of each image's own (detectors).
+        return any(tensor.requires_grad for tensor in tensors_in(output))
 
     def _check_captured(self) -> None:
         idle = [name for name, layer in zip(self.names, self.layers, strict=True) if layer not in self._captured]
@@ -206,6 +209,11 @@ class Tap:
         flat = [n for n, layer in zip(self.names, self.layers, strict=True) if self._captured[layer] is None]
         if flat:
             raise ValueError(f"a layer must give a float tensor of 3 or more dimensions, got none from {_listed(flat)}")
+
+
+def hookable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Names and modules of ``model`` that take hooks: all but those compiled by TorchScript, and what is in them."""
+    return ((name, module) for name, module in model.named_modules() if not isinstance(module, torch.jit.ScriptModule))
 
 
 def is_map(tensor: Tensor) -> bool:

@@ -386,3 +386,55 @@ def test_layer_whose_output_is_no_map():
     with pytest.raises(ValueError, match=r"layer 'halves' must give \[N, C, \*map\] or tokens.* got \[4, 8, 8, 10\]"):
         camfast.grad_cam(Halves(), IMAGES, 1, "halves")
     assert found(Halves()) == "body"
+
+
+class Partly(nn.Module):
+    """A convolution, and behind it something that has no gradient or no hooks."""
+
+    def __init__(self, rest):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, 2, 1)
+        self.rest = rest
+
+    def forward(self, x):
+        return self.rest(self.stem(x))
+
+
+class Rounded(nn.Module):
+    def forward(self, x):
+        return (x.mean((2, 3)).detach() * 16).round()
+
+
+def test_a_head_without_gradients():
+    model, x = Partly(Rounded()), torch.randn(2, 3, 16, 16)
+    with pytest.raises(ValueError, match="through differentiable operations, got none: what follows 'stem'"):
+        camfast.grad_cam(model, x)
+    result = camfast.eigen_cam(model, x)
+    assert result.layers == ["stem"] and result.heatmap.std() > 0.05
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_part_compiled_by_torchscript():
+    rest = nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model, x = Partly(torch.jit.trace(rest.eval(), torch.randn(1, 4, 8, 8))), torch.randn(2, 3, 16, 16)
+    expected = camfast.grad_cam(Partly(rest).requires_grad_(False), x, 1, "stem")
+    model.stem = nn.Conv2d(3, 4, 3, 2, 1)
+    result = camfast.grad_cam(model, x, 1)
+    assert result.layers == ["stem"] and result.heatmap.shape == expected.heatmap.shape
+    assert camfast.ablation_cam(model, x, 1).heatmap.isfinite().all()
+    assert list(camfast.FeatureMaps(model)(x)) == ["stem"]
+    with pytest.raises(ValueError, match=r"a layer must run in Python, got 'rest.1', which TorchScript compiled"):
+        camfast.GradCAM(model, "rest.1")
+
+
+def test_a_model_of_one_batch_size():
+    class Fixed(Partly):
+        def forward(self, x):
+            if len(x) != 2:
+                raise RuntimeError("exported for two images")
+            return super().forward(x)
+
+    model = Fixed(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    assert camfast.grad_cam(model, torch.randn(2, 3, 16, 16)).layers == ["stem"]
+    with pytest.raises(RuntimeError, match="exported for two images"):
+        camfast.grad_cam(model, torch.randn(3, 3, 16, 16))

@@ -133,7 +133,8 @@ class Explainer:
             images: float ``[N, C, H, W]`` (or ``[N, C, L]``, ``[N, C, D, H, W]``), scaled as the model was trained; a
                 tuple or list for a model of several inputs, a dict for keyword arguments.
             targets: what to explain: None for each image's top class, a class for all images, a list of one an image, a
-                tensor ``[N]`` or ``[N, K]``, ``TopK(k)``, class names, or callables ``scores_of_one_image -> scalar``.
+                tensor ``[N]`` or ``[N, K]``, ``TopK(k)``, class names, or callables ``scores_of_one_image -> scalar``, such
+                as those of :mod:`camfast.targets`; one for all images, one an image, or a list of K an image.
                 A class of a segmentation model, ``[N, classes, H, W]``, counts by the mean of its plane.
             size: the heatmap's size: None for that of the images, ``"map"`` for the layer's own (of several, the
                 largest), an int or a tuple.
@@ -156,8 +157,9 @@ class Explainer:
         """The call itself, without ``aug_smooth``."""
         inputs = self.prepare(images)
         with self.tap() as tap:
-            scores = self.run(tap, inputs)
-            chosen = choose(targets, scores, self.class_names)
+            output = self.run(tap, inputs)
+            scores = scores_of(output, inputs.batch)
+            chosen = choose(targets, scores, self.class_names, output)
             maps = self.maps(tap, chosen, inputs)
         if self.eigen_smooth:
             maps = [layer.eigen_smoothed() for layer in maps]
@@ -179,7 +181,7 @@ class Explainer:
         inputs = Inputs.of(images)
         if not self._names:
             with _batch_hint(self.model, inputs):
-                self._names, self._modules = resolve(self.model, find_layers(self.model, inputs))
+                self._names, self._modules = resolve(self.model, find_layers(self.model, inputs, self.uses_gradients))
         return inputs
 
     def tap(self) -> Tap:
@@ -193,10 +195,10 @@ class Explainer:
             quirks=self._quirks,
         )
 
-    def run(self, tap: Tap, inputs: Inputs) -> Tensor:
-        """The pass; its scores ``[N, classes, ...]``."""
+    def run(self, tap: Tap, inputs: Inputs) -> Any:
+        """The pass; what the model returns."""
         with _batch_hint(self.model, inputs):
-            return scores_of(tap.run(inputs), inputs.batch)
+            return tap.run(inputs)
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         """The map of each layer. The tap is still open, so that a method may run further passes."""

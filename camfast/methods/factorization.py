@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import nmf, ops, reference
 from ..explanation import Explanation
 from ..inputs import Images
-from ..targets import Targets, choose
+from ..targets import Targets, choose, scores_of
 from .base import LayerMap, Size
 from .perturbation import HeadExplainer
 from .registry import register
@@ -75,7 +75,7 @@ class DeepFeatureFactorization(HeadExplainer):
             raise ValueError("DeepFeatureFactorization finds concepts, not targets; expected targets=None, got others")
         inputs = self.prepare(images)
         with self.tap() as tap:
-            scores = self.run(tap, inputs).detach()
+            scores = scores_of(self.run(tap, inputs), inputs.batch).detach()
             (A,) = tap.activations
             grid = self.to_grid(A, inputs, self._names[0])(A)
             concepts, places = _factors(grid, self.components)

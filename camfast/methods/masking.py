@@ -11,11 +11,11 @@ from torch import Tensor
 from .. import ops
 from ..inputs import Inputs
 from ..taps import Tap
-from ..targets import Chosen, scores_of
+from ..targets import Chosen
 from .base import LayerMap
 from .perturbation import PerturbationExplainer
 from .registry import register
-from .scoring import batch_fitting, counted, progress_bar, strongest, values_of
+from .scoring import batch_fitting, counted, progress_bar, strongest
 
 __all__ = ["ISCAM", "SSCAM", "ScoreCAM", "is_cam", "score_cam", "ss_cam"]
 
@@ -69,7 +69,7 @@ class ScoreCAM(PerturbationExplainer):
                     masks = self._masks(grid[i, part], one.image, turn)
                     masked = one.with_image(masks * one.image.detach()).cut()
                     output = self.model(*masked.args, **masked.kwargs)
-                    found.append(values_of(chosen, i, scores_of(output, len(part))))
+                    found.append(chosen.values(i, output, len(part)))
                     bar.update(len(part))
                 rows.append(torch.cat(found))
             total = total + torch.stack(rows)

@@ -14,10 +14,10 @@ from .. import ops
 from ..head import HeadReplay, Mode
 from ..inputs import Inputs
 from ..taps import Tap
-from ..targets import Chosen
+from ..targets import Chosen, scores_of
 from .base import Explainer, LayerMap, Needs
 from .registry import register
-from .scoring import batch_fitting, counted, progress_bar, strongest, values_of
+from .scoring import batch_fitting, counted, progress_bar, strongest
 
 __all__ = ["AblationCAM", "ReciproCAM", "ablation_cam", "recipro_cam"]
 
@@ -99,10 +99,10 @@ class AblationCAM(HeadExplainer):
         for part in ablated.split(self.batch_size or batch_fitting(grid)):
             copies = replay.repeated(len(part))
             view(copies)[torch.arange(len(part), device=part.device), part] = value
-            found.append(values_of(chosen, index, replay(copies)))
+            found.append(chosen.values(index, replay.output(copies), len(part)))
             bar.update(len(part))
         ablated_scores = torch.cat(found)  # [channels, (K)]
-        score = values_of(chosen, index, replay.scores)
+        score = chosen.values(index, replay.recorded, 1)
         weights = ablated_scores.new_zeros(grid.shape[1], *ablated_scores.shape[1:])
         weights[ablated] = (score - ablated_scores) / score
         return weights.movedim(0, -1)
@@ -145,10 +145,10 @@ class ReciproCAM(HeadExplainer):
         for part in masks.split(self.batch_size or batch_fitting(grid)):
             copies = replay.repeated(len(part))
             view(copies).mul_(part.unsqueeze(1))
-            scores = replay(copies)
-            if isinstance(chosen.targets, Tensor) and scores.ndim > 1:
-                scores = (scores if scores.dtype == torch.float64 else scores.float()).softmax(1)
-            found.append(values_of(chosen, index, scores))
+            output = replay.output(copies)
+            if isinstance(chosen.targets, Tensor) and (scores := scores_of(output, len(part))).ndim > 1:
+                output = (scores if scores.dtype == torch.float64 else scores.float()).softmax(1)
+            found.append(chosen.values(index, output, len(part)))
             bar.update(len(part))
         return torch.cat(found).movedim(0, -1).unflatten(-1, grid.shape[2:])
 

@@ -1,4 +1,4 @@
-"""What methods that score many changed copies share: values of targets, batch sizes, channel budgets, progress."""
+"""What methods that score many changed copies share: batch sizes, channel budgets, progress."""
 
 from __future__ import annotations
 
@@ -9,37 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..targets import Chosen
-
-__all__ = ["batch_fitting", "counted", "progress_bar", "strongest", "values_of"]
+__all__ = ["batch_fitting", "counted", "progress_bar", "strongest"]
 
 _BATCH_ELEMENTS = 2**24  # 64 MB in fp32
 _LARGEST_BATCH = 64
-
-
-def values_of(chosen: Chosen, index: int, scores: Tensor) -> Tensor:
-    """What ``scores`` ``[B, classes, ...]``, all of changed copies of image ``index``, say of its targets.
-
-    ``[B]``, or ``[B, K]`` for K targets an image; fp32, or fp64 for fp64. Raises ``TypeError`` and ``ValueError`` for a
-    callable that returns no scalar tensor.
-    """
-    scores = scores.detach()
-    scores = scores if scores.dtype == torch.float64 else scores.float()
-    if isinstance(chosen.targets, Tensor):
-        ids = chosen.targets[index]
-        if scores.ndim == 1:
-            return scores if ids.ndim == 0 else scores.unsqueeze(1).expand(-1, len(ids))
-        planes = scores if scores.ndim == 2 else scores.flatten(2).mean(2)
-        return planes[:, ids]
-    target, values = chosen.targets[index], []
-    for row in scores:
-        value = target(row)
-        if not isinstance(value, Tensor):
-            raise TypeError(f"a target callable must return a tensor, got {type(value).__name__}")
-        if value.numel() != 1:
-            raise ValueError(f"a target callable must return one scalar, got shape {list(value.shape)}")
-        values.append(value.detach().reshape(()))
-    return torch.stack(values)
 
 
 def batch_fitting(example: Tensor) -> int:

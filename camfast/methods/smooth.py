@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import ops
 from ..inputs import Inputs
 from ..taps import Tap
-from ..targets import Chosen, choose, scores_of
+from ..targets import Chosen
 from .base import Explainer, LayerMap, Needs
 from .registry import register
 
@@ -46,8 +46,8 @@ class SmoothGradCAMPlusPlus(Explainer):
         squares: list[Any] = [0] * len(views)
         cubes: list[Any] = [0] * len(views)
         for _ in range(self.samples):
-            scores = scores_of(tap.run(_noisy(inputs, self.std, generator)), inputs.batch)
-            found = tap.gradients(*choose(chosen.targets, scores).objective())
+            noisy = chosen.after(tap.run(_noisy(inputs, self.std, generator)))
+            found = tap.gradients(*noisy.objective())
             gradients = [_targets_second(_wide(view(g)), chosen) for view, g in zip(views, found, strict=True)]
             squares = [total + g**2 for total, g in zip(squares, gradients, strict=True)]
             cubes = [total + g**3 for total, g in zip(cubes, gradients, strict=True)]

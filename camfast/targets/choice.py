@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .structures import scores_in
+from ..structures import detections_in, row_of, scores_in
+from .classes import Logit
+from .target import value_of
 
-__all__ = ["Chosen", "Targets", "TopK", "choose", "scores_of"]
+__all__ = ["Chosen", "Targets", "TopK", "choose", "count_per_image", "scores_of"]
 
-Target = Callable[[Tensor], Tensor]
+Scalar = Callable[[Any], Tensor]
 """Scores of one image -> the scalar to explain."""
 
 
@@ -30,25 +33,45 @@ class TopK:
             raise ValueError(f"TopK expects a positive int, got {self.k!r}")
 
 
-Targets = int | str | TopK | Tensor | Target | Sequence[Any] | None
-"""None, a class, a class name, one of either an image, a tensor ``[N]`` or ``[N, K]``, ``TopK``, callables."""
+Targets = int | str | TopK | Tensor | Scalar | Sequence[Any] | None
+"""None, a class, a class name, a callable; one of these an image, or K an image; a tensor ``[N]`` or ``[N, K]``; ``TopK``."""
 
 
 @dataclass
 class Chosen:
     """The targets of one call, and the backward pass they ask for.
 
-    ``targets`` is int64 ``[N]`` or ``[N, K]``, or a list of N callables. ``outputs`` and ``seeds`` are what
-    :meth:`camfast.taps.Tap.gradients` takes.
+    ``targets`` is int64 ``[N]`` or ``[N, K]``, or a list of N callables, or of N lists of K. ``outputs`` and ``seeds``
+    are what :meth:`camfast.taps.Tap.gradients` takes. ``output`` is all that the model returned.
     """
 
-    targets: Tensor | list[Target]
+    targets: Tensor | list[Any]
     scores: Tensor
+    output: Any = None
 
     @property
     def per_image(self) -> int | None:
         """K where K targets an image were asked for, else None."""
-        return self.targets.shape[1] if isinstance(self.targets, Tensor) and self.targets.ndim == 2 else None
+        return count_per_image(self.targets)
+
+    def after(self, output: Any) -> Chosen:
+        """The same targets, of another output for the same batch."""
+        return Chosen(self.targets, scores_of(output, len(self.targets)), output)
+
+    def values(self, index: int, output: Any, count: int) -> Tensor:
+        """What image ``index``'s targets make of ``output``, the model's for ``count`` changed copies of that image.
+
+        ``[count]``, or ``[count, K]`` for K targets an image; fp32, or fp64 for fp64. Raises ``TypeError`` and
+        ``ValueError`` for a callable that returns no scalar tensor.
+        """
+        if isinstance(self.targets, Tensor):
+            return _of_classes(_wide(scores_of(output, count)), self.targets[index])
+        targets, rows = self.targets[index], []
+        for copy in range(count):
+            row = [_scalar(target, output, copy, count) for target in (targets if _nested(targets) else [targets])]
+            rows.append(torch.stack([value.detach() for value in row]))
+        found = _wide(torch.stack(rows))
+        return found if _nested(targets) else found[:, 0]
 
     def objective(self) -> tuple[Tensor, Tensor | None]:
         """``(outputs, seeds)``: differentiating ``outputs`` along ``seeds`` gives each image's own target gradient.
@@ -58,9 +81,21 @@ class Chosen:
         """
         if isinstance(self.targets, Tensor):
             return self.scores, self._seeds(self.targets)
+        output, batch = self.scores if self.output is None else self.output, len(self.targets)
+        columns = zip(*self.targets, strict=True) if self.per_image else [self.targets]
         with torch.enable_grad():
-            values = [_scalar(target, scores) for target, scores in zip(self.targets, self.scores, strict=True)]
-            return torch.stack(values).sum(), None
+            totals = []
+            for column in columns:
+                values = [_scalar(target, output, i, batch) for i, target in enumerate(column)]
+                cut = next((v for v in values if not v.requires_grad), None)
+                if cut is not None:
+                    raise ValueError(
+                        "a target callable must return a differentiable function of the scores, got a tensor cut off"
+                    )
+                totals.append(torch.stack(values).sum())
+            if self.per_image is None:
+                return totals[0], None
+            return torch.stack(totals), torch.eye(len(totals), dtype=totals[0].dtype, device=totals[0].device)
 
     def _seeds(self, ids: Tensor) -> Tensor:
         scores = self.scores
@@ -78,9 +113,14 @@ class Chosen:
 def scores_of(output: Any, batch: int) -> Tensor:
     """The scores in a model's output: itself, its ``logits`` or ``out``, or its first floating tensor.
 
-    Returns a tensor ``[N, classes]``, ``[N, classes, *size]`` or ``[N]``. Raises ``TypeError`` when there is none, and
-    ``ValueError`` when its first dimension is not the batch.
+    Those of a detector, a mapping with ``scores`` an image, are ``[N, D]``, the image with most detections having D and
+    the others zeros behind theirs: class k is the k-th detection. Returns a tensor ``[N, classes]``, ``[N, classes,
+    *size]`` or ``[N]``. Raises ``TypeError`` when there is none, and ``ValueError`` when its first dimension is not the
+    batch, or where a detector found nothing.
     """
+    detections = detections_in(output, batch)
+    if detections is not None:
+        return _padded([detection["scores"] for detection in detections])
     scores = scores_in(output)
     if scores is None:
         raise TypeError(f"the model must return scores [N, classes], got {type(output).__name__} without float tensors")
@@ -89,25 +129,32 @@ def scores_of(output: Any, batch: int) -> Tensor:
     return scores
 
 
-def choose(targets: Targets, scores: Tensor, class_names: Sequence[str] | None = None) -> Chosen:
-    """Resolves ``targets`` against ``scores`` ``[N, classes, ...]``.
+def count_per_image(targets: Tensor | list[Any]) -> int | None:
+    """K for the targets of K an image, ``[N, K]`` or N lists of K callables; None where there is one an image."""
+    if isinstance(targets, Tensor):
+        return targets.shape[1] if targets.ndim == 2 else None
+    return len(targets[0]) if targets and _nested(targets[0]) else None
+
+
+def choose(targets: Targets, scores: Tensor, class_names: Sequence[str] | None = None, output: Any = None) -> Chosen:
+    """Resolves ``targets`` against ``scores`` ``[N, classes, ...]``; ``output`` is all that the model returned.
 
     Raises ``ValueError`` for a class out of range, an unknown name, or a count other than the number of images, and
     ``TypeError`` for anything that is no target.
     """
     batch, classes = scores.shape[0], scores.shape[1] if scores.ndim > 1 else 1
     if targets is None:
-        return Chosen(_plane_means(scores).argmax(1), scores)
+        return Chosen(_plane_means(scores).argmax(1), scores, output)
     if isinstance(targets, TopK):
         if targets.k > classes:
             raise ValueError(f"TopK({targets.k}) needs at least {targets.k} classes, got {classes}")
-        return Chosen(_plane_means(scores).topk(targets.k, 1).indices, scores)
+        return Chosen(_plane_means(scores).topk(targets.k, 1).indices, scores, output)
     each = _one_an_image(targets, batch)
     if len(each) != batch:
         raise ValueError(f"expected one target an image, {batch}, got {len(each)}")
-    if isinstance(each, Sequence) and all(callable(target) for target in each):
-        return Chosen(list(each), scores)
-    return Chosen(_class_ids(each, classes, class_names).to(scores.device), scores)
+    if isinstance(each, Sequence) and _any_callable(each):
+        return Chosen(_callables(each, classes, class_names), scores, output)
+    return Chosen(_class_ids(each, classes, class_names).to(scores.device), scores, output)
 
 
 def _one_an_image(targets: Any, batch: int) -> Any:
@@ -184,12 +231,60 @@ def _is_int(value: Any) -> bool:
     return True
 
 
-def _scalar(target: Target, scores: Tensor) -> Tensor:
-    value = target(scores)
+def _nested(targets: Any) -> bool:
+    return isinstance(targets, (list, tuple))
+
+
+def _any_callable(targets: Sequence[Any]) -> bool:
+    return any(_any_callable(target) if _nested(target) else callable(target) for target in targets)
+
+
+def _callables(targets: Sequence[Any], classes: int, class_names: Sequence[str] | None) -> list[Any]:
+    """N targets, or N lists of K; classes among callables become callables as well."""
+    rows = [list(target) if _nested(target) else [target] for target in targets]
+    if len({(len(row), _nested(target)) for row, target in zip(rows, targets, strict=True)}) > 1 or not rows[0]:
+        raise ValueError("expected as many targets for each image, got rows of different lengths")
+    found = [[t if callable(t) else Logit(int(_class_ids([t], classes, class_names)[0])) for t in row] for row in rows]
+    return found if _nested(targets[0]) else [row[0] for row in found]
+
+
+def _scalar(target: Scalar, output: Any, index: int, batch: int) -> Tensor:
+    """What ``target`` makes of the ``index``-th of ``batch`` images, a scalar tensor."""
+    whole = getattr(target, "whole_output", False)
+    row = row_of(output, index, batch) if whole else _row_of_scores(output, index, batch)
+    value = value_of(target, row)
     if not isinstance(value, Tensor):
         raise TypeError(f"a target callable must return a tensor, got {type(value).__name__}")
     if value.numel() != 1:
         raise ValueError(f"a target callable must return one scalar, got shape {list(value.shape)}")
-    if not value.requires_grad:
-        raise ValueError("a target callable must return a differentiable function of the scores, got a tensor cut off")
     return value.reshape(())
+
+
+def _row_of_scores(output: Any, index: int, batch: int) -> Any:
+    """One image's scores; of a detector, all that it said of the image."""
+    detections = detections_in(output, batch)
+    return scores_of(output, batch)[index] if detections is None else detections[index]
+
+
+def _of_classes(scores: Tensor, ids: Tensor) -> Tensor:
+    """``[B]`` for one class ``ids`` ``[]`` of ``scores`` ``[B, classes, ...]``, ``[B, K]`` for K of them."""
+    if scores.ndim == 1:
+        return scores if ids.ndim == 0 else scores.unsqueeze(1).expand(-1, len(ids))
+    planes = scores if scores.ndim == 2 else scores.flatten(2).mean(2)
+    missing = int(ids.max()) + 1 - planes.shape[1]
+    if missing > 0:  # a changed image in which a detector finds less
+        planes = F.pad(planes, (0, missing))
+    return planes[:, ids]
+
+
+def _wide(scores: Tensor) -> Tensor:
+    scores = scores.detach()
+    return scores if scores.dtype == torch.float64 else scores.float()
+
+
+def _padded(rows: Sequence[Tensor]) -> Tensor:
+    """``[N, D]`` of N rows of different lengths, with zeros behind the shorter ones."""
+    length = max(len(row) for row in rows)
+    if length == 0:
+        raise ValueError("the detector must find something to explain, got no detection in any image")
+    return torch.stack([F.pad(row, (0, length - len(row))) for row in rows])
