@@ -186,7 +186,7 @@ def test_every_method_takes_or_refuses_callables(net, method):
     try:
         found = explain(net, x, [[1, T.Probability(2)], [T.Negative(0), 3]])
     except (TypeError, ValueError) as error:
-        assert method in ("cam", "finer_cam", "le_grad"), error  # of the weights of a class, of classes, of attention
+        assert method in ("cam", "finer_cam", "legrad"), error  # of the weights of a class, of classes, of attention
         return
     assert found.heatmap.shape[:2] == (2, 2) and found.heatmap.isfinite().all()
     assert found.label(0, 1) == "Probability(category=2)" and found[1].label(0, 1) == "Logit(category=3)"

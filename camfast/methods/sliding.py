@@ -18,7 +18,7 @@ from .base import Explainer, LayerMap, Size
 from .composite import CompositeExplainer
 from .gradient import GradCAM
 from .registry import register
-from .scoring import counted, values_of
+from .scoring import counted
 
 __all__ = ["SESS", "sess"]
 
@@ -102,8 +102,9 @@ class SESS(CompositeExplainer):
             raise ValueError(f"SESS explains pictures [N, C, H, W], got images {list(inputs.image.shape)}")
         with quiet(self.model, self.eval_mode), torch.no_grad():
             cut = inputs.cut()
-            scores = scores_of(self.model(*cut.args, **cut.kwargs), inputs.batch)
-        chosen = choose(targets, scores, self.class_names)
+            output = self.model(*cut.args, **cut.kwargs)
+            scores = scores_of(output, inputs.batch)
+        chosen = choose(targets, scores, self.class_names, output)
         maps = torch.stack([self._enhanced(inputs.one(i), chosen, i) for i in range(inputs.batch)])  # [N, (K,) H, W]
         layer = LayerMap(_resized, inputs.image, maps)
         full = self.output_size(None if size == "map" else size, [layer], inputs)
@@ -120,8 +121,7 @@ class SESS(CompositeExplainer):
     def _enhanced(self, inputs: Inputs, chosen: Chosen, index: int) -> Tensor:
         """``[H, W]``, or ``[K, H, W]``, of image ``index`` of the call, the only one of ``inputs``."""
         if chosen.per_image is not None and self.pre_filter_ratio > 0:  # each target drops windows of its own
-            assert isinstance(chosen.targets, Tensor)
-            each = [Chosen(chosen.targets[:, k], chosen.scores) for k in range(chosen.per_image)]
+            each = [chosen.column(k) for k in range(chosen.per_image)]
             return torch.stack([self._enhanced(inputs, one, index) for one in each])
         image = inputs.image.detach()
         height, width = image.shape[2:]
@@ -136,7 +136,7 @@ class SESS(CompositeExplainer):
             batch = inputs.with_image(torch.cat([patches[i] for i in kept[start : start + self.batch_size]]))
             result = self._base(batch, _repeated(chosen, index, batch.batch))  # type: ignore[arg-type]
             found.append(result.heatmap)
-            weighed.append(self._weights(result.scores, chosen, index))
+            weighed.append(self._weights(result.scores, batch.batch, chosen, index))
         weights = torch.cat(weighed)  # [windows, (K)]
         best = weights.amax(0)
         weights = torch.where(best > 0, weights / best, 1)
@@ -179,16 +179,15 @@ class SESS(CompositeExplainer):
         with quiet(self.model, self.eval_mode), torch.no_grad():
             for start in range(0, len(patches), self.batch_size):
                 call = inputs.with_image(torch.cat(patches[start : start + self.batch_size])).cut()
-                scores = scores_of(self.model(*call.args, **call.kwargs), call.batch)
-                found.append(self._weights(scores, chosen, index))
+                output = self.model(*call.args, **call.kwargs)
+                found.append(self._weights(output, call.batch, chosen, index))
         return torch.cat(found)
 
-    def _weights(self, scores: Tensor, chosen: Chosen, index: int) -> Tensor:
+    def _weights(self, output: Any, windows: int, chosen: Chosen, index: int) -> Tensor:
         """Of windows of image ``index``, ``[windows]`` or ``[windows, K]``, not negative."""
-        scores = scores if scores.dtype == torch.float64 else scores.float()
-        if self.use_softmax and scores.ndim > 1:
-            scores = scores.softmax(1)
-        return values_of(chosen, index, scores).clamp(min=0)
+        if self.use_softmax and (scores := scores_of(output, windows)).ndim > 1:
+            output = (scores if scores.dtype == torch.float64 else scores.float()).softmax(1)
+        return chosen.values(index, output, windows).clamp(min=0)
 
 
 sess = register(SESS)

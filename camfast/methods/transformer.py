@@ -72,7 +72,7 @@ class LeGrad(Explainer):
         inputs = self.prepare(images)
         with quiet(self.model, self.eval_mode):
             calls, head = self._recorded(inputs)
-            chosen = choose(targets, head.scores, self.class_names)
+            chosen = choose(targets, head.scores, self.class_names, head.recorded)
             maps = []
             for call in calls:
                 tokens, relevance = self._relevance(call, head, chosen, inputs)
@@ -150,10 +150,10 @@ class LeGrad(Explainer):
                 scores = self._projected(tokens, inputs.batch)
             else:
                 scores = head(tokens.mean(dim, keepdim=True).expand_as(tokens).contiguous())
-            each = [chosen.targets] if chosen.per_image is None else chosen.targets.unbind(1)  # type: ignore[union-attr]
+            each = [chosen] if chosen.per_image is None else [chosen.column(k) for k in range(chosen.per_image)]
             relevance = []
             for k, own in enumerate(each):
-                outputs, seeds = Chosen(own, scores).objective()
+                outputs, seeds = Chosen(own.targets, scores).objective()
                 gradients = (
                     torch.autograd.grad(
                         outputs, [a.tensor for a in found], seeds, retain_graph=k < len(each) - 1, allow_unused=True

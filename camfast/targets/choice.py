@@ -54,6 +54,11 @@ class Chosen:
         """K where K targets an image were asked for, else None."""
         return count_per_image(self.targets)
 
+    def column(self, k: int) -> Chosen:
+        """The ``k``-th target of each image alone, where K were asked for."""
+        targets = self.targets[:, k] if isinstance(self.targets, Tensor) else [row[k] for row in self.targets]
+        return Chosen(targets, self.scores, self.output)
+
     def after(self, output: Any) -> Chosen:
         """The same targets, of another output for the same batch."""
         return Chosen(self.targets, scores_of(output, len(self.targets)), output)
