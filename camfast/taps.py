@@ -102,8 +102,12 @@ class Tap:
         """The captured outputs, in the order of ``layers``, without a graph."""
         return [self._kept(layer).detach() for layer in self.layers]
 
-    def gradients(self, outputs: Tensor, seeds: Tensor | None = None, missing_ok: bool = False) -> list[Any]:
-        """Gradients of ``outputs`` with respect to the activations, in the order of ``layers``; frees the graph.
+    def gradients(
+        self, outputs: Tensor, seeds: Tensor | None = None, missing_ok: bool = False, keep: bool = False
+    ) -> list[Any]:
+        """Gradients of ``outputs`` with respect to the activations, in the order of ``layers``.
+
+        Frees the graph, unless it shall be kept for a further call (``keep``).
 
         ``seeds`` has the shape of ``outputs``, or ``[K, *outputs.shape]``: K vectors go through one batched backward
         pass and the gradients come back as ``[K, *activations.shape]``. None means one, for scalar ``outputs``.
@@ -114,23 +118,23 @@ class Tap:
         if not outputs.requires_grad:
             found: tuple[Tensor | None, ...] = (None,) * len(wanted)
         elif seeds is None or seeds.ndim == outputs.ndim:
-            found = torch.autograd.grad(outputs, wanted, seeds, allow_unused=True)
+            found = torch.autograd.grad(outputs, wanted, seeds, retain_graph=keep, allow_unused=True)
         elif seeds.shape[0] == 1:
-            found = torch.autograd.grad(outputs, wanted, seeds[0], allow_unused=True)
+            found = torch.autograd.grad(outputs, wanted, seeds[0], retain_graph=keep, allow_unused=True)
             found = tuple(g if g is None else g.unsqueeze(0) for g in found)
         else:
-            found = self._batched(outputs, wanted, seeds)
+            found = self._batched(outputs, wanted, seeds, keep)
         missing = [name for name, gradient in zip(self.names, found, strict=True) if gradient is None]
         if missing and not missing_ok:
             raise ValueError(_CUT_OFF.format(_listed(missing)))
         return list(found)
 
-    def _batched(self, outputs: Tensor, wanted: list[Tensor], seeds: Tensor) -> tuple[Tensor | None, ...]:
+    def _batched(self, outputs: Tensor, wanted: list[Tensor], seeds: Tensor, keep: bool) -> tuple[Tensor | None, ...]:
         if self.quirks.batched_backward is not False:
             untried = self.quirks.batched_backward is None
             try:
                 found = torch.autograd.grad(
-                    outputs, wanted, seeds, retain_graph=untried, is_grads_batched=True, allow_unused=True
+                    outputs, wanted, seeds, retain_graph=untried or keep, is_grads_batched=True, allow_unused=True
                 )
                 self.quirks.batched_backward = True
                 return found
@@ -141,7 +145,7 @@ class Tap:
                 self.quirks.batched_backward = False
         last = len(seeds) - 1
         rows = [
-            torch.autograd.grad(outputs, wanted, seed, retain_graph=i < last, allow_unused=True)
+            torch.autograd.grad(outputs, wanted, seed, retain_graph=keep or i < last, allow_unused=True)
             for i, seed in enumerate(seeds)
         ]
         return tuple(None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True))

@@ -65,7 +65,8 @@ def test_a_name_is_given_once(net, table):
 # Methods of one's own
 
 
-def test_the_example_of_the_readme(net, table):
+def test_the_example_of_the_readme(net, table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(import camfast\n\n\n@camfast\.method.*?)```", README.read_text(), re.S)
     assert len(code.strip().splitlines()) < 10
     scope = {"model": net, "images": X}
@@ -75,6 +76,7 @@ def test_the_example_of_the_readme(net, table):
     expected = camfast.reference.cam(A, G.clamp(min=0).flatten(2).mean(2), (16, 20))
     result = scope[name](net, X, 1)
     torch.testing.assert_close(result.heatmap, expected, rtol=0, atol=2e-6)
+    assert len(list(tmp_path.glob("*.png"))) == len(X)
     assert result.method == name and table[name](net, "stem")(X).layers == ["stem"]
 
 

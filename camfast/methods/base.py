@@ -23,6 +23,9 @@ from .rules import Rule, eigen_smoothed
 
 __all__ = ["Explainer", "LayerMap", "unwrapped"]
 
+MANY = 100
+"""More targets an image than this get heatmaps at the layer's resolution, unless a size is asked for."""
+
 Size = int | Sequence[int] | Literal["map"] | None
 Needs = Literal["activations", "gradients", "head", "images", "image gradients", "methods"]
 Self = TypeVar("Self", bound="Explainer")
@@ -51,6 +54,33 @@ class LayerMap:
         if W is None:
             raise ValueError("eigen_smooth=True needs a method that sums weighted channels, got a map of another kind")
         return LayerMap(eigen.eigen_grad_cam, self.activations, W)
+
+    def summed(self, eigen_smooth: bool = False) -> SummedMap:
+        """The map computed at the layer's own resolution, so that gradients need not be kept."""
+        layer = self.eigen_smoothed() if eigen_smooth else self
+        return SummedMap.of(self.activations, layer(None, normalize=False))
+
+
+class SummedMap(LayerMap):
+    """A layer's map that is computed: raw values ``[N, (K,) *map]`` at the layer's own resolution."""
+
+    @classmethod
+    def of(cls, activations: Tensor, maps: Tensor) -> SummedMap:
+        """``activations`` ``[N, C, *map]`` tell which dimensions are the map's."""
+        return cls(_finished, activations, maps)
+
+    def eigen_smoothed(self) -> SummedMap:
+        return self
+
+
+def joined(parts: Sequence[LayerMap]) -> SummedMap:
+    """One map of parts that hold some of the targets each."""
+    return SummedMap.of(parts[0].activations, torch.cat([part.weights for part in parts], 1))
+
+
+def _finished(activations: Tensor, maps: Tensor, size: Any, normalize: bool) -> Tensor:
+    own = tuple(activations.shape[2:])
+    return ops.resize_normalize(maps, own if size is None else size, normalize, relu=normalize)
 
 
 class Explainer:
@@ -133,11 +163,12 @@ class Explainer:
             images: float ``[N, C, H, W]`` (or ``[N, C, L]``, ``[N, C, D, H, W]``), scaled as the model was trained; a
                 tuple or list for a model of several inputs, a dict for keyword arguments.
             targets: what to explain: None for each image's top class, a class for all images, a list of one an image, a
-                tensor ``[N]`` or ``[N, K]``, ``TopK(k)``, class names, or callables ``scores_of_one_image -> scalar``, such
-                as those of :mod:`camfast.targets`; one for all images, one an image, or a list of K an image.
+                tensor ``[N]`` or ``[N, K]``, ``TopK(k)``, ``"all"`` for every class, class names, or callables
+                ``scores_of_one_image -> scalar``, such as those of :mod:`camfast.targets`; one for all images, one an
+                image, or a list of K an image.
                 A class of a segmentation model, ``[N, classes, H, W]``, counts by the mean of its plane.
-            size: the heatmap's size: None for that of the images, ``"map"`` for the layer's own (of several, the
-                largest), an int or a tuple.
+            size: the heatmap's size: None for that of the images (of the layer, where an image has more than 100
+                targets), ``"map"`` for the layer's own (of several, the largest), an int or a tuple.
             normalize: True gives values in [0, 1], by ReLU and min-max; False the raw map, signed where the method is.
 
         Returns an :class:`~camfast.Explanation`. Its heatmap is float32 (float64 for a model in float64) ``[N, H, W]``,
@@ -161,12 +192,19 @@ class Explainer:
             scores = scores_of(output, inputs.batch)
             chosen = choose(targets, scores, self.class_names, output)
             maps = self.maps(tap, chosen, inputs)
+        return self.result(maps, chosen, inputs, size, normalize)
+
+    def result(
+        self, maps: Sequence[LayerMap], chosen: Chosen, inputs: Inputs, size: Size, normalize: bool
+    ) -> Explanation:
+        """The explanation of the layers' maps."""
         if self.eigen_smooth:
             maps = [layer.eigen_smoothed() for layer in maps]
-        heatmap = self.combine(maps, self.output_size(size, maps, inputs), normalize)
+        if size is None and chosen.per_image is not None and chosen.per_image > MANY:
+            size = "map"
         return Explanation(
-            heatmap=heatmap,
-            scores=scores.detach(),
+            heatmap=self.combine(maps, self.output_size(size, maps, inputs), normalize),
+            scores=chosen.scores.detach(),
             targets=chosen.targets,
             layers=self.layers,
             method=self.name,

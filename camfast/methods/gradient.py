@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
 
 from .. import ops
-from ..inputs import Inputs
+from ..explanation import Explanation
+from ..inputs import Images, Inputs
 from ..taps import Tap
-from ..targets import Chosen
-from .base import Explainer, LayerMap
+from ..targets import Chosen, Targets, choose, scores_of
+from . import closed_form
+from .base import Explainer, LayerMap, Size, SummedMap, joined
+from .projection import Head, products
 from .registry import register
 from .rules import Rule
 
@@ -27,20 +32,92 @@ __all__ = [
     "xgrad_cam",
 ]
 
+_ELEMENTS = 2**25  # of gradients at once, 128 MB in fp32
+
 
 class GradientExplainer(Explainer):
-    """A method of activations and gradients; a subclass names the op that makes a map of them."""
+    """A method of activations and gradients; a subclass names the op that makes a map of them.
+
+    Several targets an image go through one batched backward pass; very many, through several, so that their gradients
+    are never all in memory. Where the head is pooling and a linear layer, no backward pass runs for them at all (see
+    :mod:`camfast.methods.closed_form`), if the subclass says by ``uniform`` what its weights are there.
+    """
 
     rule: ClassVar[Rule]
+    uniform: ClassVar[Literal["gradient", "positive gradient"] | None] = None
+    """The channels' weights where a gradient is the same at every position; None where they are something else."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._heads: dict[Any, Head | None] = {}  # by shape and dtype of the activations; None: no closed form
+
+    def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Explanation:
+        inputs = self.prepare(images)
+        if self.uniform is None or not any(self._heads.values()) or not closed_form.asks_for_several(targets):
+            return super().explain(inputs, targets, size, normalize)  # type: ignore[arg-type]
+        tap = self.tap()
+        tap.graph = False
+        with tap:
+            output = self.run(tap, inputs)
+            chosen = choose(targets, scores_of(output, inputs.batch), self.class_names, output)
+            key = _key(tap)
+            layer = self._projected(tap.activations[0], chosen, self._heads.get(key))
+        if layer is None:  # of a shape not met before, or the model has changed
+            self._heads.pop(key, None)
+            return super().explain(inputs, targets, size, normalize)  # type: ignore[arg-type]
+        return self.result([layer], chosen, inputs, size, normalize)
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
-        gradients = tap.gradients(*chosen.objective())
-        maps = []
-        for name, A, G in zip(self.layers, tap.activations, gradients, strict=True):
-            view = self.to_grid(A, inputs, name)
-            A, G = view(A), view(G)
-            maps.append(LayerMap(self.rule, A, G if chosen.per_image is None else G.transpose(0, 1)))
-        return maps
+        layers = list(zip(self.layers, tap.activations, strict=True))
+        views = [self.to_grid(A, inputs, name) for name, A in layers]
+        grids = [view(A) for view, (_, A) in zip(views, layers, strict=True)]
+        targets = chosen.per_image
+        if targets is None:
+            found = tap.gradients(*chosen.objective())
+            return [LayerMap(self.rule, A, view(G)) for view, A, G in zip(views, grids, found, strict=True)]
+        projected = self._projected(grids[0], chosen, self._head(tap, grids, chosen, inputs)) if targets > 1 else None
+        if projected is not None:
+            return [projected]
+        at_once = max(1, _ELEMENTS // max(sum(A.numel() for A in grids), chosen.scores.numel()))
+        parts: list[list[LayerMap]] = []
+        for start in range(0, targets, at_once):
+            part = chosen.part(start, start + at_once)
+            found = tap.gradients(*part.objective(), keep=start + at_once < targets)
+            own = [
+                LayerMap(self.rule, A, view(G).transpose(0, 1)) for view, A, G in zip(views, grids, found, strict=True)
+            ]
+            parts.append(own if at_once >= targets else [layer.summed(self.eigen_smooth) for layer in own])
+        return parts[0] if len(parts) == 1 else [joined(of_layer) for of_layer in zip(*parts, strict=True)]
+
+    def _head(self, tap: Tap, grids: list[Tensor], chosen: Chosen, inputs: Inputs) -> Head | None:
+        """The linear head after the layer, looked for once for each shape; the tap holds a graph."""
+        fits = self.uniform is not None and self.eval_mode and not self.eigen_smooth and self.reshape is None
+        if not fits or len(grids) > 1 or grids[0].shape != tap.activations[0].shape:
+            return None
+        key = _key(tap)
+        if key not in self._heads:
+            self._heads[key] = closed_form.find(self.model, tap, grids[0], chosen)
+        return self._heads[key]
+
+    def _projected(self, A: Tensor, chosen: Chosen, head: Head | None) -> LayerMap | None:
+        """The maps of ``chosen`` by ``head``; None where there is none or it does not give the scores."""
+        if head is None or not isinstance(chosen.targets, Tensor) or chosen.targets.ndim != 2:
+            return None
+        rows = head.weights()
+        if rows.shape != (chosen.scores.shape[-1], A.shape[1]):
+            return None
+        rows = rows if chosen.everything else rows[chosen.targets]
+        maps = products(rows, A)
+        if not closed_form.agrees(head, maps, chosen):
+            return None
+        if self.uniform == "positive gradient":
+            maps = products(rows.clamp(min=0), A)
+        return SummedMap.of(A, maps.div_(A.shape[2:].numel()))
+
+
+def _key(tap: Tap) -> Any:
+    (A,) = tap.activations
+    return A.shape[1:], A.dtype
 
 
 class GradCAM(GradientExplainer):
@@ -48,6 +125,7 @@ class GradCAM(GradientExplainer):
 
     name = "grad_cam"
     rule = staticmethod(ops.grad_cam)
+    uniform = "gradient"
 
 
 grad_cam = register(GradCAM)
@@ -78,6 +156,7 @@ class HiResCAM(GradientExplainer):
 
     name = "hires_cam"
     rule = staticmethod(ops.hires_cam)
+    uniform = "gradient"
 
 
 hires_cam = register(HiResCAM)
@@ -88,6 +167,7 @@ class LayerCAM(GradientExplainer):
 
     name = "layer_cam"
     rule = staticmethod(ops.layer_cam)
+    uniform = "positive gradient"
 
 
 layer_cam = register(LayerCAM)

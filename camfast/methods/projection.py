@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
 from ..inputs import Inputs
 from ..taps import Tap
 from ..targets import Chosen
-from .base import Explainer, LayerMap, Needs
+from .base import Explainer, LayerMap, Needs, SummedMap
 from .registry import register
 
 __all__ = ["CAM", "cam"]
@@ -34,7 +35,7 @@ class CAM(Explainer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._heads: list[_Head] = []
+        self._heads: list[Head] = []
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         if not isinstance(chosen.targets, Tensor):
@@ -42,13 +43,17 @@ class CAM(Explainer):
         activations = [self.to_grid(A, inputs, name)(A) for name, A in zip(self.layers, tap.activations, strict=True)]
         if not self._heads:
             self._heads = [self._head(A, chosen.scores, name) for name, A in zip(self.layers, activations, strict=True)]
-        return [
-            LayerMap(ops.cam, head.activation(A), head.weights()[chosen.targets])
-            for head, A in zip(self._heads, activations, strict=True)
-        ]
+        maps: list[LayerMap] = []
+        for head, A in zip(self._heads, activations, strict=True):
+            A = head.activation(A)
+            if chosen.everything and not self.eigen_smooth:
+                maps.append(SummedMap.of(A, products(head.weights(), A)))
+            else:
+                maps.append(LayerMap(ops.cam, A, head.weights()[chosen.targets]))
+        return maps
 
-    def _head(self, activations: Tensor, scores: Tensor, name: str) -> _Head:
-        for head in _candidates(self.model, activations, scores):
+    def _head(self, activations: Tensor, scores: Tensor, name: str) -> Head:
+        for head in candidates(self.model, activations, scores):
             if _close(head.scores(activations), scores.float(), head.bias(), scores.dtype):
                 return head
         raise ValueError(
@@ -60,12 +65,17 @@ class CAM(Explainer):
 cam = register(CAM)
 
 
-class _Head(NamedTuple):
+class Head(NamedTuple):
     """``scores = linear(mean(activation(A)))``, or ``mean(after(linear(A)))``."""
 
     layer: nn.Module
     activation: Callable[[Tensor], Tensor]
     after: Callable[[Tensor], Tensor] | None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a linear layer follows global average pooling, and nothing else happens."""
+        return self.activation is _same and self.after is None
 
     def weights(self) -> Tensor:
         """``[classes, C]``."""
@@ -85,7 +95,20 @@ class _Head(NamedTuple):
         return self.after(planes).mean(2)
 
 
-def _candidates(model: nn.Module, activations: Tensor, scores: Tensor) -> Iterator[_Head]:
+def products(rows: Tensor, activations: Tensor) -> Tensor:
+    """``[N, K, *map]``: the sums over channels of ``rows`` ``[K, C]``, or ``[N, K, C]``, times ``activations``.
+
+    In fp32, or fp64 for fp64, under autocast too.
+    """
+    wide = torch.float64 if activations.dtype == torch.float64 else torch.float32
+    with torch.autocast(activations.device.type, enabled=False):
+        positions = activations.to(wide).flatten(2).mT.contiguous()  # [N, S, C]
+        rows = rows.to(wide)
+        maps = F.linear(positions, rows) if rows.ndim == 2 else positions @ rows.mT  # [N, S, K]
+    return maps.mT.contiguous().unflatten(2, activations.shape[2:])
+
+
+def candidates(model: nn.Module, activations: Tensor, scores: Tensor) -> Iterator[Head]:
     """Heads of the right shape, the last layer of the model first."""
     if scores.ndim != 2:
         return
@@ -93,9 +116,9 @@ def _candidates(model: nn.Module, activations: Tensor, scores: Tensor) -> Iterat
         weight = layer._parameters.get("weight")
         if weight is None or weight.shape[:2] != (scores.shape[1], activations.shape[1]) or weight[0, 0].numel() != 1:
             continue
-        yield _Head(layer, _same, None)
-        yield _Head(layer, torch.relu, None)
-        yield _Head(layer, _same, torch.relu)
+        yield Head(layer, _same, None)
+        yield Head(layer, torch.relu, None)
+        yield Head(layer, _same, torch.relu)
 
 
 def _same(tensor: Tensor) -> Tensor:

@@ -11,12 +11,13 @@ from .. import ops
 from ..inputs import Inputs
 from ..taps import Tap
 from ..targets import Chosen
-from .base import Explainer, LayerMap, Needs
+from .base import Explainer, LayerMap, Needs, joined
 from .registry import register
 
 __all__ = ["RandomCAM", "ShapleyCAM", "SmoothGradCAMPlusPlus", "random_cam", "shapley_cam", "smooth_grad_cam_plus_plus"]
 
 _SMOOTH_EPS = 1e-8
+_ELEMENTS = 2**25  # of gradients at once, 128 MB in fp32
 
 
 class SmoothGradCAMPlusPlus(Explainer):
@@ -42,7 +43,22 @@ class SmoothGradCAMPlusPlus(Explainer):
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         views = [self.to_grid(A, inputs, name) for name, A in zip(self.layers, tap.activations, strict=True)]
         clean = [_wide(view(A)) for view, A in zip(views, tap.activations, strict=True)]
-        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
+        seed = self.seed
+        at_once = max(1, _ELEMENTS // max(sum(A.numel() for A in clean), chosen.scores.numel()))
+        if chosen.per_image is None or chosen.per_image <= at_once:
+            return self._part(tap, chosen, inputs, views, clean, seed)
+        # Gradients of so many targets do not fit at once: the same noise again for each part of them.
+        seed = int(torch.randint(2**62, ())) if seed is None else seed
+        parts = []
+        for start in range(0, chosen.per_image, at_once):
+            own = self._part(tap, chosen.part(start, start + at_once), inputs, views, clean, seed)
+            parts.append([layer.summed(self.eigen_smooth) for layer in own])
+        return [joined(of_layer) for of_layer in zip(*parts, strict=True)]
+
+    def _part(
+        self, tap: Tap, chosen: Chosen, inputs: Inputs, views: list[Any], clean: list[Tensor], seed: int | None
+    ) -> list[LayerMap]:
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
         squares: list[Any] = [0] * len(views)
         cubes: list[Any] = [0] * len(views)
         for _ in range(self.samples):
@@ -113,19 +129,15 @@ class ShapleyCAM(Explainer):
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         assert isinstance(tap, _SecondOrderTap)
-        outputs, seeds = chosen.objective()
-        if chosen.per_image is None:
-            rows = [tap.corrected_gradients(outputs, seeds)]
-        else:
-            assert seeds is not None
-            rows = [tap.corrected_gradients(outputs, seed, keep=k < len(seeds) - 1) for k, seed in enumerate(seeds)]
-        maps = []
-        for name, A, *of_targets in zip(self.layers, tap.activations, *rows, strict=True):
-            view = self.to_grid(A, inputs, name)
-            weights = [_wide(view(g)).flatten(2).mean(2) for g in of_targets]
-            stacked = weights[0] if chosen.per_image is None else torch.stack(weights, 1)
-            maps.append(LayerMap(ops.cam, view(A), stacked))
-        return maps
+        views = [self.to_grid(A, inputs, name) for name, A in zip(self.layers, tap.activations, strict=True)]
+        each = [chosen] if chosen.per_image is None else [chosen.column(k) for k in range(chosen.per_image)]
+        rows = []
+        for k, own in enumerate(each):
+            found = tap.corrected_gradients(*own.objective(), keep=k < len(each) - 1)
+            rows.append([_wide(view(g)).flatten(2).mean(2) for view, g in zip(views, found, strict=True)])
+        columns = zip(*rows, strict=True)
+        weights = [of_layer[0] if chosen.per_image is None else torch.stack(of_layer, 1) for of_layer in columns]
+        return [LayerMap(ops.cam, view(A), w) for view, A, w in zip(views, tap.activations, weights, strict=True)]
 
 
 shapley_cam = register(ShapleyCAM)

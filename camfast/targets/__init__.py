@@ -9,7 +9,7 @@ targets here can be given to every method, one for all images, one an image, or 
 
 from __future__ import annotations
 
-from .choice import Chosen, Targets, TopK, choose, count_per_image, scores_of
+from .choice import ALL, Chosen, Targets, TopK, choose, count_per_image, scores_of
 from .classes import Binary, Contrast, Logit, LogOdds, Negative, Probability, ReST, Value
 from .dense import Segmentation
 from .detection import Detection
@@ -17,6 +17,7 @@ from .embedding import Similarity
 from .target import Field, Target
 
 __all__ = [
+    "ALL",
     "Binary",
     "Chosen",
     "Contrast",

@@ -16,7 +16,10 @@ from ..structures import detections_in, row_of, scores_in
 from .classes import Logit
 from .target import value_of
 
-__all__ = ["Chosen", "Targets", "TopK", "choose", "count_per_image", "scores_of"]
+__all__ = ["ALL", "Chosen", "Targets", "TopK", "choose", "count_per_image", "scores_of"]
+
+ALL = "all"
+"""As a target: every class, in the order of the scores."""
 
 Scalar = Callable[[Any], Tensor]
 """Scores of one image -> the scalar to explain."""
@@ -34,7 +37,7 @@ class TopK:
 
 
 Targets = int | str | TopK | Tensor | Scalar | Sequence[Any] | None
-"""None, a class, a class name, a callable; one of these an image, or K an image; a tensor ``[N]`` or ``[N, K]``; ``TopK``."""
+"""None, a class, a class name, a callable; one of these an image, or K an image; a tensor ``[N]``, ``[N, K]``; ``TopK``; "all"."""
 
 
 @dataclass
@@ -48,6 +51,7 @@ class Chosen:
     targets: Tensor | list[Any]
     scores: Tensor
     output: Any = None
+    everything: bool = False  # every class of each image, in the order of the scores
 
     @property
     def per_image(self) -> int | None:
@@ -77,6 +81,12 @@ class Chosen:
             rows.append(torch.stack([value.detach() for value in row]))
         found = _wide(torch.stack(rows))
         return found if _nested(targets) else found[:, 0]
+
+    def part(self, start: int, end: int) -> Chosen:
+        """The same with some of the K targets of each image."""
+        targets = self.targets
+        own = targets[:, start:end] if isinstance(targets, Tensor) else [row[start:end] for row in targets]
+        return Chosen(own, self.scores, self.output)
 
     def objective(self) -> tuple[Tensor, Tensor | None]:
         """``(outputs, seeds)``: differentiating ``outputs`` along ``seeds`` gives each image's own target gradient.
@@ -150,6 +160,9 @@ def choose(targets: Targets, scores: Tensor, class_names: Sequence[str] | None =
     batch, classes = scores.shape[0], scores.shape[1] if scores.ndim > 1 else 1
     if targets is None:
         return Chosen(_plane_means(scores).argmax(1), scores, output)
+    if isinstance(targets, str) and targets == ALL:
+        ids = torch.arange(classes, device=scores.device).expand(batch, -1)
+        return Chosen(ids, scores, output, everything=True)
     if isinstance(targets, TopK):
         if targets.k > classes:
             raise ValueError(f"TopK({targets.k}) needs at least {targets.k} classes, got {classes}")
