@@ -14,6 +14,7 @@ from .feature_gradients import Gradients
 from .features import FeatureMaps
 from .grids import grid
 from .methods import *
+from .realtime import Realtime, RealtimeResult
 from .targets import TopK
 from .version import __version__
 
@@ -21,6 +22,8 @@ __all__ = [
     "Explanation",
     "FeatureMaps",
     "Gradients",
+    "Realtime",
+    "RealtimeResult",
     "TopK",
     "__version__",
     "callbacks",

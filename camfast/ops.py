@@ -30,6 +30,7 @@ __all__ = [
     "kpca_cam",
     "layer_cam",
     "overlay",
+    "preprocess",
     "resize_normalize",
     "tile_maps",
     "xgrad_cam",
@@ -198,6 +199,53 @@ def overlay(frames: Tensor, heatmap: Tensor, colormap: str | Tensor = "jet", alp
     if frames.ndim == 3:
         return torch.ops.camfast.overlay(frames[None], heatmap[None], colors, alpha)[0]
     return torch.ops.camfast.overlay(frames, heatmap, colors, alpha)
+
+
+def preprocess(
+    frames: Tensor,
+    size: int | Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype = torch.float32,
+    *,
+    box: Sequence[float] | None = None,
+    channels_last: bool = False,
+) -> Tensor:
+    """Frames as a network's input: resized with antialiasing, scaled, normalised and laid out in one pass.
+
+    Args:
+        frames: uint8 ``[N, H, W, 3]`` or ``[H, W, 3]``, RGB.
+        size: the input's size, an int or ``(height, width)``.
+        mean, std: three numbers each, for values in [0, 1].
+        dtype: float32, float16 or bfloat16.
+        box: ``(left, top, right, bottom)``, the part of the frame that becomes the input, in pixels (edges, not
+            centres), as a resize followed by a cut chooses it; what lies beyond the frame is black. None: the whole.
+        channels_last: the result's memory layout; False is contiguous.
+
+    Returns:
+        ``[N, 3, height, width]`` (``[3, height, width]`` for one frame): torchvision's antialiased bilinear resize,
+        without its rounding to whole levels in between.
+
+    Raises:
+        ValueError: shapes, numbers or a box that do not fit. TypeError: other dtypes.
+    """
+    if not isinstance(frames, Tensor) or frames.dtype != torch.uint8:
+        raise TypeError(f"frames must be a uint8 tensor, got {_kind(frames)}")
+    if frames.ndim not in (3, 4) or frames.shape[-1] != 3 or 0 in frames.shape[-3:]:
+        raise ValueError(f"frames must have shape [N, H, W, 3] or [H, W, 3], got {list(frames.shape)}")
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise TypeError(f"dtype must be float32, float16 or bfloat16, got {dtype}")
+    full = _full_size(size, frames.shape[-3:-1])
+    mean, std = [float(m) for m in mean], [float(s) for s in std]
+    if len(mean) != 3 or len(std) != 3 or 0.0 in std:
+        raise ValueError(f"mean and std must be three numbers each, std not 0, got {mean} and {std}")
+    if box is not None:
+        box = [float(edge) for edge in box]
+        if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+            raise ValueError(f"box must be (left, top, right, bottom) and not empty, got {box}")
+    batch = frames if frames.ndim == 4 else frames[None]
+    images = torch.ops.camfast.preprocess(batch, full, mean, std, dtype, box, channels_last)
+    return images if frames.ndim == 4 else images[0]
 
 
 def tile_maps(

@@ -32,6 +32,7 @@ __all__ = [
     "kpca_cam",
     "layer_cam",
     "overlay",
+    "preprocess",
     "resize_normalize",
     "tile_maps",
     "xgrad_cam",
@@ -152,6 +153,33 @@ def resize_normalize(maps: Tensor, size=None, normalize: bool = True, relu: bool
     return min_max(maps, rank) if normalize else maps
 
 
+def preprocess(
+    frames: Tensor,
+    size: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype = torch.float32,
+    box: Sequence[float] | None = None,
+    channels_last: bool = False,
+) -> Tensor:
+    """Frames (uint8 ``[N, H, W, 3]``) as a network's input ``[N, 3, h, w]``: resized with antialiasing, scaled, normalised.
+
+    Each output pixel is the average of the frame under a triangle, as wide as two output pixels (or two of the frame,
+    whichever is wider), normalised where the frame's edge cuts it: ``F.interpolate(mode="bilinear", antialias=True)``.
+    ``box`` ``(left, top, right, bottom)`` is the part of the frame that becomes the input, in pixels, edges not centres,
+    as after a resize and a cut; what lies beyond the frame is black. Values are divided by 255 before ``mean`` and ``std``.
+    """
+    H, W = frames.shape[1:3]
+    left, top, right, bottom = (0.0, 0.0, float(W), float(H)) if box is None else box
+    rows = triangles(H, size[0], top, bottom, frames.device)
+    columns = triangles(W, size[1], left, right, frames.device)
+    images = torch.einsum("yi,nijc->nyjc", rows, frames.to(torch.float32))
+    images = torch.einsum("xj,nyjc->ncyx", columns, images)
+    mean_, std_ = (frames.new_tensor(numbers, dtype=torch.float32).view(3, 1, 1) for numbers in (mean, std))
+    images = ((images / 255 - mean_) / std_).to(dtype)
+    return images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
 def overlay(frames: Tensor, heatmap: Tensor, colors: Tensor, alpha: float = 0.5) -> Tensor:
     """Colours ``heatmap`` by the table ``colors`` (uint8 ``[256, 3]``) and blends it over ``frames`` (uint8 ``[N, H, W, 3]``).
 
@@ -215,6 +243,17 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     flat = maps.reshape(1, lead.numel(), *maps.shape[maps.ndim - rank :])
     flat = F.interpolate(flat, size=tuple(size), mode=_INTERPOLATION[rank], align_corners=False)
     return flat.reshape(*lead, *size)
+
+
+def triangles(length: int, out: int, start: float, end: float, device: torch.device | str = "cpu") -> Tensor:
+    """Weights ``[out, length]`` of an antialiased linear resize of the interval from ``start`` to ``end`` of an axis."""
+    step = (end - start) / out
+    centres = start + (torch.arange(out, device=device, dtype=torch.float64) + 0.5) * step
+    places = torch.arange(length, device=device, dtype=torch.float64) + 0.5
+    weights = (1 - (places - centres[:, None]).abs() / max(step, 1.0)).clamp(min=0)
+    total = weights.sum(1, keepdim=True)
+    inside = ((centres >= 0) & (centres <= length))[:, None]
+    return torch.where(inside, weights / total, 0).to(torch.float32)
 
 
 def min_max(maps: Tensor, rank: int = 2) -> Tensor:

@@ -81,6 +81,16 @@ def _resize_fallback(maps, size=None, normalize=True, relu=False):
     return result.contiguous() if result is not maps else maps.clone()
 
 
+def _preprocess_fake(frames, size, mean, std, dtype=torch.float32, box=None, channels_last=False):
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(frames.shape[0], 3, *size, dtype=dtype, device=frames.device, memory_format=layout)
+
+
+def _preprocess_fallback(frames, size, mean, std, dtype=torch.float32, box=None, channels_last=False):
+    _warn_once(frames.device)
+    return reference.preprocess(frames, size, mean, std, dtype, box, channels_last)
+
+
 def _overlay_fake(frames, heatmap, colors, alpha=0.5):
     return frames.new_empty(frames.shape)
 
@@ -117,5 +127,6 @@ for _name in FAMILY:
 for _name in ("eigen_cam", "kpca_cam"):
     _register(_name, _eigen_fake, _eigen_fallback(_name), gradients.eigen_backward(_name), gradients.save_eigen)
 _register("resize_normalize", _resize_fake, _resize_fallback, gradients.resize_backward, gradients.save_resize)
+_register("preprocess", _preprocess_fake, _preprocess_fallback)
 _register("overlay", _overlay_fake, _overlay_fallback)
 _register("tile_maps", _tile_fake, _tile_fallback)

@@ -12,6 +12,10 @@ extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C(void) {
 }
 
 STABLE_TORCH_LIBRARY(camfast, m) {
+  // frames uint8 [N, H, W, 3] -> images [N, 3, *size]; box [left, top, right, bottom] in the frame's pixels
+  m.def(
+      "preprocess(Tensor frames, SymInt[] size, float[] mean, float[] std, ScalarType dtype=float, float[]? box=None, "
+      "bool channels_last=False) -> Tensor");
   // activations [N, C, *map], weights [N, C] or [N, K, C] -> heatmap [N, *size] or [N, K, *size]
   m.def("cam(Tensor activations, Tensor weights, SymInt[]? size=None, bool normalize=True) -> Tensor");
   // activations [N, C, *map], gradients [N, C, *map] or [N, K, C, *map] -> heatmap [N, *size] or [N, K, *size]

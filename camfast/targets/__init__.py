@@ -9,7 +9,7 @@ targets here can be given to every method, one for all images, one an image, or 
 
 from __future__ import annotations
 
-from .choice import ALL, Chosen, Targets, TopK, choose, count_per_image, scores_of
+from .choice import ALL, Chosen, Policy, Targets, TopK, choose, count_per_image, scores_of
 from .classes import Binary, Contrast, Logit, LogOdds, Negative, Probability, ReST, Value
 from .dense import Segmentation
 from .detection import Detection
@@ -26,6 +26,7 @@ __all__ = [
     "LogOdds",
     "Logit",
     "Negative",
+    "Policy",
     "Probability",
     "ReST",
     "Segmentation",

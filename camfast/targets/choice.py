@@ -16,7 +16,7 @@ from ..structures import detections_in, row_of, scores_in
 from .classes import Logit
 from .target import value_of
 
-__all__ = ["ALL", "Chosen", "Targets", "TopK", "choose", "count_per_image", "scores_of"]
+__all__ = ["ALL", "Chosen", "Policy", "Targets", "TopK", "choose", "count_per_image", "scores_of"]
 
 ALL = "all"
 """As a target: every class, in the order of the scores."""
@@ -36,7 +36,15 @@ class TopK:
             raise ValueError(f"TopK expects a positive int, got {self.k!r}")
 
 
-Targets = int | str | TopK | Tensor | Scalar | Sequence[Any] | None
+class Policy:
+    """Chooses the classes from the scores of every pass; a subclass may remember what it chose before."""
+
+    def pick(self, scores: Tensor) -> Tensor:
+        """Class numbers, int64 ``[N]`` or ``[N, K]``, of scores ``[N, classes]``, on their device."""
+        raise NotImplementedError
+
+
+Targets = int | str | TopK | Policy | Tensor | Scalar | Sequence[Any] | None
 """None, a class, a class name, a callable; one of these an image, or K an image; a tensor ``[N]``, ``[N, K]``; ``TopK``; "all"."""
 
 
@@ -167,6 +175,8 @@ def choose(targets: Targets, scores: Tensor, class_names: Sequence[str] | None =
         if targets.k > classes:
             raise ValueError(f"TopK({targets.k}) needs at least {targets.k} classes, got {classes}")
         return Chosen(_plane_means(scores).topk(targets.k, 1).indices, scores, output)
+    if isinstance(targets, Policy):
+        return Chosen(targets.pick(_plane_means(scores)), scores, output)
     each = _one_an_image(targets, batch)
     if len(each) != batch:
         raise ValueError(f"expected one target an image, {batch}, got {len(each)}")

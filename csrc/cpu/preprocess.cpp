@@ -1,0 +1,164 @@
+// Frames to a network's input on the CPU: resized with antialiasing, normalised and laid out, a row of the result at a time.
+//
+//   rows of the frame under one output row        [taps][3 W] uint8
+//     -- weighted sum down the columns -->        [3 W] float      (vectors along the row: this is nearly all the work)
+//     -- weighted sums along the row   -->        [w][4] float     (red, green, blue and padding in one vector)
+//     -- scale, shift, convert         -->        the result's row, in planes or interleaved
+//
+// A frame row lies under two output rows at most when it is reduced, and is still in the caches for the second.
+#include <memory>
+
+#include "../preprocess_arguments.h"
+#include "simd.h"
+#include "team.h"
+
+namespace camfast {
+namespace {
+
+// Taps of every output along one axis: output i reads count[i] values from first[i] on; its weights add up to 1.
+struct Taps {
+  std::vector<int> first, count;
+  std::vector<float> weights; // [out, most]
+  int most = 1;
+
+  explicit Taps(const ResizeAxis& axis) : first(axis.out), count(axis.out) {
+    for (int i = 0; i < axis.out; ++i) {
+      const float centre = axis.centre(i);
+      first[i] = axis.inside(centre) ? axis.first(centre) : 0;
+      count[i] = axis.inside(centre) ? axis.end(centre) - first[i] : 0;
+      most = std::max(most, count[i]);
+    }
+    weights.resize(size_t(axis.out) * most);
+    for (int i = 0; i < axis.out; ++i) {
+      float* own = weights.data() + size_t(i) * most;
+      float sum = 0.f;
+      for (int t = 0; t < count[i]; ++t) sum += own[t] = axis.weight(first[i] + t, axis.centre(i));
+      for (int t = 0; t < count[i]; ++t) own[t] /= sum;
+    }
+  }
+  const float* of(int i) const { return weights.data() + size_t(i) * most; }
+};
+
+// sum[i] = sum over rows r of weights[r] * frame[r * pitch + i], for n bytes of a row.
+struct SumRows {
+  template <int bytes>
+  static CAMFAST_INLINE void run(const uint8_t* const& frame, const int64_t& pitch, const float* const& weights,
+                                 const int& rows, const int64_t& n, float* const& sum) {
+    constexpr int W = bytes / 4, kUnroll = 8; // that many registers of sums, so that each is written once
+    int64_t i = 0;
+    for (; i + W * kUnroll <= n; i += W * kUnroll) {
+      Vec<float, W> acc[kUnroll] = {};
+      for (int r = 0; r < rows; ++r) {
+        const uint8_t* row = frame + r * pitch + i;
+        const float weight = weights[r];
+        for (int u = 0; u < kUnroll; ++u) {
+          const auto wide = __builtin_convertvector(load_raw<Vec<uint8_t, W>>(row + u * W), Vec<int32_t, W>);
+          acc[u] += __builtin_convertvector(wide, Vec<float, W>) * weight;
+        }
+      }
+      for (int u = 0; u < kUnroll; ++u) store(sum + i + u * W, acc[u]);
+    }
+    for (; i < n; ++i) {
+      float acc = 0.f;
+      for (int r = 0; r < rows; ++r) acc += float(frame[r * pitch + i]) * weights[r];
+      sum[i] = acc;
+    }
+  }
+};
+
+// out[x] = sum over taps t of weight * (red, green, blue) of pixel first[x] + t, in [w][4]. `row` starts at pixel `offset`
+// and may be read one value beyond its last pixel.
+struct SumAlong {
+  template <int bytes>
+  static CAMFAST_INLINE void run(const float* const& row, const int& offset, const Taps& taps, const int& w,
+                                 float* const& out) {
+    for (int x = 0; x < w; ++x) {
+      const float* pixel = row + 3 * int64_t(taps.first[x] - offset);
+      const float* weights = taps.of(x);
+      const int count = taps.count[x];
+      Vec<float, 4> even{}, odd{}; // two chains of additions
+      int t = 0;
+      for (; t + 2 <= count; t += 2, pixel += 6) {
+        even += load<float, 4>(pixel) * weights[t];
+        odd += load<float, 4>(pixel + 3) * weights[t + 1];
+      }
+      if (t < count) even += load<float, 4>(pixel) * weights[t];
+      store(out + 4 * int64_t(x), even + odd);
+    }
+  }
+};
+
+struct Job {
+  const PreprocessArguments& a;
+  const Taps &rows, &columns;
+  int left, right; // the columns of the frame that are looked at
+};
+
+template <class Out>
+void write_row(const float* row, int64_t w, const Normalise& by, bool channels_last, int64_t plane, Out* out) {
+  const int64_t pixel = channels_last ? 3 : 1, channel = channels_last ? 1 : plane;
+  for (int c = 0; c < 3; ++c) {
+    const float scale = by.scale[c], shift = by.shift[c];
+    Out* to = out + c * channel;
+    for (int64_t x = 0; x < w; ++x) to[x * pixel] = static_cast<Out>(row[4 * x + c] * scale + shift);
+  }
+}
+
+template <class Out>
+void preprocess_rows(const Job& job, const uint8_t* frame, int begin, int end, bool channels_last, Out* out) {
+  const PreprocessArguments& a = job.a;
+  const int64_t n = 3 * int64_t(job.right - job.left);
+  const auto sum = std::make_unique<float[]>(n + 1);
+  const auto row = std::make_unique<float[]>(4 * a.w);
+  for (int y = begin; y < end; ++y) {
+    const uint8_t* top = frame + (int64_t(job.rows.first[y]) * a.W + job.left) * 3;
+    multiversion<SumRows>(top, a.W * 3, job.rows.of(y), job.rows.count[y], n, sum.get());
+    multiversion<SumAlong>(static_cast<const float*>(sum.get()), job.left, job.columns, int(a.w), row.get());
+    write_row(row.get(), a.w, a.normalise, channels_last, a.h * a.w, out + int64_t(y) * a.w * (channels_last ? 3 : 1));
+  }
+}
+
+template <class Out>
+void preprocess_all(const PreprocessArguments& a, const uint8_t* frames, bool channels_last, Out* out) {
+  const Taps rows(a.rows), columns(a.columns);
+  Job job{a, rows, columns, int(a.W), 0};
+  for (int x = 0; x < a.w; ++x) {
+    if (columns.count[x] == 0) continue;
+    job.left = std::min(job.left, columns.first[x]);
+    job.right = std::max(job.right, columns.first[x] + columns.count[x]);
+  }
+  job.left = std::min(job.left, job.right);
+  const int64_t area = int64_t(job.right - job.left) * a.H;
+  const int64_t threads = std::clamp<int64_t>(a.N * (area + a.h * a.w) / 32768, 1, torch::stable::get_num_threads());
+  const int64_t rows_a_piece = std::max<int64_t>(1, std::min<int64_t>(16, a.h / (4 * threads)));
+  const int64_t pieces = (a.h + rows_a_piece - 1) / rows_a_piece;
+  const auto piece = [&](int64_t item) {
+    const int64_t n = item / pieces, begin = (item % pieces) * rows_a_piece;
+    preprocess_rows(job, frames + n * a.H * a.W * 3, int(begin), int(std::min(begin + rows_a_piece, a.h)), channels_last,
+                    out + n * 3 * a.h * a.w);
+  };
+  run_team(threads, a.N * pieces, 0, 1, piece, [](int64_t, int64_t) {});
+}
+
+Tensor preprocess(const Tensor& frames, Sizes size, std::vector<double> mean, std::vector<double> std, ScalarType dtype,
+                  std::optional<std::vector<double>> box, bool channels_last) {
+  const PreprocessArguments a = check_preprocess(frames, size, mean, std, dtype, box);
+  Tensor out = allocate_images(a, dtype, channels_last, frames);
+  if (out.numel() == 0) return out;
+  const Tensor dense = torch::stable::contiguous(frames);
+  const auto* from = static_cast<const uint8_t*>(dense.const_data_ptr());
+  void* to = out.mutable_data_ptr();
+  switch (dtype) {
+    case ScalarType::Half: preprocess_all(a, from, channels_last, static_cast<torch::headeronly::Half*>(to)); break;
+    case ScalarType::BFloat16: preprocess_all(a, from, channels_last, static_cast<torch::headeronly::BFloat16*>(to)); break;
+    default: preprocess_all(a, from, channels_last, static_cast<float*>(to)); break;
+  }
+  return out;
+}
+
+} // namespace
+} // namespace camfast
+
+STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) {
+  m.impl("preprocess", TORCH_BOX(&camfast::preprocess));
+}
