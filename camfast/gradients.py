@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .reference import PLUS_PLUS_EPS, RANGE_EPS, XGRAD_EPS
+from .reference import MASK_EPS, PLUS_PLUS_EPS, RANGE_EPS, XGRAD_EPS
 
 
 def save_family(ctx, inputs, output) -> None:
@@ -103,6 +103,29 @@ def _perturbed(matrix: Tensor, g: Tensor, towards: Tensor) -> tuple[Tensor, Tens
     return u, z, values[:, -1].clamp(min=0).sqrt()[:, None, None]
 
 
+def save_masks(ctx, inputs, output) -> None:
+    images, maps, ctx.align_corners, ctx.scale_first = inputs
+    ctx.save_for_backward(images, maps)
+
+
+def masks_backward(ctx, grad: Tensor):
+    """The backward of ``camfast::mask_images``."""
+    images, maps = ctx.saved_tensors
+    rank, size, own = images.ndim - 2, images.shape[2:], maps.shape[2:]
+    grad = grad.to(maps.dtype).unflatten(0, maps.shape[:2])  # [N, C, P, *size]
+    masks = reference.score_masks(maps, size, ctx.align_corners, ctx.scale_first)
+    grad_images = (grad * masks.unsqueeze(2)).sum(1).to(images.dtype)
+    grad_maps = (grad * images.to(maps.dtype).unsqueeze(1)).sum(2)
+    if ctx.scale_first:
+        grad_maps = _resize_backward(grad_maps, own, size, ctx.align_corners)
+        grad_maps = _min_max_backward(grad_maps, maps, rank, MASK_EPS)
+    else:
+        large = reference.resize(maps, size, ctx.align_corners)
+        grad_maps = _min_max_backward(grad_maps, large, rank, MASK_EPS)
+        grad_maps = _resize_backward(grad_maps, own, size, ctx.align_corners)
+    return grad_images, grad_maps, None, None
+
+
 def save_resize(ctx, inputs, output) -> None:
     maps, size, normalize, relu = inputs
     ctx.save_for_backward(maps)
@@ -130,11 +153,11 @@ def _finish_backward(grad: Tensor, raw: Tensor, rank: int, size, normalize: bool
     return torch.where(raw > 0, grad, 0) if relu else grad
 
 
-def _min_max_backward(grad: Tensor, x: Tensor, rank: int) -> Tensor:
+def _min_max_backward(grad: Tensor, x: Tensor, rank: int, eps: float = RANGE_EPS) -> Tensor:
     """Of y = (x - min x) / (eps + max x - min x). Ties share the gradient of their minimum or maximum evenly."""
     dims = tuple(range(x.ndim - rank, x.ndim))
     low, high = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
-    scale = 1 / (RANGE_EPS + (high - low))
+    scale = 1 / (eps + (high - low))
     y = (x - low) * scale
     at_high = (grad * y).sum(dims, keepdim=True)
     at_low = grad.sum(dims, keepdim=True) - at_high
@@ -143,13 +166,17 @@ def _min_max_backward(grad: Tensor, x: Tensor, rank: int) -> Tensor:
     return (grad - share) * scale
 
 
-def _resize_backward(grad: Tensor, own, size) -> Tensor:
+def _resize_backward(grad: Tensor, own, size, align_corners: bool = False) -> Tensor:
     """The adjoint of :func:`camfast.reference.resize`: along each axis, the transposed matrix of hat functions."""
     rank = len(size)
     for axis, (n, out) in enumerate(zip(own, size, strict=True)):
         if n == out:
             continue
-        centre = ((torch.arange(out, dtype=grad.dtype, device=grad.device) + 0.5) * (n / out) - 0.5).clamp(0, n - 1)
+        centre = torch.arange(out, dtype=grad.dtype, device=grad.device)
+        if align_corners:
+            centre = centre * ((n - 1) / max(out - 1, 1))
+        else:
+            centre = ((centre + 0.5) * (n / out) - 0.5).clamp(0, n - 1)
         source = torch.arange(n, dtype=grad.dtype, device=grad.device)
         hats = (1 - (centre[:, None] - source).abs()).clamp(min=0)  # [out, n]
         grad = (grad.movedim(axis - rank, -1) @ hats).movedim(-1, axis - rank)

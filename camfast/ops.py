@@ -29,6 +29,7 @@ __all__ = [
     "hires_cam",
     "kpca_cam",
     "layer_cam",
+    "mask_images",
     "overlay",
     "preprocess",
     "resize_normalize",
@@ -162,6 +163,40 @@ def resize_normalize(maps: Tensor, size: Size = None, normalize: bool = True, re
         return _call(torch.ops.camfast.resize_normalize.default, maps, size, normalize, relu)
     flat = _call(torch.ops.camfast.resize_normalize.default, maps.reshape(lead.numel(), *own), size, normalize, relu)
     return flat.reshape(*lead, *(own if size is None else size))
+
+
+def mask_images(images: Tensor, maps: Tensor, align_corners: bool = True, scale_first: bool = False) -> Tensor:
+    """Score-CAM's inputs: each image times each of its maps, resized to it and scaled to [0, 1], in one pass (Wang 2020, eq. 3).
+
+    Nothing of the images' size is made but the result. ``align_corners=True`` is pytorch-grad-cam's way; torchcam's is
+    ``align_corners=False, scale_first=True``.
+
+    Args:
+        images: floating ``[N, P, *size]``, P planes of one to three dimensions.
+        maps: floating ``[N, C, *map]``.
+        align_corners: resize so that the first and last samples of map and image lie on each other.
+        scale_first: scale by the range of the map itself, not of the resized one.
+
+    Returns:
+        ``[N * C, P, *size]``, the masks of an image one after the other, in the dtype and the memory format of
+        ``images``. Products are taken in fp32 (fp64 for fp64). A map that is not finite makes its image NaN.
+
+    Raises:
+        ValueError: shapes or devices that do not fit. TypeError: dtypes that are not floating.
+    """
+    _check_floating(images, "images")
+    _check_floating(maps, "maps")
+    if not 3 <= images.ndim <= 5 or images.ndim != maps.ndim or images.shape[0] != maps.shape[0]:
+        raise ValueError(
+            f"images [N, P, *size] and maps [N, C, *map] must have as many images and 1 to 3 dimensions, "
+            f"got {list(images.shape)} and {list(maps.shape)}"
+        )
+    if 0 in images.shape[2:] or 0 in maps.shape[2:]:
+        raise ValueError(f"images and maps must not be empty, got {list(images.shape)} and {list(maps.shape)}")
+    if images.device != maps.device:
+        raise ValueError(f"images and maps must be on one device, got {images.device} and {maps.device}")
+    maps = maps.to(torch.float64 if images.dtype == torch.float64 else torch.float32)
+    return _call(torch.ops.camfast.mask_images.default, images, maps, align_corners, scale_first)
 
 
 def overlay(frames: Tensor, heatmap: Tensor, colormap: str | Tensor = "jet", alpha: float = 0.5) -> Tensor:

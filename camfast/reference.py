@@ -31,6 +31,7 @@ __all__ = [
     "hires_cam",
     "kpca_cam",
     "layer_cam",
+    "mask_images",
     "overlay",
     "preprocess",
     "resize_normalize",
@@ -41,6 +42,7 @@ __all__ = [
 RANGE_EPS = 1e-7  # added to the range of every min-max
 XGRAD_EPS = 1e-7
 PLUS_PLUS_EPS = 1e-6
+MASK_EPS = 1e-8
 SIGN_TIE = 1e-9  # entries whose magnitudes differ by less, as a share, are equally large
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -180,6 +182,26 @@ def preprocess(
     return images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
+def mask_images(images: Tensor, maps: Tensor, align_corners: bool = True, scale_first: bool = False) -> Tensor:
+    """``images`` ``[N, P, *size]`` times each of their ``maps`` ``[N, C, *map]``, resized and scaled to [0, 1]: ``[N * C, P, *size]``.
+
+    A map is scaled by its range + 1e-8, found after the resize, or before it with ``scale_first``; a map that is not
+    finite makes its image NaN.
+    """
+    x, m = _accumulated(images, maps)
+    masks = score_masks(m.to(x.dtype), images.shape[2:], align_corners, scale_first)
+    return (x.unsqueeze(1) * masks.unsqueeze(2)).flatten(0, 1).to(images.dtype)
+
+
+def score_masks(maps: Tensor, size: Sequence[int], align_corners: bool = True, scale_first: bool = False) -> Tensor:
+    """The masks of :func:`mask_images`, ``[N, C, *size]``."""
+    rank = len(size)
+    if scale_first:
+        maps = min_max(maps, rank, MASK_EPS)
+    maps = resize(maps, size, align_corners)
+    return maps if scale_first else min_max(maps, rank, MASK_EPS)
+
+
 def overlay(frames: Tensor, heatmap: Tensor, colors: Tensor, alpha: float = 0.5) -> Tensor:
     """Colours ``heatmap`` by the table ``colors`` (uint8 ``[256, 3]``) and blends it over ``frames`` (uint8 ``[N, H, W, 3]``).
 
@@ -232,8 +254,9 @@ def tile_maps(
     return table[F.pad(picture, (0, pad_x, 0, pad_y), value=256)]
 
 
-def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Linear, bilinear or trilinear resize of ``[..., *map]`` to ``size``: half-pixel centres, no antialiasing."""
+def resize(maps: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """Linear, bilinear or trilinear resize of ``[..., *map]`` to ``size``: no antialiasing; half-pixel centres, or the
+    first and last samples on each other with ``align_corners``."""
     rank = len(size)
     if tuple(maps.shape[maps.ndim - rank :]) == tuple(size):
         return maps
@@ -241,7 +264,7 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     if lead.numel() == 0:
         return maps.new_empty(*lead, *size)
     flat = maps.reshape(1, lead.numel(), *maps.shape[maps.ndim - rank :])
-    flat = F.interpolate(flat, size=tuple(size), mode=_INTERPOLATION[rank], align_corners=False)
+    flat = F.interpolate(flat, size=tuple(size), mode=_INTERPOLATION[rank], align_corners=align_corners)
     return flat.reshape(*lead, *size)
 
 
@@ -256,13 +279,13 @@ def triangles(length: int, out: int, start: float, end: float, device: torch.dev
     return torch.where(inside, weights / total, 0).to(torch.float32)
 
 
-def min_max(maps: Tensor, rank: int = 2) -> Tensor:
-    """Each map of ``[..., *map]`` shifted to start at 0 and divided by its range + 1e-7; non-finite values make the map NaN."""
+def min_max(maps: Tensor, rank: int = 2, eps: float = RANGE_EPS) -> Tensor:
+    """Each map of ``[..., *map]`` shifted to start at 0 and divided by its range + eps; non-finite values make the map NaN."""
     dims = tuple(range(maps.ndim - rank, maps.ndim))
     maps = maps - maps.amin(dims, keepdim=True)
     top = maps.amax(dims, keepdim=True)
     # An infinite range would leave zeros beside NaN; the whole map is unknown, and says so.
-    return torch.where(top.isfinite(), maps / (RANGE_EPS + top), torch.nan)
+    return torch.where(top.isfinite(), maps / (eps + top), torch.nan)
 
 
 def _signed(projection: Tensor) -> Tensor:

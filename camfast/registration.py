@@ -91,6 +91,25 @@ def _preprocess_fallback(frames, size, mean, std, dtype=torch.float32, box=None,
     return reference.preprocess(frames, size, mean, std, dtype, box, channels_last)
 
 
+def _mask_fake(images, maps, align_corners=True, scale_first=False):
+    out = images.new_empty((maps.shape[0] * maps.shape[1], *images.shape[1:]))
+    return out.contiguous(memory_format=_image_format(images))
+
+
+def _mask_fallback(images, maps, align_corners=True, scale_first=False):
+    _warn_once(images.device)
+    out = reference.mask_images(images, maps, align_corners, scale_first)
+    return out.contiguous(memory_format=_image_format(images))
+
+
+def _image_format(images: Tensor) -> torch.memory_format:
+    """channels_last for images that are, else contiguous."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(images.ndim)
+    if images.is_contiguous() or last is None or not images.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last
+
+
 def _overlay_fake(frames, heatmap, colors, alpha=0.5):
     return frames.new_empty(frames.shape)
 
@@ -128,5 +147,6 @@ for _name in ("eigen_cam", "kpca_cam"):
     _register(_name, _eigen_fake, _eigen_fallback(_name), gradients.eigen_backward(_name), gradients.save_eigen)
 _register("resize_normalize", _resize_fake, _resize_fallback, gradients.resize_backward, gradients.save_resize)
 _register("preprocess", _preprocess_fake, _preprocess_fallback)
+_register("mask_images", _mask_fake, _mask_fallback, gradients.masks_backward, gradients.save_masks)
 _register("overlay", _overlay_fake, _overlay_fallback)
 _register("tile_maps", _tile_fake, _tile_fallback)

@@ -34,6 +34,7 @@ CAMFAST_HD constexpr bool weights_need_activations(Rule rule) {
 constexpr double kRangeEps = 1e-7;     // recipes: x / (1e-7 + max x)
 constexpr double kXGradEps = 1e-7;
 constexpr double kPlusPlusEps = 1e-6;
+constexpr double kMaskEps = 1e-8;
 
 // max(x, 0), written so that NaN passes through, as torch.clamp and numpy.maximum let it.
 template <class T>
@@ -64,19 +65,25 @@ CAMFAST_HD T element_term(T a, T g) {
 
 // Where an output sample falls between two source samples: value = (1 - weight) * source[low] + weight * source[high].
 // Half-pixel centres, edges clamped, no antialiasing: torch.nn.functional.interpolate(align_corners=False), in the same
-// order of operations, so that rounding agrees.
+// order of operations, so that rounding agrees. With `corners` the first and last samples lie on each other instead
+// (align_corners=True).
 template <class T>
 struct Sample {
   int32_t low, high;
   T weight;
 };
 
-template <class T>
+template <class T, bool corners = false>
 CAMFAST_HD Sample<T> sample_at(int64_t out_index, int64_t in_size, int64_t out_size) {
   if (in_size == out_size) return {int32_t(out_index), int32_t(out_index), T(0)};
-  const T scale = T(in_size) / T(out_size);
-  T centre = scale * (T(out_index) + T(0.5)) - T(0.5);
-  if (centre < T(0)) centre = T(0);
+  T centre;
+  if (corners) {
+    centre = out_size > 1 ? T(in_size - 1) / T(out_size - 1) * T(out_index) : T(0);
+  } else {
+    const T scale = T(in_size) / T(out_size);
+    centre = scale * (T(out_index) + T(0.5)) - T(0.5);
+    if (centre < T(0)) centre = T(0);
+  }
   int64_t low = int64_t(centre);
   if (low > in_size - 1) low = in_size - 1;
   T weight = centre - T(low);
@@ -92,12 +99,13 @@ CAMFAST_HD T mix(T low, T high, T weight) {
 // A resized map is linear between neighbouring source centres, so along each axis the extremes of the samples that fall
 // into one cell are its first and its last sample: only these need to be looked at to know the range of the whole output
 // (7x7 -> 224x224: 256 samples instead of 50,176). True for samples at the border of a cell, and for the two ends.
-template <class T>
+// Where the samples lie does not matter to this, so that it holds with aligned corners too.
+template <class T, bool corners = false>
 CAMFAST_HD bool is_cell_border(int64_t out_index, int64_t in_size, int64_t out_size) {
   if (out_index == 0 || out_index == out_size - 1) return true;
-  const int32_t low = sample_at<T>(out_index, in_size, out_size).low;
-  return low != sample_at<T>(out_index - 1, in_size, out_size).low ||
-         low != sample_at<T>(out_index + 1, in_size, out_size).low;
+  const int32_t low = sample_at<T, corners>(out_index, in_size, out_size).low;
+  return low != sample_at<T, corners>(out_index - 1, in_size, out_size).low ||
+         low != sample_at<T, corners>(out_index + 1, in_size, out_size).low;
 }
 
 // value -> clamp((value - low) * scale, bottom, top): what is done to each resized sample.
@@ -123,6 +131,15 @@ CAMFAST_HD Normalizer<T> min_max_normalizer(T map_min, T map_max, T resized_min,
   const bool finite = map_range - map_range == T(0);
   const T nan = map_range - map_range;
   return {resized_min, finite ? scale : nan, T(0), range * scale};
+}
+
+// A mask of Score-CAM: the resized map from 0 to 1, (x - min) / (max - min + eps), the range being that of the resized map,
+// or of the map itself. A range that is not finite makes everything NaN.
+template <class T>
+CAMFAST_HD Normalizer<T> mask_normalizer(T low, T high, T finite) {
+  const T range = high - low;
+  const T scale = T(1) / (range + T(kMaskEps)) + finite * T(0);
+  return {low, scale, T(0), range * scale};
 }
 
 // One 8-bit colour channel of an overlay: (1 - alpha) * frame + alpha * colour, halves up.

@@ -30,6 +30,8 @@ STABLE_TORCH_LIBRARY(camfast, m) {
   m.def("kpca_cam(Tensor activations, SymInt[]? size=None, bool normalize=True, float? gamma=None) -> Tensor");
   // maps [M, *map] -> [M, *size]
   m.def("resize_normalize(Tensor maps, SymInt[]? size=None, bool normalize=True, bool relu=False) -> Tensor");
+  // images [N, P, *size], maps [N, C, *map] fp32 (fp64 for fp64 images) -> images masked by each map [N * C, P, *size]
+  m.def("mask_images(Tensor images, Tensor maps, bool align_corners=True, bool scale_first=False) -> Tensor");
   // frames uint8 [N, H, W, 3], heatmap [N, h, w], colors uint8 [256, 3] -> uint8 [N, H, W, 3]
   m.def("overlay(Tensor frames, Tensor heatmap, Tensor colors, float alpha=0.5) -> Tensor");
   // maps [M, h, w], colors uint8 [256, 3], limits [2] or none -> uint8 picture [H, W, 3] of tiles

@@ -40,20 +40,26 @@ inline void check_floating(const Tensor& t, const char* name) {
       name, " must be float64, float32, float16 or bfloat16, got ", torch::headeronly::toString(type));
 }
 
-// A new contiguous tensor on the device of `like`, straight from the allocator: a call through the dispatcher would cost
+// A new tensor of given strides on the device of `like`, straight from the allocator: a call through the dispatcher would cost
 // as much as the arithmetic of a small map.
-inline Tensor allocate(const Sizes& shape, ScalarType type, const Tensor& like) {
-  Sizes strides(shape.size(), 1);
-  for (int64_t d = int64_t(shape.size()) - 2; d >= 0; --d) strides[d] = strides[d + 1] * std::max<int64_t>(shape[d + 1], 1);
+inline Tensor allocate(const Sizes& shape, const Sizes& strides, ScalarType type, const Tensor& like) {
   int32_t device_type = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   const int32_t dtype = type == ScalarType::Double ? aoti_torch_dtype_float64()
       : type == ScalarType::Float                  ? aoti_torch_dtype_float32()
+      : type == ScalarType::Half                   ? aoti_torch_dtype_float16()
+      : type == ScalarType::BFloat16               ? aoti_torch_dtype_bfloat16()
                                                    : aoti_torch_dtype_uint8();
   AtenTensorHandle handle = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       int64_t(shape.size()), shape.data(), strides.data(), dtype, device_type, like.get_device_index(), &handle));
   return Tensor(handle);
+}
+
+inline Tensor allocate(const Sizes& shape, ScalarType type, const Tensor& like) {
+  Sizes strides(shape.size(), 1);
+  for (int64_t d = int64_t(shape.size()) - 2; d >= 0; --d) strides[d] = strides[d + 1] * std::max<int64_t>(shape[d + 1], 1);
+  return allocate(shape, strides, type, like);
 }
 
 // A map's extent, always as [depth, height, width]; missing dimensions are 1.

@@ -65,6 +65,37 @@ def test_score_cam_equals_the_peer(net):
         torch.testing.assert_close(ours, Peer("ScoreCAM", net, layer)(batch, CLASSES), rtol=0, atol=2e-6)
 
 
+class Views(SmallNet):
+    """A model that takes its features to be contiguous."""
+
+    def forward(self, x):
+        features = self.body(self.stem(x))
+        return self.fc(features.view(features.shape[0], 16, -1).mean(2))
+
+
+def test_score_cam_of_a_model_that_needs_contiguous_images():
+    net, batch = calibrated(Views(), images(4)), images(2)
+    explainer = camfast.ScoreCAM(net, "body", batch_size=7)
+    theirs = Peer("ScoreCAM", net, "body")(batch, CLASSES)
+    for _ in range(2):
+        torch.testing.assert_close(explainer(batch, CLASSES).heatmap, theirs, rtol=0, atol=2e-6)
+    with pytest.raises(RuntimeError, match="broken"):
+        explainer(batch, lambda scores: (_ for _ in ()).throw(RuntimeError("broken")))
+
+
+@pytest.mark.parametrize("autocast", [True, torch.bfloat16])
+def test_score_cam_in_lower_precision(net, autocast):
+    batch, exact = images(2), camfast.ScoreCAM(net, "body")(images(2), CLASSES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # where the processor has no bfloat16
+        lower = camfast.ScoreCAM(net, "body", autocast=autocast)(batch, CLASSES)
+    assert torch.equal(lower.scores, exact.scores)  # the explained pass itself is exact
+    assert lower.heatmap.dtype == torch.float32
+    torch.testing.assert_close(lower.heatmap, exact.heatmap, rtol=0, atol=3e-2)
+    if autocast is not True:
+        assert not torch.equal(lower.heatmap, exact.heatmap)
+
+
 @pytest.mark.parametrize("layer", ["body", "stem"])
 def test_ablation_equals_the_peer_where_the_least_activation_is_zero(net, layer):
     batch = images(2)
@@ -343,6 +374,8 @@ def test_bad_arguments(net):
     for options in ({"batch_size": 0}, {"channels": -1}, {"channels": 2.5}):
         with pytest.raises(ValueError, match="must be a positive int"):
             camfast.ScoreCAM(net, **options)
+    with pytest.raises(ValueError, match="autocast must be a bool"):
+        camfast.ScoreCAM(net, autocast="bf16")
     with pytest.raises(ValueError, match="std must not"):
         camfast.SSCAM(net, std=-1)
     with pytest.raises(ValueError, match="view of its input"):

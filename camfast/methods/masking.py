@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from .. import ops
+from .. import ops, reference
 from ..inputs import Inputs
 from ..taps import Tap
 from ..targets import Chosen
@@ -19,24 +20,35 @@ from .scoring import batch_fitting, counted, progress_bar, strongest
 
 __all__ = ["ISCAM", "SSCAM", "ScoreCAM", "is_cam", "score_cam", "ss_cam"]
 
-_MASK_EPS = 1e-8
-_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_CACHED_ELEMENTS = 5 * 2**18  # of a batch of images whose first feature maps stay in a processor's last cache
 
 
 class ScoreCAM(PerturbationExplainer):
     """Score-CAM: each channel, scaled to [0, 1], masks the image; the scores go through a softmax (Wang 2020, https://arxiv.org/abs/1910.01279).
 
     Masks are resized with aligned corners and scaled at full resolution, as in pytorch-grad-cam. They are made for one
-    batch of copies at a time. ``channels`` limits the work to that many channels of largest variance an image, after
-    Faster-Score-CAM; the others get weight 0. None scores all of them.
+    batch of copies at a time (:func:`camfast.ops.mask_images`).
+
+    Args:
+        channels: limits the work to that many channels of largest variance an image, after Faster-Score-CAM; the others
+            get weight 0. None scores all of them.
+        autocast: score the copies in a lower precision: True for bfloat16 (on a GPU without it float16), or a dtype.
+            On a processor without instructions for it True changes nothing, and says so. Results are then close to,
+            not equal to those of the peers.
     """
 
     name: ClassVar[str] = "score_cam"
     rounds: int = 1  # how often each channel is scored
 
-    def __init__(self, *args: Any, channels: int | None = None, **options: Any) -> None:
+    def __init__(
+        self, *args: Any, channels: int | None = None, autocast: bool | torch.dtype = False, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
         self.channels = counted(channels, "channels")
+        if not isinstance(autocast, bool) and autocast not in (torch.bfloat16, torch.float16):
+            raise ValueError(f"autocast must be a bool, torch.bfloat16 or torch.float16, got {autocast!r}")
+        self.autocast = autocast
+        self._takes_channels_last = True  # until the model has shown otherwise
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         maps = []
@@ -59,29 +71,80 @@ class ScoreCAM(PerturbationExplainer):
 
     def _scores(self, grid: Tensor, channels: Tensor, chosen: Chosen, inputs: Inputs, bar: Any) -> Tensor:
         """Sums over the rounds of the scores of every masked image, ``[N, channels, (K)]``."""
-        size = self.batch_size or batch_fitting(inputs.image[:1])
         total: Any = 0
+        dtype = self._lower_precision(inputs.image.device)
+        size = self.batch_size or _fitting(inputs.image[:1])
         for turn in range(self.rounds):
             rows = []
             for i in range(inputs.batch):
                 one, found = inputs.one(i), []
+                one = one.with_image(self._laid_out(one.image.detach(), dtype))
                 for part in channels[i].split(size):
-                    masks = self._masks(grid[i, part], one.image, turn)
-                    masked = one.with_image(masks * one.image.detach()).cut()
-                    output = self.model(*masked.args, **masked.kwargs)
+                    output = self._run(one, grid[i : i + 1, part], turn, dtype)
                     found.append(chosen.values(i, output, len(part)))
                     bar.update(len(part))
                 rows.append(torch.cat(found))
             total = total + torch.stack(rows)
         return total
 
-    def _masks(self, maps: Tensor, image: Tensor, turn: int) -> Tensor:
-        """Masks ``[B, 1, *size]`` of some channels ``[B, *map]`` of one image, in its dtype."""
-        large = _resized(_wide(maps).unsqueeze(1), image.shape[2:], align_corners=True)
-        return _unit_range(large).to(image.dtype)
+    def _run(self, one: Inputs, maps: Tensor, turn: int, dtype: torch.dtype | None) -> Any:
+        """What the model returns for one image masked by ``maps`` ``[1, B, *map]``."""
+        masked = self._masked(one.image, maps, turn)
+        if self._takes_channels_last:
+            try:
+                return self._pass(one.with_image(masked), dtype)
+            except RuntimeError:
+                if masked.is_contiguous():
+                    raise
+                self._takes_channels_last = False  # a view of what it took to be contiguous
+        return self._pass(one.with_image(masked.contiguous()), dtype)
+
+    def _pass(self, inputs: Inputs, dtype: torch.dtype | None) -> Any:
+        inputs = inputs.cut()
+        with contextlib.nullcontext() if dtype is None else torch.autocast(inputs.image.device.type, dtype):
+            return self.model(*inputs.args, **inputs.kwargs)
+
+    def _masked(self, image: Tensor, maps: Tensor, turn: int) -> Tensor:
+        """``image`` ``[1, P, *size]`` masked by some channels ``[1, B, *map]``: ``[B, P, *size]``."""
+        return ops.mask_images(image, maps)
+
+    def _laid_out(self, image: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """The image in the memory format in which convolutions are fastest; models that cannot take it get it as it is."""
+        halves = dtype is not None or image.dtype.itemsize == 2
+        wanted = image.device.type == "cpu" or (image.device.type == "cuda" and halves)
+        if image.ndim == 4 and wanted and self._takes_channels_last and self._convolves():
+            return image.contiguous(memory_format=torch.channels_last)
+        return image
+
+    def _convolves(self) -> bool:
+        return any(isinstance(module, nn.Conv2d) for module in self.model.modules())
+
+    def _lower_precision(self, device: torch.device) -> torch.dtype | None:
+        """The dtype of autocast; None for full precision."""
+        if isinstance(self.autocast, torch.dtype):
+            return self.autocast
+        if not self.autocast:
+            return None
+        if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            return torch.float16
+        if device.type == "cpu" and not _processor_has_bfloat16():
+            warnings.warn("this processor has no bfloat16 instructions; autocast=True is left out", stacklevel=2)
+            return None
+        return torch.bfloat16
 
 
 score_cam = register(ScoreCAM)
+
+
+def _fitting(image: Tensor) -> int:
+    """How many masked copies of ``image`` ``[1, ...]`` are scored at once where nothing was asked for."""
+    most = batch_fitting(image)
+    return most if image.device.type != "cpu" else max(1, min(most, _CACHED_ELEMENTS // image.numel()))
+
+
+def _processor_has_bfloat16() -> bool:
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check is not None and check() for check in checks)
 
 
 class SSCAM(ScoreCAM):
@@ -108,10 +171,11 @@ class SSCAM(ScoreCAM):
         self._generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
         return super().maps(tap, chosen, inputs)
 
-    def _masks(self, maps: Tensor, image: Tensor, turn: int) -> Tensor:
-        masks = _resized(_unit_range(_wide(maps).unsqueeze(1)), image.shape[2:])
+    def _masked(self, image: Tensor, maps: Tensor, turn: int) -> Tensor:
+        wide = maps if maps.dtype == torch.float64 else maps.float()
+        masks = reference.score_masks(wide, image.shape[2:], align_corners=False, scale_first=True)[0].unsqueeze(1)
         noise = torch.randn(masks.shape, dtype=masks.dtype, generator=self._generator) * self.std
-        return (masks + noise.to(masks.device)).to(image.dtype)
+        return (masks + noise.to(masks.device)).to(image.dtype) * image
 
 
 ss_cam = register(SSCAM)
@@ -130,25 +194,9 @@ class ISCAM(ScoreCAM):
         super().__init__(*args, **options)
         self.rounds = counted(samples, "samples") or 1
 
-    def _masks(self, maps: Tensor, image: Tensor, turn: int) -> Tensor:
+    def _masked(self, image: Tensor, maps: Tensor, turn: int) -> Tensor:
         strength = sum((step + 1) / self.rounds for step in range(turn + 1))
-        masks = _resized(_unit_range(_wide(maps).unsqueeze(1)), image.shape[2:])
-        return (masks * strength).to(image.dtype)
+        return ops.mask_images(image * strength, maps, align_corners=False, scale_first=True)
 
 
 is_cam = register(ISCAM)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def _unit_range(maps: Tensor) -> Tensor:
-    """Each map of ``[B, 1, *map]`` from 0 to 1."""
-    dims = tuple(range(2, maps.ndim))
-    maps = maps - maps.amin(dims, keepdim=True)
-    return maps / (maps.amax(dims, keepdim=True) + _MASK_EPS)
-
-
-def _resized(maps: Tensor, size: torch.Size, align_corners: bool = False) -> Tensor:
-    return F.interpolate(maps, size=tuple(size), mode=_LINEAR[len(size)], align_corners=align_corners)

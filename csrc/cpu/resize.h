@@ -15,9 +15,9 @@ struct Axis {
   std::vector<T> weight;
   std::vector<int32_t> borders;
 
-  Axis(int64_t in, int64_t out) : low(out), high(out), weight(out) {
+  Axis(int64_t in, int64_t out, bool corners = false) : low(out), high(out), weight(out) {
     for (int64_t o = 0; o < out; ++o) {
-      const Sample<T> s = sample_at<T>(o, in, out);
+      const Sample<T> s = corners ? sample_at<T, true>(o, in, out) : sample_at<T>(o, in, out);
       low[o] = s.low;
       high[o] = s.high;
       weight[o] = s.weight;
@@ -45,8 +45,9 @@ struct Resize {
   bool normalize;
   Axis<T> z, y, x, x_borders;
 
-  Resize(Extent in, Extent out, bool normalize)
-      : in(in), out(out), normalize(normalize), z(in.d, out.d), y(in.h, out.h), x(in.w, out.w), x_borders(x, x.borders) {}
+  Resize(Extent in, Extent out, bool normalize, bool corners = false)
+      : in(in), out(out), normalize(normalize), z(in.d, out.d, corners), y(in.h, out.h, corners), x(in.w, out.w, corners),
+        x_borders(x, x.borders) {}
 
   int64_t rows() const { return out.d * out.h; }
 };
@@ -131,11 +132,16 @@ CAMFAST_INLINE T mix_one(const T* near, const T* far, T weight) {
   return near == far ? *near : mix(*near, *far, weight);
 }
 
-// The normaliser of one low-resolution map (after ReLU, if any): its range, and that of the resized map.
+// The ranges of one low-resolution map (after ReLU, if any) and of the resized one; `finite` is NaN where a value is not.
 template <class T>
-struct FindNormalizer {
+struct Ranges {
+  T map_min, map_max, low, high, finite;
+};
+
+template <class T>
+struct FindRanges {
   template <int bytes>
-  static CAMFAST_INLINE void run(const Resize<T>& resize, const T* const& map, Normalizer<T>* const& result) {
+  static CAMFAST_INLINE void run(const Resize<T>& resize, const T* const& map, Ranges<T>* const& result) {
     constexpr int W = bytes / sizeof(T);
     const int64_t n = resize.in.positions();
     T map_min = map[0], map_max = map[0], unknown = T(0);
@@ -169,16 +175,24 @@ struct FindNormalizer {
       low = lows[l] < low ? lows[l] : low;
       high = highs[l] > high ? highs[l] : high;
     }
-    *result = min_max_normalizer<T>(map_min, map_max + unknown, low, high);
+    *result = {map_min, map_max, low, high, unknown};
   }
 };
 
 template <class T>
+Ranges<T> find_ranges(const Resize<T>& resize, const T* map) {
+  Ranges<T> found;
+  Ranges<T>* to = &found;
+  multiversion<FindRanges<T>>(resize, map, to);
+  return found;
+}
+
+template <class T>
 Normalizer<T> find_normalizer(const Resize<T>& resize, const T* map) {
   constexpr T infinity = __builtin_huge_val();
-  Normalizer<T> result{T(0), T(1), -infinity, infinity};
-  if (resize.normalize) multiversion<FindNormalizer<T>>(resize, map, &result);
-  return result;
+  if (!resize.normalize) return {T(0), T(1), -infinity, infinity};
+  const Ranges<T> r = find_ranges<T>(resize, map);
+  return min_max_normalizer<T>(r.map_min, r.map_max + r.finite, r.low, r.high);
 }
 
 // Rows [begin, end) of the output (z and y counted as one), written to `out`, which starts at the map's first row.
