@@ -172,11 +172,9 @@ def _resize_backward(grad: Tensor, own, size, align_corners: bool = False) -> Te
     for axis, (n, out) in enumerate(zip(own, size, strict=True)):
         if n == out:
             continue
-        centre = torch.arange(out, dtype=grad.dtype, device=grad.device)
-        if align_corners:
-            centre = centre * ((n - 1) / max(out - 1, 1))
-        else:
-            centre = ((centre + 0.5) * (n / out) - 0.5).clamp(0, n - 1)
+        half, scale = (0.0, (n - 1) / max(out - 1, 1)) if align_corners else (0.5, n / out)
+        centre = (torch.arange(out, dtype=grad.dtype, device=grad.device) + half) * scale - half
+        centre = centre.clamp(0, n - 1)
         source = torch.arange(n, dtype=grad.dtype, device=grad.device)
         hats = (1 - (centre[:, None] - source).abs()).clamp(min=0)  # [out, n]
         grad = (grad.movedim(axis - rank, -1) @ hats).movedim(-1, axis - rank)

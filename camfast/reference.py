@@ -183,10 +183,10 @@ def preprocess(
 
 
 def mask_images(images: Tensor, maps: Tensor, align_corners: bool = True, scale_first: bool = False) -> Tensor:
-    """``images`` ``[N, P, *size]`` times each of their ``maps`` ``[N, C, *map]``, resized and scaled to [0, 1]: ``[N * C, P, *size]``.
+    """``images`` ``[N, P, *size]`` times each of their ``maps`` ``[N, C, *map]``: ``[N * C, P, *size]`` (Wang 2020, eq. 3).
 
-    A map is scaled by its range + 1e-8, found after the resize, or before it with ``scale_first``; a map that is not
-    finite makes its image NaN.
+    A map is resized and scaled to [0, 1] by its range + 1e-8, found after the resize, or before it with ``scale_first``.
+    A map that is not finite makes its image NaN.
     """
     x, m = _accumulated(images, maps)
     masks = score_masks(m.to(x.dtype), images.shape[2:], align_corners, scale_first)

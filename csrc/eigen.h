@@ -12,6 +12,8 @@
 // and all of this are in double precision, since forming a Gram matrix squares the condition.
 #pragma once
 
+#include <math.h>
+
 #include "cam_math.h"
 
 namespace camfast {

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import DTYPES, FAMILY, SAMPLES, Sample
+from samples import DTYPES, FAMILY, SAMPLES, Sample, arrange
 from torch import Tensor
 
 from camfast import colormaps, reference
 
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "csrc" / "cuda"
-UNITS = ["cam_float", "cam_double", "cam_half", "cam_bfloat16", "overlay", "tile_maps"]
+UNITS = ["cam_float", "cam_double", "cam_half", "cam_bfloat16", "overlay", "tile_maps", "eigen_cam", "mask_images"]
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the emulated kernels with")
 
@@ -185,6 +185,94 @@ def test_tile_maps(program, shape, dtype):
             )
             wrong = (actual.view(expected.shape) != expected).any(-1)
             assert wrong.float().mean() < 0.01  # a value on the edge between two shades
+
+
+def emulate_eigen(program, name: str, A: Tensor, size, normalize: bool, machine: str, order: int = 0, shift: int = 0):
+    grid, channels_last = A.shape[2:], A.stride(1) == 1
+    positions = grid.numel()
+    strides = [A.stride(0), 1, A.shape[1]] if channels_last else [A.stride(0), positions, 1]
+    header = [4, order, DTYPES.index(A.dtype), A.shape[0], A.shape[1], *strides, *extent(grid), *extent(size)]
+    header += [int(normalize), int(name == "kpca_cam"), *MACHINES[machine], shift, A.numel() * A.element_size()]
+    result_dtype = torch.float64 if A.dtype == torch.float64 else torch.float32
+    flat, path = run(program, header, [storage_bytes(A)], result_dtype)
+    expected = getattr(reference, name)(A.double(), size, normalize)
+    return flat.view(expected.shape), expected, path
+
+
+def activations(shape, dtype=torch.float32, channels_last=False) -> Tensor:
+    rng = torch.Generator().manual_seed(6)
+    A = torch.randn(shape, generator=rng, dtype=torch.float64)
+    A = (A + torch.linspace(-1, 2, shape[-1]) * torch.rand(shape[1], *(1,) * (len(shape) - 2), generator=rng)).clamp(0)
+    return arrange(A.to(dtype), "channels_last" if channels_last else "contiguous", len(shape) - 2)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", ["eigen_cam", "kpca_cam"])
+def test_eigen(program, name, machine):
+    seen = set()
+    shapes = [(2, 300, 7, 7), (3, 70, 13), (1, 40, 9, 10), (2, 90, 1, 9, 9), (1, 3, 8, 8), (2, 5, 1, 1), (2, 6, 1, 2)]
+    for i, shape in enumerate(shapes):
+        A = activations(shape, channels_last=i % 2 == 1)
+        size = tuple(n + 5 for n in shape[2:])
+        actual, expected, path = emulate_eigen(program, name, A, size, i % 3 != 0, machine, order=i % 4)
+        seen.add(path)
+        scale = max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=2e-5 * scale)
+    assert {"clusters": "cluster", "grid": "grid", "alone": "one block", "tiny shared memory": "large"}[machine] in seen
+    assert "large" in seen
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_eigen_dtypes(program, dtype):
+    for shape in ((1, 140, 7, 7), (1, 70, 9, 8)):
+        for channels_last in (False, True):
+            A = activations(shape, dtype, channels_last)
+            shift = A.element_size()
+            actual, expected, _ = emulate_eigen(program, "eigen_cam", A, (12, 11), True, "clusters", shift=shift)
+            atol = 1e-9 if dtype == torch.float64 else 2e-5
+            torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=atol)
+
+
+def test_eigen_of_what_is_not_finite_or_constant(program):
+    for shape in ((4, 20, 5, 4), (4, 20, 9, 9)):
+        A = activations(shape)
+        A[0, 3, 2, 2], A[1, 0, 0, 0], A[2] = torch.inf, torch.nan, 1.5
+        actual, expected, _ = emulate_eigen(program, "eigen_cam", A, (9, 9), True, "alone")
+        assert expected[0].isnan().all() and expected[1:].isfinite().all() and not actual[2].any()
+        torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=2e-5, equal_nan=True)
+
+
+def test_eigen_of_a_near_tie(program):
+    rng = torch.Generator().manual_seed(7)
+    u = torch.randn(49, 6, generator=rng, dtype=torch.float64)
+    u, _ = torch.linalg.qr(u - u.mean(0))
+    v, _ = torch.linalg.qr(torch.randn(128, 6, generator=rng, dtype=torch.float64))
+    for gap, dtype, atol in ((1e-6, torch.float64, 1e-6), (1e-2, torch.float32, 5e-5)):
+        A = ((u * torch.tensor([1, 1 - gap, 0.9, 0.8, 0.5, 0.1])) @ v.T).T.reshape(1, 128, 7, 7).to(dtype).contiguous()
+        actual, expected, _ = emulate_eigen(program, "eigen_cam", A, (7, 7), False, "clusters")
+        torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("machine", ["clusters", "tiny shared memory"])
+def test_mask_images(program, dtype, machine):
+    rng = torch.Generator().manual_seed(8)
+    cases = [((2, 3, 12, 16), (2, 3, 7, 7)), ((1, 2, 9, 7), (1, 2, 20, 11)), ((1, 1, 3, 4, 6), (1, 2, 2, 3, 3))]
+    cases += [((1, 3, 6, 8), (1, 1, 70, 70))] if machine == "tiny shared memory" else []
+    for i, (shape, grid) in enumerate(cases):
+        images = torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype)
+        maps = torch.randn(grid, generator=rng, dtype=torch.float64).to(dtype)
+        maps = maps if dtype == torch.float64 else maps.float()
+        for channels_last, corners, first in ((0, 1, 0), (1, 0, 1), (0, 0, 0), (1, 1, 1)):
+            shift = images.element_size() * (i % 2)
+            laid_out = images.movedim(1, -1).contiguous() if channels_last else images
+            header = [5, i % 4, DTYPES.index(dtype), shape[0], grid[1], shape[1], channels_last, corners, first]
+            header += [*extent(grid[2:]), *extent(shape[2:]), *MACHINES[machine], shift]
+            flat, _ = run(program, header, [storage_bytes(laid_out), storage_bytes(maps)], dtype)
+            expected = reference.mask_images(images.double(), maps.double(), bool(corners), bool(first))
+            actual = flat.view(expected.movedim(1, -1).shape).movedim(-1, 1) if channels_last else flat.view_as(expected)
+            limit = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]
+            torch.testing.assert_close(actual.double(), expected, rtol=0, atol=limit)
 
 
 def test_nan_stays_in_its_image(program):

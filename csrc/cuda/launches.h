@@ -62,6 +62,34 @@ struct TileCall {
   cudaStream_t stream;
 };
 
+struct EigenCall {
+  const void* activations; // element (n, c, s) at n * image + c * channel + s * position
+  long long image, channel, position;
+  EigenShape shape;
+  double gamma;
+  ResizeJob resize;
+  void* out; // [N, *out]
+  void* scratch;
+  EigenPlan plan;
+  cudaStream_t stream;
+};
+
+struct MaskCall {
+  const void* images; // [N, planes, *size], dense or channels_last
+  const void* maps;   // [N, C, *map], dense, of the accumulation type
+  void* out;          // [N * C, planes, *size], laid out as the images
+  int N, C, planes;
+  bool channels_last, corners, scale_first;
+  MapExtent map, size;
+  int group;        // blocks a map
+  int shared_bytes; // the map's, or 0: read from global memory
+  cudaStream_t stream;
+};
+
+template <class In>
+cudaError_t launch_eigen(const EigenCall& call);
+template <class In>
+cudaError_t launch_masks(const MaskCall& call);
 template <class In>
 cudaError_t launch_cam(const CamCall& call);
 template <class In>

@@ -9,6 +9,7 @@
 
 #include <mutex>
 
+#include "../masks.h"
 #include "../tile_maps.h"
 #include "launches.h"
 
@@ -140,6 +141,94 @@ Tensor resize_normalize(const Tensor& maps, OptionalSizes size, bool normalize, 
   return out;
 }
 
+Tensor eigen_map(const Tensor& given, const OptionalSizes& size, bool normalize, bool kernel, std::optional<double> gamma) {
+  check_floating(given, "activations");
+  const Sizes out_size = output_size(size, given, 2);
+  STD_TORCH_CHECK(given.size(1) > 0, "activations must have channels, got shape ", shape_string(given));
+  const int device = given.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  Sizes out_shape{given.size(0)};
+  out_shape.insert(out_shape.end(), out_size.begin(), out_size.end());
+  const ScalarType type = given.scalar_type();
+  Tensor out = allocate(out_shape, accumulation_type(type), given);
+  if (out.numel() == 0) return out;
+  Tensor activations = given;
+  LayoutOf layout = layout_of(activations, 1);
+  if (layout.layout == Layout::other) {
+    activations = torch::stable::contiguous(activations);
+    layout = layout_of(activations, 1);
+  }
+  const Extent in = extent_of(activations, 2), out_extent = extent_of(out_size);
+  const int64_t N = activations.size(0), C = activations.size(1), S = in.positions();
+  check_counts(N, in, out_extent, C);
+
+  cuda::EigenCall call{};
+  call.activations = activations.const_data_ptr();
+  const bool adjacent = layout.layout == Layout::positions_adjacent;
+  call.image = activations.stride(0);
+  call.channel = adjacent ? layout.step : 1;
+  call.position = adjacent ? 1 : layout.step;
+  call.shape = {N, int(C), int(S), kernel, out_extent.positions(), int(out.element_size())};
+  call.gamma = gamma.value_or(1.0 / double(C));
+  call.resize = {extent(in), extent(out_extent), normalize};
+  call.out = out.mutable_data_ptr();
+  call.plan = cuda::plan_eigen(machine(device), call.shape);
+  std::optional<Tensor> workspace;
+  if (call.plan.scratch_bytes > 0) {
+    workspace = scratch(call.plan.scratch_bytes, activations);
+    call.scratch = workspace->mutable_data_ptr();
+  }
+  call.stream = current_stream(device);
+  switch (type) {
+    case ScalarType::Double: STD_CUDA_CHECK(cuda::launch_eigen<double>(call)); break;
+    case ScalarType::Float: STD_CUDA_CHECK(cuda::launch_eigen<float>(call)); break;
+    case ScalarType::Half: STD_CUDA_CHECK(cuda::launch_eigen<__half>(call)); break;
+    default: STD_CUDA_CHECK(cuda::launch_eigen<__nv_bfloat16>(call)); break;
+  }
+  return out;
+}
+
+Tensor eigen_cam(const Tensor& activations, OptionalSizes size, bool normalize) {
+  return eigen_map(activations, size, normalize, false, std::nullopt);
+}
+
+Tensor kpca_cam(const Tensor& activations, OptionalSizes size, bool normalize, std::optional<double> gamma) {
+  return eigen_map(activations, size, normalize, true, gamma);
+}
+
+Tensor mask_images(const Tensor& images, const Tensor& maps, bool align_corners, bool scale_first) {
+  const int device = images.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  MaskInputs in = mask_inputs(images, maps);
+  if (in.out.numel() == 0) return in.out;
+  const int64_t count = in.N * in.C, S = in.map.positions();
+  check_counts(count, in.map, in.size, 1);
+
+  cuda::MaskCall call{};
+  call.images = in.images.const_data_ptr();
+  call.maps = in.maps.const_data_ptr();
+  call.out = in.out.mutable_data_ptr();
+  call.N = int(in.N);
+  call.C = int(in.C);
+  call.planes = int(in.planes);
+  call.channels_last = in.channels_last;
+  call.corners = align_corners;
+  call.scale_first = scale_first;
+  call.map = extent(in.map);
+  call.size = extent(in.size);
+  call.group = cuda::blocks_a_map(machine(device), count, in.size.positions() * in.planes * in.out.element_size());
+  const int64_t map_bytes = S * in.maps.element_size();
+  call.shared_bytes = map_bytes <= machine(device).shared_bytes - cuda::kStaticSharedBytes ? int(map_bytes) : 0;
+  call.stream = current_stream(device);
+  switch (images.scalar_type()) {
+    case ScalarType::Double: STD_CUDA_CHECK(cuda::launch_masks<double>(call)); break;
+    case ScalarType::Float: STD_CUDA_CHECK(cuda::launch_masks<float>(call)); break;
+    case ScalarType::Half: STD_CUDA_CHECK(cuda::launch_masks<__half>(call)); break;
+    default: STD_CUDA_CHECK(cuda::launch_masks<__nv_bfloat16>(call)); break;
+  }
+  return in.out;
+}
+
 Tensor overlay(const Tensor& frames, const Tensor& heatmap, const Tensor& colors, double alpha) {
   check_overlay(frames, heatmap, colors);
   const int device = frames.get_device_index();
@@ -213,6 +302,9 @@ STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) {
   m.impl("layer_cam", TORCH_BOX(&camfast::cam_op<Rule::layer_cam>));
   m.impl("grad_cam_elementwise", TORCH_BOX(&camfast::cam_op<Rule::grad_cam_elementwise>));
   m.impl("resize_normalize", TORCH_BOX(&camfast::resize_normalize));
+  m.impl("eigen_cam", TORCH_BOX(&camfast::eigen_cam));
+  m.impl("kpca_cam", TORCH_BOX(&camfast::kpca_cam));
+  m.impl("mask_images", TORCH_BOX(&camfast::mask_images));
   m.impl("overlay", TORCH_BOX(&camfast::overlay));
   m.impl("tile_maps", TORCH_BOX(&camfast::tile_maps));
 }

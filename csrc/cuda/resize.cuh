@@ -41,11 +41,11 @@ struct Borders {
 };
 
 // `list` and `counter` are shared; all threads of the block call this, and synchronise before using the result.
-template <class T>
+template <class T, bool corners>
 __device__ __forceinline__ void list_borders(int in, int out, int* list, int* counter) {
   if (2 * in + 2 > kMaxBorders) return;
   for (int o = threadIdx.x; o < out; o += blockDim.x) {
-    if (is_cell_border<T>(o, in, out)) list[atomicAdd(counter, 1)] = o;
+    if (is_cell_border<T, corners>(o, in, out)) list[atomicAdd(counter, 1)] = o;
   }
 }
 
@@ -54,7 +54,7 @@ __device__ __forceinline__ Borders borders_of(int in, int out, const int* list, 
   return {*counter, list};
 }
 
-// Shared memory that find_normalizer needs, in bytes.
+// Shared memory that find_ranges needs.
 template <class T>
 struct RangeScratch {
   T warps[3 * kMaxWarps];
@@ -62,18 +62,23 @@ struct RangeScratch {
   int counters[3];
 };
 
-// The normaliser of `map`, in every thread of the block.
+// The ranges of a map and of the resized one; `finite` is NaN where a value is not.
 template <class T>
-__device__ Normalizer<T> find_normalizer(const ResizeJob& job, const T* map, RangeScratch<T>* scratch) {
+struct Ranges {
+  T map_min, map_max, low, high, finite;
+};
+
+// The ranges of `map`, in every thread of the block.
+template <class T, bool corners = false>
+__device__ Ranges<T> find_ranges(const ResizeJob& job, const T* map, RangeScratch<T>* scratch) {
   const T infinity = T(__builtin_huge_val());
-  if (!job.normalize) return {T(0), T(1), -infinity, infinity};
   const MapExtent& in = job.in;
   const MapExtent& out = job.out;
   if (threadIdx.x < 3) scratch->counters[threadIdx.x] = 0;
   __syncthreads();
-  list_borders<T>(in.d, out.d, scratch->lists[0], &scratch->counters[0]);
-  list_borders<T>(in.h, out.h, scratch->lists[1], &scratch->counters[1]);
-  list_borders<T>(in.w, out.w, scratch->lists[2], &scratch->counters[2]);
+  list_borders<T, corners>(in.d, out.d, scratch->lists[0], &scratch->counters[0]);
+  list_borders<T, corners>(in.h, out.h, scratch->lists[1], &scratch->counters[1]);
+  list_borders<T, corners>(in.w, out.w, scratch->lists[2], &scratch->counters[2]);
 
   Range<T> own{infinity, -infinity, T(0)};
   for (int s = threadIdx.x; s < in.positions(); s += blockDim.x) {
@@ -93,12 +98,22 @@ __device__ Normalizer<T> find_normalizer(const ResizeJob& job, const T* map, Ran
     const int x = xs[int(i % xs.count)];
     const int zy = int(i / xs.count);
     const int y = ys[zy % ys.count], z = zs[zy / ys.count];
-    const T v = sample_map(map, in, sample_at<T>(z, in.d, out.d), sample_at<T>(y, in.h, out.h), sample_at<T>(x, in.w, out.w));
+    const T v = sample_map(map, in, sample_at<T, corners>(z, in.d, out.d), sample_at<T, corners>(y, in.h, out.h),
+                           sample_at<T, corners>(x, in.w, out.w));
     resized.low = v < resized.low ? v : resized.low;
     resized.high = v > resized.high ? v : resized.high;
   }
   resized = block_range(resized, scratch->warps);
-  return min_max_normalizer<T>(own.low, own.high + own.unknown, resized.low, resized.high);
+  return {own.low, own.high, resized.low, resized.high, own.unknown};
+}
+
+// The normaliser of `map`, in every thread of the block.
+template <class T>
+__device__ Normalizer<T> find_normalizer(const ResizeJob& job, const T* map, RangeScratch<T>* scratch) {
+  const T infinity = T(__builtin_huge_val());
+  if (!job.normalize) return {T(0), T(1), -infinity, infinity};
+  const Ranges<T> r = find_ranges(job, map, scratch);
+  return min_max_normalizer<T>(r.map_min, r.map_max + r.finite, r.low, r.high);
 }
 
 // Outputs [begin, end) of one map, flat; `out` is the map's first output. begin is a multiple of the vector.

@@ -188,6 +188,76 @@ void run_tiles() {
   finish(out, {&maps.memory, &colors.memory, &limits.memory});
 }
 
+void run_eigen() {
+  const int64_t dtype = next();
+  EigenCall call{};
+  call.shape.N = next();
+  call.shape.C = int(next());
+  call.image = next();
+  call.channel = next();
+  call.position = next();
+  call.resize.in = next_extent();
+  call.resize.out = next_extent();
+  call.resize.normalize = next() != 0;
+  call.shape.kernel = next() != 0;
+  call.gamma = 1.0 / double(call.shape.C);
+  const Machine machine = next_machine();
+  const size_t shift = size_t(next()), bytes = size_t(next());
+  Input activations(bytes, shift);
+  const size_t accumulation = dtype == float64 ? 8 : 4;
+  call.shape.S = call.resize.in.positions();
+  call.shape.area = call.resize.out.positions();
+  call.shape.accumulation_bytes = int(accumulation);
+  call.plan = plan_eigen(machine, call.shape);
+  emu::Guarded out(size_t(call.shape.N) * size_t(call.shape.area) * accumulation);
+  emu::Guarded scratch(size_t(call.plan.scratch_bytes));
+  call.activations = activations.memory.begin();
+  call.out = out.begin();
+  call.scratch = scratch.begin();
+  switch (dtype) {
+    case float64: check(launch_eigen<double>(call)); break;
+    case float32: check(launch_eigen<float>(call)); break;
+    case float16: check(launch_eigen<__half>(call)); break;
+    default: check(launch_eigen<__nv_bfloat16>(call)); break;
+  }
+  const int64_t path = !call.plan.fits ? 3 : int64_t(call.plan.exchange);
+  fwrite(&path, sizeof path, 1, stdout);
+  finish(out, {&activations.memory, &scratch});
+}
+
+void run_masks() {
+  const int64_t dtype = next();
+  MaskCall call{};
+  call.N = int(next());
+  call.C = int(next());
+  call.planes = int(next());
+  call.channels_last = next() != 0;
+  call.corners = next() != 0;
+  call.scale_first = next() != 0;
+  call.map = next_extent();
+  call.size = next_extent();
+  const Machine machine = next_machine();
+  const size_t shift = size_t(next());
+  const size_t element = kElementBytes[dtype], accumulation = dtype == float64 ? 8 : 4;
+  const size_t plane = size_t(call.size.positions()) * call.planes * element, map_bytes = size_t(call.map.positions()) * accumulation;
+  Input images(plane * call.N, shift), maps(map_bytes * call.N * call.C, 0);
+  emu::Guarded out(plane * call.N * call.C, shift);
+  call.images = images.memory.begin();
+  call.maps = maps.memory.begin();
+  call.out = out.begin();
+  call.group = blocks_a_map(machine, call.N * call.C, (long long)plane);
+  call.shared_bytes = map_bytes <= size_t(machine.shared_bytes - kStaticSharedBytes) ? int(map_bytes) : 0;
+  switch (dtype) {
+    case float64: check(launch_masks<double>(call)); break;
+    case float32: check(launch_masks<float>(call)); break;
+    case float16: check(launch_masks<__half>(call)); break;
+    default: check(launch_masks<__nv_bfloat16>(call)); break;
+  }
+  const int64_t path = call.shared_bytes ? 0 : 3;
+  fwrite(&path, sizeof path, 1, stdout);
+  finish(out, {&images.memory, &maps.memory});
+}
+
 } // namespace
 
 int main() {
@@ -201,6 +271,8 @@ int main() {
       if (op == 1) run_resize();
       if (op == 2) run_overlay();
       if (op == 3) run_tiles();
+      if (op == 4) run_eigen();
+      if (op == 5) run_masks();
       fflush(stdout);
     }
   } catch (const std::exception& error) {
