@@ -28,6 +28,8 @@ CASES = [
     OpCase("grad_cam", BIG_EARLY, SQUARE, dtype="bfloat16", layout="channels_last"),
     OpCase("cam", BIG, SQUARE),
     OpCase("resize_normalize", (1024, 14, 14), SQUARE),
+    OpCase("eigen_cam", (64, 2048, 7, 7), SQUARE),
+    OpCase("mask_images", (1, 512, 7, 7), SQUARE),
     OpCase("overlay", (1, 7, 7), (1080, 1920)),
     OpCase("overlay", (8, 7, 7), (2160, 3840)),
 ]

@@ -14,8 +14,10 @@ import torch
 from report import GRADIENT_OPS
 from torch import Tensor
 
-__all__ = ["OpCase", "cpu_cases", "cuda_cases", "quick"]
+__all__ = ["EIGEN_OPS", "PLANES", "OpCase", "cpu_cases", "cuda_cases", "quick"]
 
+EIGEN_OPS = ("eigen_cam", "kpca_cam")
+PLANES = 3  # of the images that are masked
 _SHORT = {"float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}
 
 
@@ -24,7 +26,8 @@ class OpCase:
     """One op on one set of shapes.
 
     ``shape`` is ``[N, C, *map]`` of the activations; for ``resize_normalize`` ``[N, *map]`` of the maps; for
-    ``overlay`` ``[N, *map]`` of the heatmap, and ``size`` is the frames' height and width. ``targets`` is K, the
+    ``overlay`` ``[N, *map]`` of the heatmap, and ``size`` is the frames' height and width; for ``mask_images``
+    ``[N, C, *map]`` of the masks, and ``size`` is that of the images of three planes. ``targets`` is K, the
     targets an image.
     ``layout`` is ``contiguous``, ``channels_last`` or, for several targets, ``batched``: gradients as one batched
     backward leaves them, ``[K, N, C, *map]`` in memory.
@@ -47,7 +50,7 @@ class OpCase:
     @property
     def arguments(self) -> tuple[Any, ...]:
         """What follows the tensors in the op's call."""
-        return () if self.op == "overlay" else (self.size,)
+        return () if self.op in ("overlay", "mask_images") else (self.size,)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -65,8 +68,14 @@ class OpCase:
             return frames, torch.rand(self.shape, **kind)
         if self.op == "resize_normalize":
             return (torch.randn(self.shape, **kind).to(self.torch_dtype),)
+        if self.op == "mask_images":
+            images = torch.randn((self.shape[0], PLANES, *self.size), **kind).to(self.torch_dtype)
+            return self._laid_out(images), torch.randn(self.shape, **kind).relu_().to(self.torch_dtype)
         n, c, *grid = self.shape
         A = self._laid_out(torch.randn(self.shape, **kind).relu_().to(self.torch_dtype))
+        if self.op in EIGEN_OPS:  # one direction stands out, as in the activations of photographs
+            along = torch.linspace(-1, 2, grid[-1], device=device) * torch.rand((c, *(1,) * len(grid)), **kind)
+            return (self._laid_out((A.float() + along).clamp(min=0).to(self.torch_dtype)),)
         if self.op == "cam":
             shape = (n, c) if self.targets == 1 else (n, self.targets, c)
             return A, torch.randn(shape, **kind).to(self.torch_dtype)
@@ -88,7 +97,9 @@ class OpCase:
         item = self.torch_dtype.itemsize
         if self.op == "overlay":
             return self.bytes_out + 4 * math.prod(self.shape)
-        if self.op == "resize_normalize":
+        if self.op == "mask_images":
+            return item * (math.prod(self.shape) + self.shape[0] * PLANES * math.prod(self.size))
+        if self.op in ("resize_normalize", *EIGEN_OPS):
             return item * math.prod(self.shape)
         weights = self.targets * (math.prod(self.shape[:2]) if self.op == "cam" else math.prod(self.shape))
         return item * (math.prod(self.shape) + weights)
@@ -97,6 +108,8 @@ class OpCase:
     def bytes_out(self) -> int:
         if self.op == "overlay":
             return self.shape[0] * math.prod(self.size) * 3
+        if self.op == "mask_images":
+            return self.torch_dtype.itemsize * math.prod(self.shape[:2]) * PLANES * math.prod(self.size)
         return self.shape[0] * self.targets * math.prod(self.size) * (8 if self.dtype == "float64" else 4)
 
     @property
@@ -128,6 +141,10 @@ def cpu_cases() -> list[OpCase]:
         OpCase("cam", WIDE, (7, 7), targets=1000),
         OpCase("resize_normalize", (1, 7, 7), SQUARE),
         OpCase("resize_normalize", (64, 14, 14), SQUARE),
+        *(OpCase(op, shape, SQUARE) for op in EIGEN_OPS for shape in (LAST, (1, 768, 14, 14), (8, 512, 7, 7))),
+        OpCase("eigen_cam", (1, 64, 56, 56), SQUARE),
+        OpCase("mask_images", (1, 16, 7, 7), SQUARE),
+        OpCase("mask_images", (1, 16, 7, 7), SQUARE, layout="channels_last"),
         OpCase("overlay", (1, 224, 224), SQUARE),
         OpCase("overlay", (1, 7, 7), (1080, 1920)),
         OpCase("overlay", (1, 224, 224), (1080, 1920)),
@@ -162,6 +179,9 @@ def cuda_cases() -> list[OpCase]:
         OpCase("cam", (32, 2048, 7, 7), (7, 7), targets=1000),
         OpCase("resize_normalize", (1, 7, 7), SQUARE),
         OpCase("resize_normalize", (1024, 14, 14), SQUARE),
+        *(OpCase(op, shape, SQUARE) for op in EIGEN_OPS for shape in (LAST, (64, 2048, 7, 7), (1, 768, 14, 14))),
+        OpCase("mask_images", (1, 64, 7, 7), SQUARE),
+        OpCase("mask_images", (1, 512, 7, 7), SQUARE, dtype="float16"),
         OpCase("overlay", (1, 7, 7), (1080, 1920)),
         OpCase("overlay", (1, 224, 224), (1080, 1920)),
         OpCase("overlay", (1, 7, 7), (2160, 3840)),
@@ -176,7 +196,15 @@ def quick(cases: list[OpCase]) -> list[OpCase]:
     """A handful that still has a small, a large, a K = 5, a bf16, a channels_last and an overlay case."""
     chosen: dict[Any, OpCase] = {}
     for case in cases:
-        kind = (case.op in GRADIENT_OPS[1:], case.op == "overlay", case.targets > 1, case.dtype, case.layout)
+        kind = (
+            case.op in GRADIENT_OPS[1:],
+            case.op == "overlay",
+            case.op == "mask_images",
+            case.op in EIGEN_OPS,
+            case.targets > 1,
+            case.dtype,
+            case.layout,
+        )
         large = case.bytes_moved > 20 << 20
         chosen.setdefault((*kind, large), case)
     return [c for c in chosen.values() if c.targets < 1000]

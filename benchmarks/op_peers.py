@@ -7,6 +7,7 @@ the picture; `bench_explain.py` has the whole explanation.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from op_cases import OpCase
+from op_cases import EIGEN_OPS, OpCase
 from report import OURS
 from torch import Tensor, nn
 
@@ -63,8 +64,12 @@ def peers_of(case: OpCase, device: str, compiled: bool = True) -> list[Peer]:
     found = [ours(case), _eager(case, device)]
     if case.op in ("cam", "grad_cam"):
         found.append(_tuned_eager(case))
+    if case.op in EIGEN_OPS:
+        return [found[0], dataclasses.replace(found[1], captures=False), *_component_peers(case)]
     if compiled:
         found.append(_compiled(case, device))
+    if case.op == "mask_images":
+        return found
     if case.op == "overlay":
         return found + _overlay_peers(case, device)
     if len(case.size) == 2 and case.targets <= 5:
@@ -164,6 +169,23 @@ def _grad_cam_package(case: OpCase) -> list[Peer]:
     return [Peer(name, call, lambda maps: _stacked([torch.from_numpy(m) for m in maps]), captures=False)]
 
 
+def _component_peers(case: OpCase) -> list[Peer]:
+    if importlib.util.find_spec("pytorch_grad_cam") is None:
+        return []
+    from pytorch_grad_cam.utils import image, svd_on_activations
+
+    kernel = case.op == "kpca_cam"
+    project = svd_on_activations.get_2d_projection_kernel if kernel else svd_on_activations.get_2d_projection
+
+    def call(A: Tensor) -> np.ndarray:
+        maps = np.maximum(project(A.float().cpu().numpy()), 0)
+        return image.scale_cam_image(image.scale_cam_image(maps, case.size[::-1]))
+
+    if kernel:
+        return [Peer("pytorch-grad-cam", call, torch.from_numpy, captures=False)]
+    return [Peer("pytorch-grad-cam", call, tolerance=None, note="the sign is what LAPACK gives", captures=False)]
+
+
 # torchcam -----------------------------------------------------------------------------------------------------------
 
 _TORCHCAM_CLASSES = {
@@ -256,14 +278,14 @@ def limit(case: OpCase, tensors: tuple[Tensor, ...]) -> tuple[str, Callable[[], 
 
     For the sums over channels it is reading every byte of the inputs once. Summing is the fastest reading PyTorch
     offers; the bytes are summed as fp32 whatever they hold, so that half types are not converted on the way, and the
-    sums mean nothing. The overlay must write as much as it reads, and the resize hardly reads: there it is a copy of
-    the frames, and a fill of the output.
+    sums mean nothing. The overlay must write as much as it reads, and the resize and the masks hardly read: there it is
+    a copy of the frames, and a fill of the output.
     """
     if case.op == "overlay":
         frames = tensors[0]
         target = torch.empty_like(frames)
         return "copy once", lambda: target.copy_(frames)
-    if case.op == "resize_normalize":
+    if case.op in ("resize_normalize", "mask_images"):
         target = torch.empty(case.bytes_out // 4)
         return "write once", lambda: target.fill_(1.5)
     flat = [_as_floats(t) for t in tensors]

@@ -27,6 +27,7 @@ from camfast import colormaps, ops, reference
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LAYOUTS = ("contiguous", "channels_last", "strided", "misaligned", "swapped", "expanded", "mixed")
 OPS = ("cam", *GRADIENT_OPS)
+EIGEN_OPS = ("eigen_cam", "kpca_cam")
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...] | None]
 
@@ -90,7 +91,31 @@ def variants(quick: bool) -> Iterator[Variant]:
             yield Variant("resize_normalize", shape, size, dtype, layout, relu=True)
             yield Variant("resize_normalize", shape, size, dtype, layout, normalize=False)
 
+    for op, dtype, (shape, size) in itertools.product(EIGEN_OPS, DTYPES, EIGEN):
+        for layout in LAYOUTS[: 2 if quick else 4]:
+            yield Variant(op, shape, size, dtype, layout, normalize=layout != "strided")
 
+
+# One launch, shared out over blocks and not; the path for large maps over positions, and over channels.
+EIGEN: tuple[Shapes, ...] = (
+    ((2, 9, 3, 3), (7, 5)),
+    ((1, 1100, 7, 7), (40, 33)),
+    ((300, 16, 2, 3), None),
+    ((2, 100, 9, 9), (20, 20)),
+    ((1, 70, 12, 13), (30, 31)),
+    ((3, 6, 40), (11,)),
+    ((1, 5, 3, 4, 5), (6, 5, 4)),
+    ((0, 4, 3, 3), (6, 6)),
+)
+MASKS = [
+    # images [N, P, *size], maps [N, C, *map]; planes that are and are not multiples of 16 bytes; a map beyond shared memory
+    ((1, 3, 64, 48), (1, 20, 7, 7)),
+    ((2, 3, 33, 37), (2, 4, 14, 5)),
+    ((2, 1, 5, 130), (2, 3, 9, 9)),
+    ((1, 2, 8, 8), (1, 2, 256, 256)),
+    ((1, 3, 5, 6, 7), (1, 2, 2, 3, 3)),
+    ((1, 3, 8, 8), (1, 0, 2, 2)),
+]
 OVERLAYS = [
     # frames [N, H, W, 3], heatmap [N, h, w]; widths that are and are not multiples of 16 pixels
     ((1, 48, 64), (7, 7)),
@@ -122,6 +147,12 @@ def placed(x: Tensor, layout: str, device: str) -> Tensor:
 def inputs(v: Variant, device: str, seed: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The op's tensors on the device, and the same values on the processor."""
     torch.manual_seed(seed)
+    if v.op in EIGEN_OPS:  # one direction stands out, so that rounding does not decide which is the first
+        A = torch.randn(v.shape) + torch.linspace(-2, 2, v.shape[-1]) * torch.rand(
+            v.shape[1], *(1,) * (len(v.shape) - 2)
+        )
+        A = A.to(v.dtype)
+        return (placed(A, v.layout, device),), (A,)
     if v.op == "resize_normalize":
         maps = torch.randn(v.shape).to(v.dtype)
         return (placed(maps, v.layout, device),), (maps,)
@@ -170,6 +201,20 @@ def tolerance(v: Variant) -> float:
     grid = v.shape[2:]
     # A sample's place on a long axis, and a sum over many positions, are no better than fp32 itself.
     return 1e-4 + torch.finfo(torch.float32).eps * (2 * max(grid) + math.prod(grid) / 8)
+
+
+def check_masks(shape: tuple[int, ...], grid: tuple[int, ...], dtype: torch.dtype, layout: str, device: str) -> float:
+    """The largest difference of the masked images, in all ways to make masks, over what rounding of ``dtype`` explains."""
+    torch.manual_seed(len(shape) + shape[0])
+    images, maps = torch.randn(shape).to(dtype), torch.randn(grid)
+    maps = maps.to(torch.promote_types(dtype, torch.float32))
+    worst = 0.0
+    for ways in itertools.product((False, True), repeat=2):
+        expected = reference.mask_images(images.double(), maps.double(), *ways)
+        got = ops.mask_images(placed(images, layout, device), maps.to(device), *ways).cpu().double()
+        difference = float((got - expected).abs().max()) if got.numel() else 0.0
+        worst = max(worst, difference if difference == difference else math.inf)
+    return worst / (8 * torch.finfo(dtype).eps + (1e-4 if dtype != torch.float64 else 1e-10))
 
 
 def check_overlay(frame: tuple[int, int, int], grid: tuple[int, int], device: str, offset: int, seed: int) -> float:
@@ -221,12 +266,18 @@ def main() -> int:
         levels = check_overlay(frame, grid, options.device, offset, seed=offset)
         if levels:
             failed.append(f"overlay {list(frame)} {list(grid)} offset {offset}: differs by {levels:.0f} levels")
+    masks = list(itertools.product(MASKS, DTYPES, LAYOUTS[:4]))
+    for (shape, grid), dtype, layout in masks:
+        over = check_masks(shape, grid, dtype, layout, options.device)
+        if not over <= 1:
+            failed.append(
+                f"mask_images {list(shape)} {list(grid)} {dtype} {layout}: {over:.2g} of what rounding explains"
+            )
     for line in failed[:40]:
         print("FAILED", line)
     errors = ", ".join(f"{str(dtype).removeprefix('torch.')} {error:.1e}" for dtype, error in worst.items())
-    print(
-        f"{len(chosen) + 3 * len(OVERLAYS)} launches on {options.device}, {len(failed)} failed; largest error: {errors}"
-    )
+    calls = len(chosen) + 4 * len(masks) + 3 * len(OVERLAYS)
+    print(f"{calls} calls on {options.device}, {len(failed)} failed; largest error: {errors}")
     return 1 if failed else 0
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from op_cases import EARLY, LAST, SQUARE, WIDE, OpCase
+from op_cases import EARLY, EIGEN_OPS, LAST, SQUARE, WIDE, OpCase
 from report import GRADIENT_OPS
 
 from camfast import ops
@@ -27,6 +27,8 @@ CASES = [
     OpCase("grad_cam", EARLY, SQUARE, dtype="bfloat16"),
     OpCase("grad_cam", (1, 256, 8, 14, 14), (32, 112, 112)),
     OpCase("resize_normalize", (64, 14, 14), SQUARE),
+    *(OpCase(op, LAST, SQUARE) for op in EIGEN_OPS),
+    OpCase("mask_images", (1, 16, 7, 7), SQUARE),
     OpCase("overlay", (1, 7, 7), (1080, 1920)),
 ]
 

@@ -27,7 +27,7 @@ CAMFAST_INLINE void store_as(torch::headeronly::Half* p, Vec<float, W> v) {
   for (int l = 0; l < W; ++l) p[l] = torch::headeronly::Half(v[l]);
 }
 
-// Rows [begin, end) of one masked image; the scratch is a row of it: width values, or width * planes for channels_last.
+// Rows [begin, end) of one masked image; the scratch holds a row of the mask, and for channels_last one more, spread over the planes.
 template <class In>
 struct MaskRows {
   using T = AccOf<In>;
@@ -57,15 +57,25 @@ struct MaskRows {
       }
       for (; i < width; ++i) mask[i] = normalizer(mix_one(near + i, far + i, weight));
       if (job.channels_last) {
-        for (i = width - 1; i >= 0; --i) { // each value once a plane, in place from the end
-          for (int64_t p = job.planes - 1; p >= 0; --p) mask[i * job.planes + p] = mask[i];
-        }
-        multiply<W>(job.image + r * width * job.planes, mask, width * job.planes, job.out + r * width * job.planes);
+        T* wide = mask + width;
+        spread(mask, width, job.planes, wide);
+        multiply<W>(job.image + r * width * job.planes, wide, width * job.planes, job.out + r * width * job.planes);
       } else {
         for (int64_t p = 0; p < job.planes; ++p) {
           multiply<W>(job.image + p * area + r * width, mask, width, job.out + p * area + r * width);
         }
       }
+    }
+  }
+
+  // Each value once a plane.
+  static CAMFAST_INLINE void spread(const T* mask, int64_t width, int64_t planes, T* wide) {
+    if (planes == 3) {
+      for (int64_t i = 0; i < width; ++i) wide[3 * i] = wide[3 * i + 1] = wide[3 * i + 2] = mask[i];
+      return;
+    }
+    for (int64_t i = 0; i < width; ++i) {
+      for (int64_t p = 0; p < planes; ++p) wide[i * planes + p] = mask[i];
     }
   }
 
@@ -96,7 +106,7 @@ void compute(MaskInputs& in, bool corners, bool scale_first) {
     const T* map = maps + m * S;
     const Ranges<T> r = find_ranges<T>(resize, map);
     const Normalizer<T> normalizer = scale_first ? mask_normalizer(r.map_min, r.map_max, r.finite) : mask_normalizer(r.low, r.high, r.finite);
-    const auto scratch = std::make_unique<T[]>(in.size.w * (in.channels_last ? in.planes : 1));
+    const auto scratch = std::make_unique<T[]>(in.size.w * (1 + (in.channels_last ? in.planes : 0)));
     const MaskRows<In> rows{images + m / in.C * in.planes * area, out + m * in.planes * area, in.planes, first, last,
                             in.channels_last, scratch.get()};
     multiversion<MaskRows<In>>(rows, resize, map, normalizer);

@@ -24,9 +24,10 @@ cudaError_t launch_batch(const EigenCall& call, const EigenImage<In>& first, lon
   using T = AccOf<In>;
   const EigenShape& shape = call.shape;
   const EigenPlan& plan = call.plan;
-  EigenLargeJob<In> job{first, call.image, shape, call.gamma, plan.steps, static_cast<double*>(call.scratch)};
+  const EigenScratch memory{shape, plan.steps, static_cast<double*>(call.scratch)};
+  EigenLargeJob<In> job{memory, first, call.image};
   job.first.data += begin * call.image;
-  job.raw = reinterpret_cast<T*>(job.memory + eigen_image_values(shape, plan.steps) * plan.batch);
+  T* raw = reinterpret_cast<T*>(memory.memory + eigen_image_values(shape, plan.steps) * plan.batch);
   const auto images = unsigned(count);
   const auto over = [](long long n, int unit) { return unsigned((n + unit - 1) / unit); };
   const dim3 block(kGramThreads);
@@ -35,22 +36,22 @@ cudaError_t launch_batch(const EigenCall& call, const EigenImage<In>& first, lon
   const unsigned tiles = over(shape.n(), kGramTile);
   error = launch(&eigen_gram_kernel<In>, {dim3(tiles * (tiles + 1) / 2, images), block, 0, call.stream}, job);
   if (error != cudaSuccess) return error;
-  error = launch(&eigen_vector_kernel<In>, {dim3(images), block, 0, call.stream}, job);
+  error = launch(&eigen_vector_kernel, {dim3(images), block, 0, call.stream}, EigenVectorJob{memory, call.gamma});
   if (error != cudaSuccess) return error;
   if (!shape.over_positions()) {
     error = launch(&eigen_project_kernel<In>, {dim3(over(shape.S, kGramThreads), images), block, 0, call.stream}, job);
     if (error != cudaSuccess) return error;
   }
-  error = launch(&eigen_settle_kernel<In>, {dim3(images), block, 0, call.stream}, job);
+  error = launch(&eigen_settle_kernel<T>, {dim3(images), block, 0, call.stream}, EigenSettleJob<T>{memory, raw});
   if (error != cudaSuccess) return error;
 
   ResizeCall resize{};
-  resize.maps = job.raw;
+  resize.maps = raw;
   resize.M = count;
   resize.resize = call.resize;
   resize.relu = call.resize.normalize;
   resize.out = static_cast<T*>(call.out) + begin * call.resize.out.positions();
-  resize.scratch = job.raw + (long long)plan.batch * shape.S;
+  resize.scratch = raw + (long long)plan.batch * shape.S;
   resize.plan = plan.resize;
   resize.stream = call.stream;
   return launch_resize<T>(resize);

@@ -28,7 +28,7 @@ struct EigenJob {
 };
 
 template <class In>
-__global__ void __launch_bounds__(kGramThreads) eigen_kernel(const EigenJob<In> job) {
+__global__ void __launch_bounds__(kGramThreads, 1) eigen_kernel(const EigenJob<In> job) {
   using T = AccOf<In>;
   const int m = blockIdx.x / job.group, rank = blockIdx.x % job.group;
   EigenImage<In> image = job.first;

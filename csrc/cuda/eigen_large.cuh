@@ -10,20 +10,34 @@
 namespace camfast::cuda {
 
 // The scratch of a batch of images (eigen_image_values in plan.h), one image after the other.
-template <class In>
-struct EigenLargeJob {
-  EigenImage<In> first; // of the batch's first image
-  long long image;      // to the next one
+struct EigenScratch {
   EigenShape shape;
-  double gamma;
   int steps;
   double* memory;
-  AccOf<In>* raw; // [batch, S]
 
   CAMFAST_HD double* means(int m) const { return memory + m * eigen_image_values(shape, steps); }
   CAMFAST_HD double* gram(int m) const { return means(m) + shape.C; }
   CAMFAST_HD double* work(int m) const { return gram(m) + (long long)shape.n() * shape.n(); }
   CAMFAST_HD double* projection(int m) const { return work(m) + eigen_work_values(shape.n(), steps); }
+};
+
+struct EigenVectorJob {
+  EigenScratch scratch;
+  double gamma;
+};
+
+template <class T>
+struct EigenSettleJob {
+  EigenScratch scratch;
+  T* raw; // [images, S]
+};
+
+template <class In>
+struct EigenLargeJob {
+  EigenScratch scratch;
+  EigenImage<In> first; // of the batch's first image
+  long long image;      // to the next one
+
   __device__ EigenImage<In> view(int m) const {
     EigenImage<In> own = first;
     own.data += m * image;
@@ -33,14 +47,14 @@ struct EigenLargeJob {
 
 // A warp a channel: grid (ceil(C / warps), images).
 template <class In>
-__global__ void __launch_bounds__(kGramThreads) eigen_means_kernel(const EigenLargeJob<In> job) {
+__global__ void __launch_bounds__(kGramThreads, 1) eigen_means_kernel(const EigenLargeJob<In> job) {
   const int c = blockIdx.x * (kGramThreads / kWarp) + threadIdx.x / kWarp, m = blockIdx.y;
-  if (c >= job.shape.C) return;
+  if (c >= job.scratch.shape.C) return;
   const EigenImage<In> image = job.view(m);
   double sum = 0;
   for (int s = threadIdx.x % kWarp; s < image.S; s += kWarp) sum += double(image.at(c, s));
   sum = warp_sum(sum);
-  if (threadIdx.x % kWarp == 0) job.means(m)[c] = sum / image.S;
+  if (threadIdx.x % kWarp == 0) job.scratch.means(m)[c] = sum / image.S;
 }
 
 // Rows [k, k + 32) of the longer side, columns [i, i + 64) of the shorter one, centred.
@@ -48,8 +62,8 @@ template <class In>
 __device__ void load_panel(const EigenLargeJob<In>& job, const EigenImage<In>& image, const double* means, int k, int i,
                            GramPanel<AccOf<In>>& panel) {
   using T = AccOf<In>;
-  const bool over_positions = job.shape.over_positions();
-  const int depth = over_positions ? image.C : image.S, n = job.shape.n();
+  const bool over_positions = job.scratch.shape.over_positions();
+  const int depth = over_positions ? image.C : image.S, n = job.scratch.shape.n();
   const bool rows_adjacent = over_positions == (image.channel == 1 && image.position != 1);
   for (int e = threadIdx.x; e < kGramDepth * kGramTile; e += kGramThreads) { // neighbours in memory by neighbouring threads
     const int row = rows_adjacent ? e % kGramDepth : e / kGramTile, column = rows_adjacent ? e / kGramDepth : e % kGramTile;
@@ -64,12 +78,12 @@ __device__ void load_panel(const EigenLargeJob<In>& job, const EigenImage<In>& i
 
 // A tile of 64 x 64, on or above the diagonal, and its mirror image: grid (tiles * (tiles + 1) / 2, images).
 template <class In>
-__global__ void __launch_bounds__(kGramThreads) eigen_gram_kernel(const EigenLargeJob<In> job) {
+__global__ void __launch_bounds__(kGramThreads, 1) eigen_gram_kernel(const EigenLargeJob<In> job) {
   using T = AccOf<In>;
   __shared__ GramPanel<T> left, right;
   const EigenImage<In> image = job.view(blockIdx.y);
-  const double* means = job.means(blockIdx.y);
-  const int n = job.shape.n(), depth = job.shape.over_positions() ? image.C : image.S;
+  const double* means = job.scratch.means(blockIdx.y);
+  const int n = job.scratch.shape.n(), depth = job.scratch.shape.over_positions() ? image.C : image.S;
   int i = 0, j = blockIdx.x;
   for (int tiles = (n + kGramTile - 1) / kGramTile; j >= tiles; --tiles) { // row i of tiles has one fewer than the row before
     j -= tiles;
@@ -84,7 +98,7 @@ __global__ void __launch_bounds__(kGramThreads) eigen_gram_kernel(const EigenLar
     add_products(left, i == j ? left : right, sums);
     __syncthreads();
   }
-  double* gram = job.gram(blockIdx.y);
+  double* gram = job.scratch.gram(blockIdx.y);
   const int row = i * kGramTile + threadIdx.x / 16 * 4, column = j * kGramTile + threadIdx.x % 16 * 4;
 #pragma unroll
   for (int y = 0; y < 4; ++y) {
@@ -99,23 +113,22 @@ __global__ void __launch_bounds__(kGramThreads) eigen_gram_kernel(const EigenLar
 }
 
 // A block an image: the eigenvector, left in the iteration's `next`, times the root of its eigenvalue over positions.
-template <class In>
-__global__ void __launch_bounds__(kGramThreads) eigen_vector_kernel(const EigenLargeJob<In> job) {
-  const int m = blockIdx.x, n = job.shape.n();
-  double* gram = job.gram(m);
-  const EigenWork work = eigen_work(job.work(m), n, job.steps);
+static __global__ void __launch_bounds__(kGramThreads, 1) eigen_vector_kernel(const EigenVectorJob job) {
+  const int m = blockIdx.x, n = job.scratch.shape.n();
+  double* gram = job.scratch.gram(m);
+  const EigenWork work = eigen_work(job.scratch.work(m), n, job.scratch.steps);
   double scale = __builtin_nan("");
   if (is_finite(gram, n)) { // the same in all threads
-    if (job.shape.kernel) to_kernel(gram, n, job.gamma, work.next);
+    if (job.scratch.shape.kernel) to_kernel(gram, n, job.gamma, work.next);
     const double value = top_eigenpair(gram, n, work);
-    scale = !job.shape.over_positions() ? 1.0 : value > 0 ? sqrt(value) : 0.0;
+    scale = !job.scratch.shape.over_positions() ? 1.0 : value > 0 ? sqrt(value) : 0.0;
   } else {
     for (int i = threadIdx.x; i < n; i += blockDim.x) work.next[i] = 1;
   }
   for (int i = threadIdx.x; i < n; i += blockDim.x) { // each thread what it wrote itself
     const double value = work.next[i] * scale;
-    if (job.shape.over_positions()) {
-      job.projection(m)[i] = value;
+    if (job.scratch.shape.over_positions()) {
+      job.scratch.projection(m)[i] = value;
     } else {
       work.next[i] = value;
     }
@@ -124,23 +137,23 @@ __global__ void __launch_bounds__(kGramThreads) eigen_vector_kernel(const EigenL
 
 // Over channels: a thread a position sums the centred channels by the vector: grid (ceil(S / threads), images).
 template <class In>
-__global__ void __launch_bounds__(kGramThreads) eigen_project_kernel(const EigenLargeJob<In> job) {
+__global__ void __launch_bounds__(kGramThreads, 1) eigen_project_kernel(const EigenLargeJob<In> job) {
   const int s = blockIdx.x * kGramThreads + threadIdx.x, m = blockIdx.y;
-  if (s >= job.shape.S) return;
+  if (s >= job.scratch.shape.S) return;
   const EigenImage<In> image = job.view(m);
-  const double *means = job.means(m), *vector = eigen_work(job.work(m), job.shape.n(), job.steps).next;
+  const double *means = job.scratch.means(m), *vector = eigen_work(job.scratch.work(m), job.scratch.shape.n(), job.scratch.steps).next;
   double sum = 0;
   for (int c = 0; c < image.C; ++c) sum += vector[c] * (double(image.at(c, s)) - means[c]);
-  job.projection(m)[s] = sum;
+  job.scratch.projection(m)[s] = sum;
 }
 
 // A block an image: the sign, and the map in its own type.
-template <class In>
-__global__ void __launch_bounds__(kGramThreads) eigen_settle_kernel(const EigenLargeJob<In> job) {
-  const int m = blockIdx.x, S = job.shape.S;
-  const double* projection = job.projection(m);
+template <class T>
+__global__ void __launch_bounds__(kGramThreads, 1) eigen_settle_kernel(const EigenSettleJob<T> job) {
+  const int m = blockIdx.x, S = job.scratch.shape.S;
+  const double* projection = job.scratch.projection(m);
   const double sign = settling_sign(projection, S);
-  for (int s = threadIdx.x; s < S; s += blockDim.x) job.raw[(long long)m * S + s] = AccOf<In>(projection[s] * sign);
+  for (int s = threadIdx.x; s < S; s += blockDim.x) job.raw[(long long)m * S + s] = T(projection[s] * sign);
 }
 
 } // namespace camfast::cuda
