@@ -270,7 +270,9 @@ def test_mask_images(program, dtype, machine):
             header += [*extent(grid[2:]), *extent(shape[2:]), *MACHINES[machine], shift]
             flat, _ = run(program, header, [storage_bytes(laid_out), storage_bytes(maps)], dtype)
             expected = reference.mask_images(images.double(), maps.double(), bool(corners), bool(first))
-            actual = flat.view(expected.movedim(1, -1).shape).movedim(-1, 1) if channels_last else flat.view_as(expected)
+            actual = (
+                flat.view(expected.movedim(1, -1).shape).movedim(-1, 1) if channels_last else flat.view_as(expected)
+            )
             limit = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]
             torch.testing.assert_close(actual.double(), expected, rtol=0, atol=limit)
 
