@@ -1,4 +1,4 @@
-"""The command line: ``camfast image | features | layers | demo | info``. The work is done in the modules it calls."""
+"""The command line: ``camfast image | features | layers | demo | gallery | info``. The work is done in the modules it calls."""
 
 from __future__ import annotations
 
@@ -129,6 +129,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("-o", "--output", default="camfast-demo.png", metavar="FILE", help="the picture (%(default)s)")
 
+    gallery = _command(commands, "gallery", _gallery, "explain photographs by every method, in one labelled picture")
+    gallery.add_argument("photos", nargs="*", metavar="PHOTO", help="files (a cat and a cup of espresso)")
+    gallery.add_argument(
+        "-o", "--output", default="camfast-gallery.png", metavar="FILE", help="the picture (%(default)s)"
+    )
+    gallery.add_argument("--methods", nargs="+", type=_method, metavar="M", help=f"some of {', '.join(METHODS)} (all)")
+    gallery.add_argument(
+        "--model", default="efficientnet-lite0", metavar="NAME", help="a torchvision or timm classifier (%(default)s)"
+    )
+    gallery.add_argument("--weights", metavar="FILE", help="its weights: safetensors or a state dict of torch.save")
+
     info = _command(commands, "info", _info, "versions, libraries, devices: what a bug report needs")
     info.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -241,6 +252,12 @@ def _demo(options: argparse.Namespace) -> int:
     from . import demo
 
     return demo.run(options.photo, options.output)
+
+
+def _gallery(options: argparse.Namespace) -> int:
+    from . import gallery
+
+    return gallery.run(options.photos, options.output, options.methods, options.model, options.weights)
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -22,7 +22,8 @@ from .registry import register
 
 __all__ = ["GuidedBackprop", "GuidedExplanation", "GuidedGradCAM", "guided_backprop", "guided_grad_cam"]
 
-_RELUS: set[Callable[..., Any]] = {torch.relu, torch.relu_, F.relu, F.relu_, Tensor.relu, Tensor.relu_}
+_RELUS: set[Callable[..., Any]] = {torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, Tensor.relu, Tensor.relu_}
+_CLAMPS: set[Callable[..., Any]] = {F.hardtanh, F.hardtanh_}  # ReLU6 is one that starts at 0
 
 
 @dataclass(repr=False, eq=False)
@@ -39,8 +40,8 @@ class GuidedExplanation(Explanation):
 class GuidedBackprop(Explainer):
     """Guided backpropagation: gradients of the image, cut off at 0 behind every ReLU (Springenberg 2015, https://arxiv.org/abs/1412.6806).
 
-    Every ``nn.ReLU`` takes part and every call of ``relu`` in the model's code, without replacing modules. The model
-    must have one. Layers cannot be chosen. Returns a :class:`GuidedExplanation`.
+    Every ``nn.ReLU`` and ``nn.ReLU6`` takes part and every such call in the model's code, without replacing modules. The
+    model must have one. Layers cannot be chosen. Returns a :class:`GuidedExplanation`.
     """
 
     name: ClassVar[str] = "guided_backprop"
@@ -148,10 +149,15 @@ class _Guide(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        if func in _RELUS and isinstance(output, Tensor) and output.requires_grad:
+        rectified = func in _RELUS or (func in _CLAMPS and _least(*args, **(kwargs or {})) == 0)
+        if rectified and isinstance(output, Tensor) and output.requires_grad:
             self.used = True
             output.register_hook(_positive)
         return output
+
+
+def _least(input: Tensor, min_val: float = -1.0, *rest: Any, **options: Any) -> float:
+    return min_val
 
 
 def _positive(gradient: Tensor) -> Tensor:
