@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import ops, photos
+from .methods import EigenCAM
 from .methods.base import Explainer
 from .targets import Targets, TopK
 from .zoo import Network
@@ -64,7 +65,7 @@ def write_overlays(
     device = next(network.model.parameters()).device
     # One image ahead of the photographs: finds the layer, meets bad arguments early, and keeps first-call costs out of
     # the times.
-    _explain(explainer, torch.zeros(1, 3, *network.preparation.crop, device=device), targets)
+    _try(explainer, network, torch.zeros(1, 3, *network.preparation.crop, device=device), targets)
 
     def load(file: Path) -> tuple[np.ndarray, Tensor] | photos.PhotoError:
         try:
@@ -150,6 +151,16 @@ def file_stems(files: Sequence[Path]) -> list[str]:
             stems[i], number = f"{stem}-{number}", number + 1
         seen.add(stems[i].casefold())
     return stems
+
+
+def _try(explainer: Explainer, network: Network, image: Tensor, targets: TopK | Sequence[int] | None) -> None:
+    """A call ahead; of methods that take many passes only the search for layers, and another method's for the rest."""
+    if explainer.needs in ("activations", "gradients"):
+        _explain(explainer, image, targets)
+        return
+    explainer.prepare(image)
+    with EigenCAM(network.model) as quick:
+        _explain(quick, image, targets)
 
 
 def _explain(

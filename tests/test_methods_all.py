@@ -269,6 +269,13 @@ def test_under_autocast(net, device):
         assert found.dtype == torch.float32 and (found - expected).abs().max() < 0.1
 
 
+def test_targets_made_in_inference_mode(net):
+    with torch.inference_mode():
+        ids = torch.tensor([[0, 1], [2, 3], [4, 0]])
+    expected = camfast.grad_cam(net, X, ids.tolist()).heatmap
+    torch.testing.assert_close(camfast.grad_cam(net, X, ids).heatmap, expected)
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_a_bad_image_reaches_no_other(net, bad):
     x = X.clone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
@@ -251,6 +252,11 @@ class Explainer:
             raise ValueError(
                 f"layer {name!r} must give [N, C, *map] or tokens [N, T, C] that fit the image's grid, got "
                 f"{list(activations.shape)} for images {list(inputs.image.shape)}; pass reshape= to turn it into a map"
+            )
+        if math.prod(layout.map) == 1:
+            raise ValueError(
+                f"layer {name!r} must give a map of several positions, got {list(activations.shape)}, which has one; name "
+                "a layer before the pooling"
             )
         return layout.view
 

@@ -94,7 +94,7 @@ def agrees(head: Head, maps: Tensor, chosen: Chosen) -> bool:
     assert isinstance(chosen.targets, Tensor)
     bias = head.bias()
     own = bias if bias.ndim == 0 else bias[chosen.targets]
-    scores = chosen.scores.gather(1, chosen.targets)
+    scores = chosen.scores.detach().gather(1, chosen.targets)
     return _close(maps.flatten(2).mean(2) + own, scores, own, scores.dtype)
 
 
