@@ -31,12 +31,12 @@ CONCEPTS = ((214, 84, 36), (38, 116, 178), (58, 160, 90), (150, 90, 190), (230, 
 
 # Methods of many passes over the image, and how they are kept to seconds here.
 QUICK: dict[str, dict[str, Any]] = {
-    "score_cam": {"channels": 64},
-    "ss_cam": {"channels": 64, "samples": 4, "seed": 0},
-    "is_cam": {"channels": 64, "samples": 4},
+    "score_cam": {"channels": 32},
+    "ss_cam": {"channels": 32, "samples": 2, "seed": 0},
+    "is_cam": {"channels": 32, "samples": 2},
     "smooth_grad_cam_plus_plus": {"seed": 0},
     "random_cam": {"seed": 0},
-    "sess": {"num_scales": 4},
+    "sess": {"num_scales": 3},
 }
 
 
