@@ -13,7 +13,7 @@ from .extras import require
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["Panel", "bars", "compose"]
+__all__ = ["Panel", "bars", "compose", "write_line"]
 
 Color = tuple[int, int, int]
 
@@ -56,9 +56,9 @@ def compose(rows: Sequence[Sequence[Panel]], title: str = "", subtitle: str = ""
     page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
     if title:
-        _write(draw, (margin, round(34 * unit)), title, 42 * unit, INK, width - 2 * margin, bold=True)
+        write_line(draw, (margin, round(34 * unit)), title, 42 * unit, INK, width - 2 * margin, bold=True)
     if subtitle:
-        _write(draw, (margin, round(90 * unit)), subtitle, 25 * unit, SOFT, width - 2 * margin)
+        write_line(draw, (margin, round(90 * unit)), subtitle, 25 * unit, SOFT, width - 2 * margin)
     top = head
     for row, tall in zip(rows, heights, strict=True):
         for column, panel in enumerate(row):
@@ -72,8 +72,8 @@ def compose(rows: Sequence[Sequence[Panel]], title: str = "", subtitle: str = ""
                 indent = round(30 * unit)
                 dot = _dot(round(18 * unit), panel.mark)
                 page.paste(dot, (left, below + round(7 * unit)), dot)
-            _write(draw, (left + indent, below), panel.caption, 26 * unit, INK, cell - indent, bold=True)
-            _write(draw, (left, below + line), panel.note, 22 * unit, SOFT, cell)
+            write_line(draw, (left + indent, below), panel.caption, 26 * unit, INK, cell - indent, bold=True)
+            write_line(draw, (left, below + line), panel.note, 22 * unit, SOFT, cell)
         top += tall + labels + gap
     return page
 
@@ -97,13 +97,13 @@ def bars(
     longest = max((value for _, value in entries), default=0) or 1
     for row, ((name, value), color) in enumerate(zip(entries, colors, strict=True)):
         middle = (row + 0.5) * step
-        _write(draw, (0, round(middle - 0.62 * text)), name, text, INK, names - round(14 * unit))
+        write_line(draw, (0, round(middle - 0.62 * text)), name, text, INK, names - round(14 * unit))
         left, right = names, width - numbers
         half = min(step * 0.24, 16 * unit)
         draw.rounded_rectangle((left, middle - half, right, middle + half), half / 2, fill=TRACK)
         end = left + max(half, (right - left) * value / longest)
         draw.rounded_rectangle((left, middle - half, end, middle + half), half / 2, fill=color)
-        _write(draw, (right + round(12 * unit), round(middle - 0.62 * text)), f"{value:.1%}", text, INK, numbers)
+        write_line(draw, (right + round(12 * unit), round(middle - 0.62 * text)), f"{value:.1%}", text, INK, numbers)
     return np.asarray(page)
 
 
@@ -136,7 +136,7 @@ def _dot(size: int, color: Color) -> Image.Image:
     return dot
 
 
-def _write(
+def write_line(
     draw: ImageDraw.ImageDraw,
     corner: tuple[int, int],
     text: str,

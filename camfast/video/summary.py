@@ -1,0 +1,98 @@
+"""What a clip showed, over time: the top classes of each frame as a table, and the most frequent ones as a chart."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import figures, photos
+from ..extras import require
+from .loop import Row
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["chart", "write_chart", "write_table"]
+
+_LINES = ((214, 73, 51), (38, 110, 191), (33, 140, 90), (219, 148, 24), (128, 82, 178))
+_GRID, _PAPER = (229, 231, 235), (255, 255, 255)
+
+
+def write_table(rows: Sequence[Row], class_name: Callable[[int], str], path: Path) -> Path:
+    """Writes a CSV with a line for each of the best classes of each frame: frame, seconds, rank, class, name, score."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["frame", "seconds", "rank", "class", "name", "score"])
+    for row in rows:
+        for rank, (number, score) in enumerate(zip(row.classes, row.scores, strict=True), 1):
+            table.writerow([row.frame, f"{row.seconds:.3f}", rank, number, class_name(number), f"{score:.4f}"])
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(text.getvalue(), encoding="utf-8", newline="")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def write_chart(rows: Sequence[Row], class_name: Callable[[int], str], path: Path, title: str = "") -> Path:
+    """Writes :func:`chart` as a picture."""
+    return photos.write(chart(rows, class_name, title), path)
+
+
+def chart(rows: Sequence[Row], class_name: Callable[[int], str], title: str = "", width: int = 1600) -> Image.Image:
+    """The scores of the five classes that were highest altogether, over time: a line a class, its name beside its color.
+
+    Where a class is not among the best of a frame its score is below theirs, and is drawn as 0.
+    """
+    require("PIL", "vision")
+    from PIL import Image, ImageDraw
+
+    totals: defaultdict[int, float] = defaultdict(float)
+    for row in rows:
+        for number, score in zip(row.classes, row.scores, strict=True):
+            totals[number] += score
+    shown = sorted(totals, key=lambda number: -totals[number])[: len(_LINES)]
+    scale, height = 2, round(width * 0.5)  # drawn twice as large: smooth lines
+    page = Image.new("RGB", (width * scale, height * scale), _PAPER)
+    draw = ImageDraw.Draw(page)
+    unit = width * scale / 1600
+    left, right, top, bottom = (round(x * unit) for x in (90, 1150, 110, 720))
+    if title:
+        figures.write_line(draw, (round(40 * unit), round(34 * unit)), title, 36 * unit, figures.INK, right, bold=True)
+    first, last = rows[0].seconds, max(rows[-1].seconds, rows[0].seconds + 1e-6)
+    for percent in range(0, 101, 25):
+        y = bottom - (bottom - top) * percent / 100
+        draw.line((left, y, right, y), _GRID, max(1, round(2 * unit)))
+        figures.write_line(
+            draw, (round(24 * unit), round(y - 14 * unit)), f"{percent} %", 22 * unit, figures.SOFT, left
+        )
+    for part in range(6):
+        seconds = first + (last - first) * part / 5
+        x = left + (right - left) * part / 5
+        place = (round(x - 24 * unit), round(bottom + 14 * unit))
+        figures.write_line(draw, place, f"{seconds:.1f} s", 22 * unit, figures.SOFT, left)
+    xs = left + (right - left) * (np.array([row.seconds for row in rows]) - first) / (last - first)
+    for place, number in enumerate(shown):
+        scores = [dict(zip(row.classes, row.scores, strict=True)).get(number, 0.0) for row in rows]
+        points = [(x, bottom - (bottom - top) * score) for x, score in zip(xs, scores, strict=True)]
+        if len(points) == 1:
+            points *= 2
+        draw.line(points, _LINES[place], round(5 * unit), joint="curve")
+        y = top + round(place * 84 * unit)
+        x = right + round(40 * unit)
+        draw.ellipse((x, y + 7 * unit, x + 18 * unit, y + 25 * unit), fill=_LINES[place])
+        room = round(360 * unit)
+        figures.write_line(
+            draw, (x + round(32 * unit), y), class_name(number), 26 * unit, figures.INK, room, bold=True
+        )
+        note = f"{np.mean(scores):.0%} on average"
+        figures.write_line(draw, (x + round(32 * unit), y + round(34 * unit)), note, 22 * unit, figures.SOFT, room)
+    return page.resize((width, height), Image.Resampling.LANCZOS)
