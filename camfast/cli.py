@@ -1,4 +1,4 @@
-"""The command line: ``camfast image | features | layers | demo | gallery | info``. The work is done in the modules it calls."""
+"""The command line: ``camfast image | video | features | layers | ...``. The work is done in the modules it calls."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .video import command as video_command
+
     parser = argparse.ArgumentParser(
         prog="camfast", description="Class-activation maps: where a network looked, at the price of a prediction."
     )
@@ -55,42 +57,17 @@ def _parser() -> argparse.ArgumentParser:
     image.add_argument(
         "-o", "--output", default="overlays", metavar="DIR", help="folder for the overlays (%(default)s)"
     )
-    network = image.add_argument_group("the network")
-    network.add_argument(
-        "--model", default="efficientnet-lite0", metavar="NAME", help="a torchvision or timm classifier (%(default)s)"
-    )
-    network.add_argument("--weights", metavar="FILE", help="its weights: safetensors or a state dict of torch.save")
-    network.add_argument("--labels", metavar="FILE", help="its class names: one a line, or JSON")
-    network.add_argument(
-        "--fit",
-        choices=["crop", "stretch"],
-        default="crop",
-        help="crop: the library's own preparation, which cuts the centre out; stretch: the whole photo (%(default)s)",
-    )
-    network.add_argument(
-        "--device", type=_device, metavar="D", help="cpu, cuda, cuda:1, ... (a GPU where there is one)"
-    )
-    network.add_argument(
+    _network_arguments(image)
+    image.add_argument(
         "--batch-size", type=_positive, default=8, metavar="B", help="photographs a pass (%(default)s)"
     )
-    heat = image.add_argument_group("the heat")
-    heat.add_argument(
-        "--method", type=_method, default="grad_cam", metavar="M", help=f"{', '.join(METHODS)} (%(default)s)"
-    )
-    heat.add_argument(
-        "--layer", action="append", metavar="L", help="layer to explain, repeatable (the last one with a spatial map)"
-    )
-    heat.add_argument(
-        "--target",
-        action="append",
-        metavar="CLASS",
-        help="a class by name or number, repeatable, or top5 for the five best (the best one)",
-    )
-    heat.add_argument(
-        "--colormap", type=_colormap, default="jet", metavar="C", help="jet, turbo, viridis, ... (%(default)s)"
-    )
-    heat.add_argument(
-        "--alpha", type=_fraction, default=0.5, metavar="A", help="weight of the heat, 0 to 1 (%(default)s)"
+    _heat_arguments(image)
+
+    video = _command(commands, "video", _video, "explain a video: a clip of as many frames, with its sound")
+    video_command.add_arguments(video)
+    _network_arguments(video, fit="stretch")
+    _heat_arguments(video).add_argument(
+        "--smooth", type=_fraction, default=0.0, metavar="S", help="share of the past in the heat, below 1 (%(default)g)"
     )
 
     features = _command(commands, "features", _features, "show what a network's layers make of photographs")
@@ -145,6 +122,47 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _network_arguments(parser: argparse.ArgumentParser, fit: str = "crop") -> None:
+    network = parser.add_argument_group("the network")
+    network.add_argument(
+        "--model", default="efficientnet-lite0", metavar="NAME", help="a torchvision or timm classifier (%(default)s)"
+    )
+    network.add_argument("--weights", metavar="FILE", help="its weights: safetensors or a state dict of torch.save")
+    network.add_argument("--labels", metavar="FILE", help="its class names: one a line, or JSON")
+    network.add_argument(
+        "--fit",
+        choices=["crop", "stretch"],
+        default=fit,
+        help="crop: the library's own preparation, which cuts the centre out; stretch: all of it (%(default)s)",
+    )
+    network.add_argument(
+        "--device", type=_device, metavar="D", help="cpu, cuda, cuda:1, ... (a GPU where there is one)"
+    )
+
+
+def _heat_arguments(parser: argparse.ArgumentParser) -> Any:
+    heat = parser.add_argument_group("the heat")
+    heat.add_argument(
+        "--method", type=_method, default="grad_cam", metavar="M", help=f"{', '.join(METHODS)} (%(default)s)"
+    )
+    heat.add_argument(
+        "--layer", action="append", metavar="L", help="layer to explain, repeatable (the last one with a spatial map)"
+    )
+    heat.add_argument(
+        "--target",
+        action="append",
+        metavar="CLASS",
+        help="a class by name or number, repeatable, or top5 for the five best (the best one)",
+    )
+    heat.add_argument(
+        "--colormap", type=_colormap, default="jet", metavar="C", help="jet, turbo, viridis, ... (%(default)s)"
+    )
+    heat.add_argument(
+        "--alpha", type=_fraction, default=0.5, metavar="A", help="weight of the heat, 0 to 1 (%(default)s)"
+    )
+    return heat
+
+
 def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
     command.set_defaults(run=run)
@@ -152,7 +170,7 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
 
 
 def _image(options: argparse.Namespace) -> int:
-    from . import photo_overlays, photos, zoo
+    from . import photo_overlays, photos
 
     tqdm = require("tqdm", "vision").tqdm
     folder = Path(options.output).expanduser()
@@ -163,9 +181,7 @@ def _image(options: argparse.Namespace) -> int:
     if not files:
         return 1
     folder.mkdir(parents=True, exist_ok=True)
-    network = zoo.load(options.model, options.weights, options.labels, options.device or _best_device())
-    if options.fit == "stretch":
-        network.preparation = network.preparation.stretched()
+    network = _network(options)
     explainer = METHODS[options.method](network.model, options.layer)
 
     rows = []
@@ -200,6 +216,23 @@ def _listing(rows: Sequence[Any]) -> str:
         score, milliseconds = Number(f"{row.score:.3f}"), Number(f"{row.milliseconds:.1f}")
         cells.append([row.photo, row.class_name, score, milliseconds, row.file])
     return table(head, cells)
+
+
+def _video(options: argparse.Namespace) -> int:
+    from .video import command
+
+    network = _network(options)
+    return command.run(options, network, _targets(options.target, network.class_names))
+
+
+def _network(options: argparse.Namespace) -> Any:
+    """The network of ``--model`` and what belongs to it, on the best device or the one asked for."""
+    from . import zoo
+
+    network = zoo.load(options.model, options.weights, options.labels, options.device or _best_device())
+    if options.fit == "stretch":
+        network.preparation = network.preparation.stretched()
+    return network
 
 
 def _features(options: argparse.Namespace) -> int:

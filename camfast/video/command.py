@@ -13,11 +13,8 @@ from ..realtime import Realtime
 __all__ = ["add_arguments", "run"]
 
 
-def add_arguments(video: argparse.ArgumentParser, number: Any, positive: Any) -> None:
-    """Adds what is the clip's to the parser; the network's and the heat's arguments are every command's.
-
-    ``number`` and ``positive`` make a number of seconds and a whole number above 0 of a word.
-    """
+def add_arguments(video: argparse.ArgumentParser) -> None:
+    """Adds what is the clip's to the parser; the network's and the heat's arguments are every command's."""
     video.add_argument("clip", metavar="IN", help="a video file, or anything else that FFmpeg opens")
     video.add_argument("-o", "--output", required=True, metavar="OUT", help="the explained clip, such as out.mp4")
     part = video.add_argument_group("the clip")
@@ -27,16 +24,16 @@ def add_arguments(video: argparse.ArgumentParser, number: Any, positive: Any) ->
         default="overlay",
         help="the heat over the frame; beside the frame; alone (%(default)s)",
     )
-    part.add_argument("--start", type=number, default=0.0, metavar="S", help="from this second on (%(default)g)")
-    part.add_argument("--end", type=number, metavar="S", help="up to this second (the clip's end)")
+    part.add_argument("--start", type=_seconds, default=0.0, metavar="S", help="from this second on (%(default)g)")
+    part.add_argument("--end", type=_seconds, metavar="S", help="up to this second (the clip's end)")
     part.add_argument(
         "--codec", metavar="C", help="h264, hevc, vp9, av1 or an encoder of FFmpeg (h264; in .webm files vp9)"
     )
     part.add_argument(
-        "--quality", type=number, metavar="Q", help="the codec's constant rate factor, lower is better (h264: 18)"
+        "--quality", type=_seconds, metavar="Q", help="the codec's constant rate factor, lower is better (h264: 18)"
     )
     part.add_argument("--no-summary", action="store_true", help="no table and chart of the classes beside the clip")
-    part.add_argument("--every", type=positive, default=1, metavar="N", help="look at each N-th frame (%(default)s)")
+    part.add_argument("--every", type=_count, default=1, metavar="N", help="look at each N-th frame (%(default)s)")
 
 
 def run(options: argparse.Namespace, network: Any, targets: Any) -> int:
@@ -97,3 +94,19 @@ def run(options: argparse.Namespace, network: Any, targets: Any) -> int:
         )
         return 130 if report.stopped == "interrupted" else 1
     return 1 if report.notes and any("breaks off" in note or "cut short" in note for note in report.notes) else 0
+
+
+def _seconds(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, got {word!r}")
+    return value
+
+
+def _count(word: str) -> int:
+    if not (word.isascii() and word.isdecimal() and int(word) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {word!r}")
+    return int(word)

@@ -87,7 +87,8 @@ class Clip:
         if start < 0 or (end is not None and end <= start):
             raise ValueError(f"expected a part of the clip, 0 <= start < end, got {start:g} to {end}")
         self.path = str(path)
-        self.start, self.end = Fraction(start).limit_denominator(10**6), end
+        self.start = Fraction(start).limit_denominator(10**6)
+        self.end = None if end is None else Fraction(end).limit_denominator(10**6)
         self.notes: list[str] = []
         self._av = require("av", "video")
         self._container = self._open(options, format, timeout)
@@ -123,13 +124,13 @@ class Clip:
     @property
     def duration(self) -> float | None:
         """Seconds of the part, where they are known."""
-        whole = None
+        whole: Fraction | None = None
         if self._stream.duration:
-            whole = float(self._stream.duration * self.time_base)
+            whole = self._stream.duration * self.time_base
         elif self._container.duration:
-            whole = self._container.duration / self._av.time_base
+            whole = Fraction(self._container.duration, self._av.time_base)
         ends = [t for t in (whole, self.end) if t is not None]
-        return max(min(ends) - float(self.start), 0.0) if ends else None
+        return max(float(min(ends) - self.start), 0.0) if ends else None
 
     @property
     def frames(self) -> int | None:
@@ -161,7 +162,7 @@ class Clip:
         try:
             return self._av.open(path, format=format, options=options or {}, timeout=timeout)
         except (self._av.FFmpegError, OSError, ValueError) as error:
-            if is_file and isinstance(error, self._av.InvalidDataError):
+            if is_file and isinstance(error, (self._av.InvalidDataError, EOFError)):
                 raise VideoError(f"cannot read {path}: it is no video, or one that was cut short or damaged") from error
             raise VideoError(f"cannot read {path}: {reason_of(error)}") from error
 
@@ -263,7 +264,7 @@ class _Shown:
             pts = round((frame.pts * base - clip.origin) / unit)
         if pts < 0 and clip.start:
             return None
-        if clip.end is not None and pts * unit >= clip.end - float(clip.start):
+        if clip.end is not None and pts * unit >= clip.end - clip.start:
             self.past_end = True
             return None
         if self.last is not None and pts <= self.last:  # times must rise: a frame is never lost for it

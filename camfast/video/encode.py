@@ -55,7 +55,7 @@ class Writer:
         self.pictures = 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
-        fragments = {"movflags": "+hybrid_fragmented", "frag_duration": "1000000"}
+        fragments = {"movflags": "+hybrid_fragmented+delay_moov", "frag_duration": "1000000"}
         moving = self.path.suffix.lower() in (".mp4", ".mov", ".m4v")
         try:
             self._container = av.open(str(self.partial), "w", container_options=fragments if moving else {})
@@ -68,6 +68,7 @@ class Writer:
             self._matrix = clip.colors.matrix
             self._video = self._video_stream(clip, height, width, codec, quality)
             self._origin = clip.origin
+            self._anew: list[bool] = []  # for each audio stream: whether it is encoded anew
             self._sounds = [self._audio_stream(stream) for stream in clip.audio]
             for key in ("title", "artist", "date", "creation_time", "comment"):
                 if key in clip.metadata:
@@ -98,7 +99,7 @@ class Writer:
         if stream is None:
             return
         packet = sound.packet
-        if stream.codec_context is None or not self._anew[sound.number]:
+        if not self._anew[sound.number]:
             shift = round(self._origin / packet.time_base)
             if packet.pts is None:
                 return
@@ -196,11 +197,8 @@ class Writer:
         return stream
 
     def _audio_stream(self, source: Any) -> Any:
-        """The stream that takes ``source``, None where no sound can be written; tells in ``_anew`` whether to encode."""
-        self._anew: list[bool] = getattr(self, "_anew", [])
-        name = source.codec_context.codec.canonical_name if hasattr(source.codec_context.codec, "canonical_name") else (
-            source.codec_context.name
-        )
+        """The stream that takes ``source``, None where no sound can be written; notes in ``_anew`` whether to encode."""
+        name = source.codec_context.codec.canonical_name
         if name in self._container.supported_codecs:
             with contextlib.suppress(self._av.FFmpegError, ValueError):
                 stream = self._container.add_stream_from_template(source)
