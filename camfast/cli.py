@@ -58,16 +58,18 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", default="overlays", metavar="DIR", help="folder for the overlays (%(default)s)"
     )
     _network_arguments(image)
-    image.add_argument(
-        "--batch-size", type=_positive, default=8, metavar="B", help="photographs a pass (%(default)s)"
-    )
+    image.add_argument("--batch-size", type=_positive, default=8, metavar="B", help="photographs a pass (%(default)s)")
     _heat_arguments(image)
 
     video = _command(commands, "video", _video, "explain a video: a clip of as many frames, with its sound")
     video_command.add_arguments(video)
     _network_arguments(video, fit="stretch")
     _heat_arguments(video).add_argument(
-        "--smooth", type=_fraction, default=0.0, metavar="S", help="share of the past in the heat, below 1 (%(default)g)"
+        "--smooth",
+        type=_fraction,
+        default=0.0,
+        metavar="S",
+        help="share of the past in the heat, below 1 (%(default)g)",
     )
 
     features = _command(commands, "features", _features, "show what a network's layers make of photographs")

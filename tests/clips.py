@@ -103,7 +103,7 @@ def jpegs(path: Path, frames: Sequence[np.ndarray]) -> Path:
 
 
 def probe(path: Path) -> dict:
-    """What a player sees: ``times`` (seconds) and upright ``pictures`` of the frames (of small ones), and of the first sound ``packets``."""
+    """What a player sees: the frames' ``times`` (seconds), small ones' upright ``pictures``, the first sound's ``packets``."""
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
         size = {(frame.height, frame.width) for frame in frames}

@@ -32,6 +32,7 @@ class Brightness(nn.Module):
         self.features = nn.Conv2d(3, 2, 8, 8, bias=False)
         nn.init.constant_(self.features.weight, 1 / 192)
         self.head = nn.Linear(2, 4)
+        nn.init.constant_(self.head.weight, 1.0)
 
     def forward(self, x):
         return self.head(self.features(x).relu().mean((2, 3)))
@@ -91,12 +92,11 @@ def test_what_is_drawn(tmp_path, engine):
     difference = np.abs(shown["side-by-side"][:, :, :64] - np.stack(frames))
     assert np.median(difference) <= 3 and difference.mean() < 6
     assert np.abs(shown["side-by-side"][:, :, 64:] - shown["overlay"]).mean() < 3
-    # The heat follows the square: red above blue where it is.
+    # The heat follows the square: it is reddest there.
     for i, heat in enumerate(shown["heatmap"]):
+        row, column = np.unravel_index((heat[..., 0] - heat[..., 2]).argmax(), heat.shape[:2])
         left = round(i * 52 / 5)
-        inside = heat[16:28, left : left + 12]
-        assert inside[..., 0].mean() > inside[..., 2].mean()
-        assert heat[40:, :, 2].mean() > heat[40:, :, 0].mean()
+        assert 14 <= row < 30 and left - 2 <= column < left + 14
 
 
 def test_several_classes_stand_side_by_side(tmp_path):
@@ -303,8 +303,7 @@ def test_an_engine_that_fails_at_once_leaves_nothing(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are POSIX's")
-@pytest.mark.parametrize("container", ["mp4", "mkv"])
-def test_a_full_disk(container, tmp_path):
+def test_a_full_disk(tmp_path):
     """A limit of the file size stands for a full disk: writing beyond it fails in the same way."""
     noise = list(np.random.default_rng(0).integers(0, 255, (60, 96, 128, 3), np.uint8))
     clip = make(tmp_path / "clip.mkv", noise)
@@ -315,14 +314,17 @@ import camfast, threading
 from camfast.video import explain_video
 from test_video import Brightness
 resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
-report = explain_video({str(clip)!r}, {str(tmp_path / "out")!r} + ".{container}", camfast.Realtime(Brightness().eval()))
-print(report.stopped, "|", report.frames, "|", threading.active_count())
+for name in ("out.mp4", "out.mkv"):
+    engine = camfast.Realtime(Brightness().eval())
+    report = explain_video({str(clip)!r}, {str(tmp_path)!r} + "/" + name, engine)
+    print(name, report.stopped, report.frames, threading.active_count(), sep="|")
 """
     done = run_python("-c", code, timeout=120)
     assert done.returncode == 0, done.stderr
-    stopped, frames, threads = done.stdout.strip().rsplit("|", 2)
-    assert "file too large" in stopped and int(threads) == 1
-    assert len(probe(tmp_path / f"out.{container}")["times"]) == int(frames) > 3
+    for line in done.stdout.strip().splitlines():
+        name, stopped, frames, threads = line.split("|")
+        assert "file too large" in stopped and int(threads) == 1
+        assert len(probe(tmp_path / name)["times"]) == int(frames) > 3
     assert leftovers(tmp_path) == []
 
 

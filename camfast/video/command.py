@@ -85,7 +85,9 @@ def run(options: argparse.Namespace, network: Any, targets: Any) -> int:
         title = f"{Path(options.clip).name}: what {options.model} saw"
         files.append(summary.write_chart(report.rows, network.class_name, output.with_suffix(".png"), title))
     rate = report.frames / max(report.elapsed, 1e-9)
-    print(f"{report.frames} frames, {report.seconds:.2f} s of the clip, {rate:.1f} frames/s: {', '.join(map(str, files))}")
+    print(
+        f"{report.frames} frames, {report.seconds:.2f} s of the clip, {rate:.1f} frames/s: {', '.join(map(str, files))}"
+    )
     print(f"{options.method} of {options.model} at {', '.join(engine.layers_in_use)}")
     if report.stopped:
         print(

@@ -101,6 +101,7 @@ class Clip:
             # The earliest stream begins at 0: all are moved alike, so that they stay in step.
             self.origin = Fraction(self._container.start_time or 0, self._av.time_base) + self.start
             self.metadata = dict(self._container.metadata)
+            self.aspect, self.colors = Fraction(1), Colors(5, _UNKNOWN, _UNKNOWN)  # until the first picture is known
             self._size: tuple[int, int] | None = None  # (height, width), upright
             self._items = self._read()
             self._first = list(self._until_picture())
@@ -192,7 +193,7 @@ class Clip:
         numbers = {stream.index: number for number, stream in enumerate(self.audio)}
         pending = {self._stream.index, *numbers}  # streams that have not reached the end
         shown = _Shown(self)
-        skipped = 0
+        skipped, why = 0, ""
         packets = self._container.demux(self._stream, *self.audio)
         while True:
             try:
@@ -214,7 +215,7 @@ class Clip:
                     yield from self._decoded(packet, shown)
                 except (self._av.FFmpegError, ValueError) as error:
                     skipped += 1
-                    self._why = reason_of(error)
+                    why = reason_of(error)
                 if shown.past_end:
                     pending.discard(self._stream.index)
             if self.end is not None and (not pending or (shown.past_end and packet.stream is self._stream)):
@@ -224,11 +225,13 @@ class Clip:
                 if not pending or shown.late > 50:
                     break
         if skipped:
-            self.notes.append(f"{skipped} damaged packet{'s' * (skipped != 1)} of {self.path} left out ({self._why})")
+            self.notes.append(f"{skipped} damaged packet{'s' * (skipped != 1)} of {self.path} left out ({why})")
         expected = self._stream.frames
         if expected and not self.start and self.end is None and shown.count < expected and not self.notes:
             seconds = f"{shown.seconds:.2f} s"
-            self.notes.append(f"{self.path} ends after {shown.count} of {expected} frames ({seconds}): it was cut short")
+            self.notes.append(
+                f"{self.path} ends after {shown.count} of {expected} frames ({seconds}): it was cut short"
+            )
 
     def _decoded(self, packet: Any, shown: _Shown) -> Iterator[Picture]:
         for frame in self._stream.decode(packet):

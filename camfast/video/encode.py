@@ -56,9 +56,9 @@ class Writer:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
         fragments = {"movflags": "+hybrid_fragmented+delay_moov", "frag_duration": "1000000"}
-        moving = self.path.suffix.lower() in (".mp4", ".mov", ".m4v")
+        self._fragmented = self.path.suffix.lower() in (".mp4", ".mov", ".m4v")
         try:
-            self._container = av.open(str(self.partial), "w", container_options=fragments if moving else {})
+            self._container = av.open(str(self.partial), "w", container_options=fragments if self._fragmented else {})
         except (av.FFmpegError, OSError, ValueError) as error:
             self.partial.unlink(missing_ok=True)
             if isinstance(error, ValueError) and not isinstance(error, OSError):
@@ -86,9 +86,9 @@ class Writer:
         """Writes ``pixels``, RGB uint8 ``[H, W, 3]``, at the time of ``picture``."""
         frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         if not self._rgb:
-            how = {"dst_colorspace": self._matrix, "dst_color_range": 1}
+            how = {"dst_colorspace": self._matrix, "dst_color_range": self._range}
             frame = frame.reformat(format=self._video.codec_context.pix_fmt, **how)
-            frame.colorspace, frame.color_range = self._matrix, 1
+            frame.colorspace, frame.color_range = self._matrix, self._range
         frame.pts, frame.duration, frame.time_base = picture.pts, picture.duration, self._unit
         self._mux(self._video.encode(frame))
         self.pictures += 1
@@ -135,11 +135,13 @@ class Writer:
         """After a failure: gives what can be played of the file its name; returns its number of frames, 0 for none."""
         with contextlib.suppress(self._av.FFmpegError, OSError):
             self._container.close()
+        if self._fragmented:
+            _cut_last_fragment(self.partial)
         count = 0
-        with contextlib.suppress(self._av.FFmpegError, OSError, ValueError, IndexError):
-            with self._av.open(str(self.partial)) as container:
-                for frame in container.decode(video=0):
-                    count += not frame.is_corrupt
+        damage = (self._av.FFmpegError, OSError, ValueError, IndexError)
+        with contextlib.suppress(*damage), self._av.open(str(self.partial)) as container:
+            for frame in container.decode(video=0):
+                count += not frame.is_corrupt
         if count:
             os.replace(self.partial, self.path)
         else:
@@ -191,7 +193,8 @@ class Writer:
         self._unit = clip.time_base
         context.time_base = clip.time_base.limit_denominator(65535) if short else clip.time_base
         if not self._rgb:
-            context.colorspace, context.color_range = self._matrix, 1
+            self._range = 2 if encoder.name == "mjpeg" else 1  # JPEG uses all values from 0 to 255
+            context.colorspace, context.color_range = self._matrix, self._range
             context.color_primaries, context.color_trc = clip.colors.primaries, clip.colors.transfer
         context.thread_type = "AUTO"
         return stream
@@ -227,3 +230,22 @@ def _format(encoder: Any, height: int, width: int) -> str:
     if (height % 2 or width % 2) and "yuv444p" in known:
         wanted = ("yuv444p", *_FORMATS)  # halved colour wants even sizes in H.264
     return next((name for name in wanted if name in known), known[0] if known else "yuv420p")
+
+
+def _cut_last_fragment(path: Path) -> None:
+    """Cuts off what stands behind the last whole fragment of an MP4: a box is its length, its type, its content."""
+    end, size = 0, path.stat().st_size
+    with path.open("r+b") as file:
+        place = 0
+        while place + 16 <= size:
+            file.seek(place)
+            head = file.read(16)
+            length = int.from_bytes(head[:4], "big")
+            length = int.from_bytes(head[8:], "big") if length == 1 else length
+            if length < 8 or place + length > size:
+                break
+            place += length
+            if head[4:8] == b"mdat":
+                end = place
+        if end:
+            file.truncate(end)

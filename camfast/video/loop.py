@@ -102,7 +102,7 @@ def explain_video(
             result = engine(item.pixels)
             picture = _laid_out(item.pixels, result, layout, engine)
             if output_file is None:  # now its size is known, and that the engine works
-                output_file = _Output(Writer(output, clip, *picture.shape[:2], codec, quality))
+                output_file = _Output(Writer(output, clip, picture.shape[0], picture.shape[1], codec, quality))
                 for sound in early:
                     output_file.put(sound, None)
                 early.clear()

@@ -80,19 +80,17 @@ def chart(rows: Sequence[Row], class_name: Callable[[int], str], title: str = ""
         place = (round(x - 24 * unit), round(bottom + 14 * unit))
         figures.write_line(draw, place, f"{seconds:.1f} s", 22 * unit, figures.SOFT, left)
     xs = left + (right - left) * (np.array([row.seconds for row in rows]) - first) / (last - first)
-    for place, number in enumerate(shown):
+    for rank, number in enumerate(shown):
         scores = [dict(zip(row.classes, row.scores, strict=True)).get(number, 0.0) for row in rows]
         points = [(x, bottom - (bottom - top) * score) for x, score in zip(xs, scores, strict=True)]
         if len(points) == 1:
             points *= 2
-        draw.line(points, _LINES[place], round(5 * unit), joint="curve")
-        y = top + round(place * 84 * unit)
+        draw.line(points, _LINES[rank], round(5 * unit), joint="curve")
+        y = top + round(rank * 84 * unit)
         x = right + round(40 * unit)
-        draw.ellipse((x, y + 7 * unit, x + 18 * unit, y + 25 * unit), fill=_LINES[place])
+        draw.ellipse((x, y + 7 * unit, x + 18 * unit, y + 25 * unit), fill=_LINES[rank])
         room = round(360 * unit)
-        figures.write_line(
-            draw, (x + round(32 * unit), y), class_name(number), 26 * unit, figures.INK, room, bold=True
-        )
+        figures.write_line(draw, (x + round(32 * unit), y), class_name(number), 26 * unit, figures.INK, room, bold=True)
         note = f"{np.mean(scores):.0%} on average"
         figures.write_line(draw, (x + round(32 * unit), y + round(34 * unit)), note, 22 * unit, figures.SOFT, room)
     return page.resize((width, height), Image.Resampling.LANCZOS)

@@ -32,7 +32,7 @@ class Ahead(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        item = _END if self._stop.is_set() else self._queue.get()
+        item: Any = _END if self._stop.is_set() else self._queue.get()
         if item is _END:
             self.close()
             if self._error is not None:
