@@ -286,7 +286,7 @@ class _Shown:
             clip._size = size[::-1] if turns % 2 else size
             aspect = clip._stream.sample_aspect_ratio or Fraction(1)
             clip.aspect = 1 / aspect if turns % 2 and aspect else aspect or Fraction(1)
-            clip.colors = _colors(frame)
+            clip.colors = _colors(frame, clip._stream.codec_context)
         height, width = clip._size[::-1] if turns % 2 else clip._size
         if (frame.height, frame.width) != (height, width) and not self.resized:
             self.resized = True
@@ -310,10 +310,10 @@ def reason_of(error: BaseException) -> str:
     return " ".join(str(text).split()).rstrip(".").lower()
 
 
-def _colors(frame: Any) -> Colors:
+def _colors(frame: Any, context: Any) -> Colors:
     usual = 1 if frame.height >= 720 else 5  # what players take where nothing is said
     known = frame.colorspace in _MATRICES
-    primaries, transfer = int(frame.color_primaries), int(frame.color_trc)
+    primaries, transfer = int(context.color_primaries), int(context.color_trc)
     return Colors(_MATRICES[frame.colorspace] if known else usual, primaries or _UNKNOWN, transfer or _UNKNOWN)
 
 

@@ -56,7 +56,9 @@ class Writer:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
         fragments = {"movflags": "+hybrid_fragmented+delay_moov", "frag_duration": "1000000"}
-        self._fragmented = self.path.suffix.lower() in (".mp4", ".mov", ".m4v")
+        # FFmpeg 8.0 writes no usable file so; a full disk costs an MP4 there.
+        able = av.library_versions["libavformat"] >= (62, 12, 0)
+        self._fragmented = able and self.path.suffix.lower() in (".mp4", ".mov", ".m4v")
         try:
             self._container = av.open(str(self.partial), "w", container_options=fragments if self._fragmented else {})
         except (av.FFmpegError, OSError, ValueError) as error:
