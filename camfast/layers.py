@@ -8,7 +8,7 @@ import math
 import threading
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -85,6 +85,7 @@ class _Step:
     shape: tuple[int, ...]
     pooled: bool  # an adaptive pooling's output: what follows the map, not the map
     turn: int  # how many modules had returned before
+    inner: list[tuple[str, nn.Module]] = field(default_factory=list)  # those inside that returned it first, innermost first
 
 
 class _Candidate(NamedTuple):
@@ -135,7 +136,13 @@ def _search(model: nn.Module, batch: Inputs, differentiable: bool) -> tuple[str,
         group = candidates[start:end]
         gradients = _gradients(model, inputs, [candidate.step.module for candidate in group])
         for (step, layout, _), gradient in reversed(list(zip(group, gradients, strict=True))):
-            if gradient is None:
+            # A container may return the map beside what it made of it, as Hugging Face's do: the scores do not depend
+            # on the map it returns, but on that of a part inside.
+            while gradient is None and step.inner:
+                step.name, step.module = step.inner.pop()
+                (gradient,) = _gradients(model, inputs, [step.module])
+            # A module that ran several times, on maps of different sizes, is tapped at its last call.
+            if gradient is None or tuple(gradient.shape) != step.shape:
                 continue
             reached = layout.view(gradient).any(1).float().mean().item()
             if reached > (0 if layout.kind == "channels_first" else 0.5):
@@ -185,6 +192,7 @@ def _record(model: nn.Module, inputs: Inputs) -> tuple[list[_Step], Any, int]:
         if step is not None and reference is not None and reference() is tensor:
             if version == earlier:  # passed on: a container's output is that of its last part
                 if step.name.startswith(name + "."):
+                    step.inner.append((step.name, step.module))
                     step.name, step.module = name, module
                 return
             steps.remove(step)  # overwritten in place

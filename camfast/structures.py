@@ -11,6 +11,8 @@ from torch import Tensor
 
 __all__ = ["detections_in", "replace_first", "row_of", "scores_in", "tensors_in"]
 
+_SCORES = ("logits", "out", "image_embeds", "pooler_output")  # of Hugging Face and torchvision
+
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Every tensor in ``value``, in order."""
@@ -22,10 +24,10 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def scores_in(output: Any) -> Tensor | None:
-    """The scores in what a model returned: itself, its ``logits`` or ``out``, or its first floating tensor."""
+    """The scores in what a model returned: itself, a field of one of the usual names, or its first floating tensor."""
     if isinstance(output, Tensor):
         return output if output.is_floating_point() else None
-    for name in ("logits", "out"):
+    for name in _SCORES:
         named = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
         if isinstance(named, Tensor):
             return named

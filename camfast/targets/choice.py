@@ -134,7 +134,7 @@ class Chosen:
 
 
 def scores_of(output: Any, batch: int) -> Tensor:
-    """The scores in a model's output: itself, its ``logits`` or ``out``, or its first floating tensor.
+    """The scores in a model's output: itself, a field of a usual name (``logits``, ``out``), or its first floating tensor.
 
     Those of a detector, a mapping with ``scores`` an image, are ``[N, D]``, the image with most detections having D and
     the others zeros behind theirs: class k is the k-th detection. Returns a tensor ``[N, classes]``, ``[N, classes,
