@@ -28,6 +28,7 @@ COLORS = {
     "pytorch-grad-cam": "#2a9d5c",
     "torchcam": "#b8860b",
     "captum": "#0f8b8d",
+    "MONAI": "#d2691e",
     "OpenCV": "#444444",
 }
 MARKS = {
@@ -37,6 +38,7 @@ MARKS = {
     "pytorch-grad-cam": "^",
     "torchcam": "v",
     "captum": "P",
+    "MONAI": "d",
     "OpenCV": "X",
 }
 LOSS = "#c8102e"
@@ -45,7 +47,7 @@ LOSS = "#c8102e"
 def draw(path: Path) -> Path:
     """Reads the JSON at ``path`` and writes the PNG of the same name; returns where."""
     report = json.loads(path.read_text())
-    rows = _explain_rows(report) if report["kind"] == "explain" else _op_rows(report)
+    rows = _op_rows(report) if report["kind"] == "ops" else _explain_rows(report)
     if not rows:
         raise ValueError(f"{path.name}: expected measured cases, got none")
     picture = path.with_suffix(".png")
@@ -109,7 +111,7 @@ def _plot(rows: list[tuple[str, list[dict[str, Any]]]], report: dict[str, Any], 
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("time over camfast's in the same run, log scale; red, and named at the right: faster than camfast")
     machine = report["meta"].get("gpu", {}).get("name") or f"{report['meta']['cpu']}, {report['meta']['cores']} cores"
-    title = "Grad-CAM, whole explanations," if report["kind"] == "explain" else "Ops"
+    title = {"explain": "Grad-CAM, whole explanations,", "methods": "Methods"}.get(report["kind"], "Ops")
     axes.set_title(f"{title} on {machine}, torch {report['meta']['versions']['torch']}", fontsize=10)
     figure.legend(fontsize=7, loc="outside lower center", ncols=6, frameon=False)
     figure.savefig(picture, dpi=130)

@@ -23,7 +23,7 @@ import torch
 from explain_cases import NETWORKS, ExplainCase, explainers, load
 from torch import Tensor, nn
 
-__all__ = ["bytes_needed", "peak_in_process", "peak_on_cuda"]
+__all__ = ["bytes_needed", "peak_here", "peak_in_process", "peak_on_cuda"]
 
 
 def bytes_needed(case: ExplainCase, model: nn.Module, images: Tensor) -> int:
@@ -65,7 +65,8 @@ def peak_in_process(case: ExplainCase, candidate: str, threads: int) -> int | No
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _peak_here(call: Callable[[], Any], model: nn.Module) -> int | None:
+def peak_here(call: Callable[[], Any], model: nn.Module) -> int | None:
+    """Bytes of resident memory that a second ``call`` takes at its peak; None where the system does not tell."""
     call()
     model.zero_grad(set_to_none=True)
     gc.collect()
@@ -95,7 +96,7 @@ def _main(network: str, batch: str, targets: str, candidate: str) -> None:
             return model(images)
 
     call = forward if candidate == "forward" else explainers(case, model, images)[candidate]
-    print(json.dumps(_peak_here(call, model)))
+    print(json.dumps(peak_here(call, model)))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ _PACKAGES = (
     "grad-cam",
     "torchcam",
     "captum",
+    "monai",
 )
 
 
