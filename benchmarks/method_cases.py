@@ -168,14 +168,11 @@ def _activations() -> Tensor:
 
 def _camfast(case: MethodCase, model: nn.Module, images: Tensor) -> Candidate:
     if case.method == "guided_backprop":
-        return Candidate(lambda: camfast.guided_backprop(model, images, CLASS), lambda out: min_max(_plain(out).sum(1)))
+        guided = camfast.GuidedBackprop(model)
+        return Candidate(lambda: guided(images, CLASS).attributions, lambda out: min_max(out.sum(1)))
     layers = None if case.method == "full_grad" else case.layer
     explainer = camfast.METHODS[case.method](model, layers, **case.options)
     return Candidate(lambda: explainer(images, CLASS).heatmap)
-
-
-def _plain(out: Any) -> Tensor:
-    return out if isinstance(out, Tensor) else out.gradients
 
 
 _GRAD_CAM_NAMES = {

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import bench_methods
 import charts
 import gpu_report
 import gpu_targets
+import method_cases
 import numpy as np
 import op_cases
 import op_peers
@@ -78,7 +80,7 @@ def test_bytes_of_a_case(case: op_cases.OpCase) -> None:
 
 
 def test_peers_equal_the_reference() -> None:
-    for op in ("cam", *report.GRADIENT_OPS, "resize_normalize", "overlay"):
+    for op in ("cam", *report.GRADIENT_OPS, *op_cases.EIGEN_OPS, "mask_images", "resize_normalize", "overlay"):
         shape = {"resize_normalize": (3, 5, 4), "overlay": (1, 5, 4)}.get(op, (2, 12, 5, 4))
         case = op_cases.OpCase(op, shape, (11, 17))
         tensors = case.inputs()
@@ -87,6 +89,21 @@ def test_peers_equal_the_reference() -> None:
             got = peer.result(peer.call(*tensors))
             if peer.tolerance is not None:
                 assert float((got.double() - expected).abs().max()) <= peer.tolerance, (op, peer.name)
+
+
+def test_methods_are_compared_and_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "methods.json"
+    arguments = ["--only", "kpca_cam, the rule", "--seconds", "0.05", "--no-memory", "--output", str(path)]
+    monkeypatch.setattr(sys, "argv", ["bench_methods.py", *arguments])
+    assert bench_methods.main() == 0
+    (case,) = json.loads(path.read_text())["cases"]
+    ours, theirs = case["rows"]
+    assert ours["candidate"] == report.OURS and theirs["max_difference"] < 1e-4 and theirs["over_camfast"] > 0
+    assert path.with_suffix(".png").stat().st_size > 5000
+    wrong = {name: method_cases.Candidate(lambda: torch.eye(9)[None]) for name in (report.OURS, "other")}
+    wrong["other"] = method_cases.Candidate(lambda: torch.eye(9).flip(0)[None])
+    with pytest.raises(ValueError, match=r"other: expected camfast's heatmap, got a difference of 1"):
+        bench_methods._check(method_cases.CASES[2], wrong, {})
 
 
 @pytest.mark.parametrize("layout", sanitizer_run.LAYOUTS[:5])
