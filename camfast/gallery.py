@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "draw", "explain", "run", "square"]
 
-COLUMNS = 5
+COLUMNS = 4
 COLORMAP, ALPHA = "inferno", 0.6
 SIDE = 256  # of a photograph in the picture
 CONCEPTS = ((214, 84, 36), (38, 116, 178), (58, 160, 90), (150, 90, 190), (230, 180, 40))
