@@ -7,9 +7,10 @@ layer of few channels, or a small image; their time is proportional to the numbe
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
-import os
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +22,6 @@ from torch import Tensor, nn
 
 import camfast
 from camfast import ops, reference
-
-os.environ.setdefault("TQDM_DISABLE", "1")  # pytorch-grad-cam draws progress bars
 
 __all__ = ["CASES", "Candidate", "MethodCase", "candidates", "opposite"]
 
@@ -201,12 +200,17 @@ def _pytorch_grad_cam(case: MethodCase, model: nn.Module, images: Tensor) -> Can
 
     layers = [] if case.method == "full_grad" else [model.get_submodule(case.layer)]
     extractor = getattr(pytorch_grad_cam, _GRAD_CAM_NAMES[case.method])(model, layers)
-    return Candidate(lambda: extractor(images, [ClassifierOutputTarget(CLASS)]))
+
+    def call() -> Any:
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+            return extractor(images, [ClassifierOutputTarget(CLASS)])
+
+    return Candidate(call)
 
 
 # Name, and what differs; "" for the same formula.
 _TORCHCAM_NAMES = {
-    "cam": ("CAM", ""),
+    "cam": ("CAM", "no ReLU"),
     "grad_cam": ("GradCAM", ""),
     "grad_cam_plus_plus": ("GradCAMpp", "another formula: sum of g^2 relu(g)"),
     "smooth_grad_cam_plus_plus": ("SmoothGradCAMpp", ""),

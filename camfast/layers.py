@@ -85,7 +85,9 @@ class _Step:
     shape: tuple[int, ...]
     pooled: bool  # an adaptive pooling's output: what follows the map, not the map
     turn: int  # how many modules had returned before
-    inner: list[tuple[str, nn.Module]] = field(default_factory=list)  # those inside that returned it first, innermost first
+    inner: list[tuple[str, nn.Module]] = field(
+        default_factory=list
+    )  # those inside that returned it first, innermost first
 
 
 class _Candidate(NamedTuple):
