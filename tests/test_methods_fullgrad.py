@@ -157,3 +157,16 @@ def test_bad_arguments(net):
     explainer.close()
     with pytest.raises(RuntimeError, match="is closed"):
         explainer(images(1))
+
+
+def test_relu6_is_a_relu_too(net):
+    """As a module and as a function: where nothing reaches 6, as guided as with ReLU; a plain hardtanh is none."""
+    batch = images(2) * 0.1
+    expected = camfast.guided_backprop(net, batch, 1).attributions
+    for part in (net.stem, net.body):
+        part[2] = nn.ReLU6()
+    torch.testing.assert_close(camfast.guided_backprop(net, batch, 1).attributions, expected)
+    for part in (net.stem, net.body):
+        part[2] = nn.Hardtanh()
+    with pytest.raises(ValueError, match="guided backpropagation needs a ReLU, got none"):
+        camfast.guided_backprop(net, batch, 1)
