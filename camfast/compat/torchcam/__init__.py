@@ -1,13 +1,12 @@
 """torchcam's interface (0.5.0) over camfast: change the import line, keep the script.
 
-Where torchcam is wrong the corrected value is the default; ``strict`` (set it here, or CAMFAST_COMPAT_STRICT=1 before the
-import) gives torchcam's own. docs/compat.md lists every name.
+Where torchcam is wrong the corrected value is the default; ``strict`` (set it here, or CAMFAST_COMPAT_STRICT=1) gives
+torchcam's own. docs/compat.md lists every name.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 from types import ModuleType
 
 __all__ = ["methods", "utils"]
@@ -15,8 +14,8 @@ __all__ = ["methods", "utils"]
 __version__ = "0.5.0"
 """The version of torchcam whose interface this is."""
 
-strict = os.environ.get("CAMFAST_COMPAT_STRICT") == "1"
-"""Whether torchcam's own numbers are wanted where it is wrong. Read at every call."""
+strict: bool | None = None
+"""Whether torchcam's own numbers are wanted where it is wrong; None leaves it to CAMFAST_COMPAT_STRICT. Read at every call."""
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ...extras import require
 
 __all__ = ["overlay_mask"]
@@ -16,11 +18,8 @@ def overlay_mask(img: Any, mask: Any, colormap: Any = "jet", alpha: float = 0.7)
         img: a PIL picture, grey or RGB. mask: a PIL picture of mode ``F``, in [0, 1].
         colormap: a name or a colormap of matplotlib. alpha: share of ``img``, in [0, 1).
     """
-    import numpy as np
-    require_pictures()
-    from matplotlib import colormaps
-    from PIL import Image
-
+    Image = require("PIL.Image", "vision")
+    colormaps = require("matplotlib", "vision").colormaps
     if not isinstance(img, Image.Image) or not isinstance(mask, Image.Image):
         raise TypeError("img and mask arguments need to be PIL.Image")
     if not isinstance(alpha, float) or not 0 <= alpha < 1:
@@ -30,7 +29,7 @@ def overlay_mask(img: Any, mask: Any, colormap: Any = "jet", alpha: float = 0.7)
     heat = np.asarray(mask.resize(img.size, Image.Resampling.BICUBIC)) ** 2
     colours = colormaps.get_cmap(colormap)(heat, bytes=True)[:, :, :3]
     if img.mode in ("L", "RGB"):
-        return Image.blend(Image.fromarray(colours), img.convert("RGB"), alpha)
+        return Image.blend(Image.fromarray(np.ascontiguousarray(colours)), img.convert("RGB"), alpha)
     below = np.asarray(img)
     below = below if below.ndim == 3 else below[..., None].repeat(3, -1)
     return Image.fromarray((alpha * below + (1 - alpha) * colours).astype(np.uint8))

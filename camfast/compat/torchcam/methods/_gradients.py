@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ....methods.rules import plus_plus_weights, xgrad_weights
 from ....methods.smooth import SmoothGradCAMPlusPlus
+from ... import is_strict
 from .core import _CAM, OutputTarget, _target_scores
 
 __all__ = ["GradCAM", "GradCAMpp", "LayerCAM", "SmoothGradCAMpp", "XGradCAM"]
@@ -84,10 +85,8 @@ class GradCAMpp(_GradCAM):
     def _get_weights(  # type: ignore[override]
         self, class_idx: int | list[int], scores: Any, eps: float = 1e-8, **kwargs: Any
     ) -> list[Tensor]:
-        from .. import strict
-
         self._backprop(scores, class_idx, **kwargs)
-        if strict:
+        if is_strict("torchcam"):
             return [(G * G * G.clamp(min=0)).sum(-1) for _, G in self._recorded()]
         return [plus_plus_weights(A, G, eps) for A, G in self._recorded()]
 
