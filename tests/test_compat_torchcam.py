@@ -42,7 +42,7 @@ def both(script):
         found.append(script(importlib.import_module(package + ".methods")))
     for theirs, ours in zip(*found, strict=True):
         assert theirs.shape == ours.shape and theirs.dtype == ours.dtype
-        assert theirs.abs().max() > 0.1  # a map, not zeros
+        assert theirs.abs().max() > 1e-3  # a map, not zeros; small where the epsilon outweighs a raw map
         torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=0)
 
 
@@ -60,7 +60,9 @@ def test_gradient_methods(name, batch):
     both(script)
 
 
-@pytest.mark.parametrize("arch, layer", [("mobilenet_v3_small", "features.11"), ("vgg11", "features"), ("densenet121", None)])
+@pytest.mark.parametrize(
+    "arch, layer", [("mobilenet_v3_small", "features.11"), ("vgg11", "features"), ("densenet121", None)]
+)
 @pytest.mark.parametrize("name", ["GradCAM", "LayerCAM", "XGradCAM"])
 def test_architectures(arch, layer, name):
     torch.manual_seed(0)
@@ -84,7 +86,9 @@ def test_cam_needs_no_scores():
     both(script)
 
 
-@pytest.mark.parametrize("name, options", [("ScoreCAM", {}), ("SSCAM", {"num_samples": 2}), ("ISCAM", {"num_samples": 2})])
+@pytest.mark.parametrize(
+    "name, options", [("ScoreCAM", {}), ("SSCAM", {"num_samples": 2}), ("ISCAM", {"num_samples": 2})]
+)
 def test_scores_of_masked_inputs(name, options):
     model, x = resnet(), torch.randn(2, 3, 32, 32)
 
@@ -216,8 +220,11 @@ def test_every_public_name_and_argument(module):
             if inspect.isfunction(one):
                 expected, found = (inspect.signature(f).parameters for f in (one, other))
                 assert list(expected) == list(found), name
-                assert [p.default for p in expected.values()][1:] == [p.default for p in found.values()][1:] or name in (
-                    "FinerCAM", "RefineCAM",  # whose default is a class of their own
+                assert [p.default for p in expected.values()][1:] == [p.default for p in found.values()][
+                    1:
+                ] or name in (
+                    "FinerCAM",
+                    "RefineCAM",  # whose default is a class of their own
                 )
 
 
@@ -226,7 +233,9 @@ def test_overlay_mask():
 
     picture = torchvision.transforms.functional.to_pil_image(torch.rand(3, 40, 50))
     mask = Image.fromarray(torch.rand(5, 5).numpy())
-    found = [importlib.import_module(package + ".utils").overlay_mask(picture, mask, alpha=0.4) for package in (PEER, OURS)]
+    found = [
+        importlib.import_module(package + ".utils").overlay_mask(picture, mask, alpha=0.4) for package in (PEER, OURS)
+    ]
     assert found[0].tobytes() == found[1].tobytes() and found[0].size == found[1].size == (50, 40)
 
 

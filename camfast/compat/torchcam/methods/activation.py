@@ -89,9 +89,7 @@ class ScoreCAM(_CAM):
 
     @torch.no_grad()
     def _get_weights(self, class_idx: Any, *_: Any, targets: Any = None, **kwargs: Any) -> list[Tensor]:
-        maps = self._explained(
-            self._engine, self._input, class_idx, targets, batch_size=self.bs, **self._options()
-        )
+        maps = self._explained(self._engine, self._input, class_idx, targets, batch_size=self.bs, **self._options())
         weights = [layer.weights for layer in maps]
         return [W.squeeze(1) if W.ndim == 3 else W for W in weights]
 

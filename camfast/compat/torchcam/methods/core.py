@@ -114,7 +114,8 @@ class _CAM:
             close = {name: difflib.get_close_matches(name, self.submodule_dict) for name in missing}
             hints = {name: matches for name, matches in close.items() if matches}
             raise ValueError(
-                f"unknown `target_layer` names: {missing}" + (f", closest matches: {hints}" if hints else "")
+                f"unknown `target_layer` names: {missing}"
+                + (f", closest matches: {hints}" if hints else "")
                 + "; see `model.named_modules()`"
             )
         return names
@@ -211,9 +212,7 @@ class _CAM:
         if self._score_used and scores is None:
             raise ValueError("model output scores is required to be passed to compute CAMs")
         if self._score_used and targets is None and not isinstance(scores, Tensor):
-            raise TypeError(
-                f"model output scores must be a tensor when using class_idx, got {type(scores).__name__}"
-            )
+            raise TypeError(f"model output scores must be a tensor when using class_idx, got {type(scores).__name__}")
 
     def __call__(
         self,

@@ -40,7 +40,9 @@ class LeGrad(_CAM):
         if prefix_tokens < 0:
             raise ValueError(f"`prefix_tokens` must be non-negative, got {prefix_tokens}")
         if grid_shape is not None:
-            if not (isinstance(grid_shape, tuple) and len(grid_shape) == 2 and all(isinstance(n, int) for n in grid_shape)):
+            if not (
+                isinstance(grid_shape, tuple) and len(grid_shape) == 2 and all(isinstance(n, int) for n in grid_shape)
+            ):
                 raise TypeError(f"`grid_shape` must be a tuple of two integers, got {grid_shape!r}")
             if min(grid_shape) <= 0:
                 raise ValueError(f"`grid_shape` dimensions must be positive, got {grid_shape}")

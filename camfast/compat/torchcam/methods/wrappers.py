@@ -107,9 +107,7 @@ class RefineCAM(_CAMWrapper):
 
     @staticmethod
     @torch.no_grad()
-    def fuse_cams(
-        cams: list[Tensor], target_shape: tuple[int, ...] | None = None, normalized: bool = True
-    ) -> Tensor:
+    def fuse_cams(cams: list[Tensor], target_shape: tuple[int, ...] | None = None, normalized: bool = True) -> Tensor:
         """Each map scaled to [0, 1] and resized, then their product."""
         _check_cams(cams)
         shape = _shared_shape(cams, target_shape)
@@ -219,7 +217,9 @@ def _classes(class_idx: Any, scores: Tensor) -> list[int]:
     if not isinstance(classes, list):
         raise TypeError(f"class_idx must be an integer or a list of integers, got {type(class_idx).__name__}")
     if len(classes) != batch:
-        raise ValueError(f"expected batch size and length of `class_idx` to be the same, got {batch} and {len(classes)}")
+        raise ValueError(
+            f"expected batch size and length of `class_idx` to be the same, got {batch} and {len(classes)}"
+        )
     if not all(map(_is_int, classes)):
         raise TypeError(f"class_idx must contain integers, got {classes}")
     if not all(0 <= idx < count for idx in classes):
