@@ -1,8 +1,7 @@
 """pytorch-grad-cam 1.5.7's interface over camfast's engine: change the import line, keep the script.
 
-``strict = True`` (or the environment variable ``CAMFAST_COMPAT_STRICT=1``) takes the steps of the original one by one,
-with LAPACK's signs for principal components and layers in the order of execution. What differs otherwise, and what is
-not here yet, is listed in ``docs/compat.md``.
+``strict = True`` (or the environment variable ``CAMFAST_COMPAT_STRICT=1``) gives principal components LAPACK's sign, and
+takes layers in the order of execution, as the original does.
 """
 
 from __future__ import annotations
@@ -43,4 +42,4 @@ __all__ = [
 ]
 
 strict: bool | None = None
-"""Whether to follow the original where it is wrong; None leaves it to the environment."""
+"""Whether to follow the original in the two points above; None leaves it to the environment."""

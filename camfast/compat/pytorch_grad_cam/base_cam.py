@@ -110,7 +110,7 @@ class BaseCAM:
         for transform in self.tta_transforms:
             cam = torch.from_numpy(self.forward(transform.augment_image(input_tensor), targets, eigen_smooth))
             maps.append(transform.deaugment_mask(cam[:, None])[:, 0].numpy())
-        return np.mean(np.float32(maps), axis=0)
+        return np.mean(np.asarray(maps, np.float32), axis=0)
 
     def get_cam_weights(
         self, input_tensor: Tensor, target_layers: Any, targets: Any, activations: Any, grads: Any
@@ -182,14 +182,19 @@ class BaseCAM:
 
     def _untouched(self, input_tensor: Tensor) -> bool:
         """Whether the engine gives what the steps would: none of them is overridden below the method's own class."""
-        if self.engine is None or input_tensor.ndim != 4 or is_strict("pytorch_grad_cam"):
+        if self.engine is None:
+            return False
+        by_steps = input_tensor.ndim != 4 or is_strict("pytorch_grad_cam")
+        if by_steps and self.rule is not None:  # the others have no steps of their own
             return False
         own = next(kind for kind in type(self).__mro__ if "engine" in vars(kind))
         return all(getattr(type(self), s) is getattr(own, s) and s not in vars(self) for s in _STEPS)
 
     def _by_engine(self, input_tensor: Tensor, targets: Any, eigen_smooth: bool) -> np.ndarray:
         assert self.engine is not None
-        options = {"eigen_smooth": True} if eigen_smooth and "eigen_smooth" in self.engine.smoothing else {}
+        options: dict[str, Any] = (
+            {"eigen_smooth": True} if eigen_smooth and "eigen_smooth" in self.engine.smoothing else {}
+        )
         explainer = self.engine(
             self.model, list(self.target_layers), reshape=self.reshape_transform, **self.engine_options(), **options
         )
@@ -200,7 +205,7 @@ class BaseCAM:
             return output
 
         functools.update_wrapper(recorded, run)
-        explainer.run = recorded  # type: ignore[method-assign]
+        explainer.run = recorded  # type: ignore[assignment, method-assign]
         if targets is not None:
             targets = _one_an_image(targets, len(input_tensor))
         result = explainer(input_tensor, targets)

@@ -129,7 +129,7 @@ def scale_cam_image(cam: Any, target_size: Sequence[int] | None = None) -> np.nd
         one = one - np.min(one)
         one = one / (_RANGE_EPS + np.max(one))
         result.append(one if target_size is None else _resized(np.float32(one), tuple(target_size[::-1])))
-    return np.float32(result)
+    return np.asarray(result, np.float32)
 
 
 def _resized(one: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

@@ -19,7 +19,7 @@ __all__ = ["get_2d_projection", "get_2d_projection_kernel", "get_2d_projection_w
 def get_2d_projection(activation_batch: np.ndarray) -> np.ndarray:
     """Each image's activations ``[N, C, *map]`` on their first component: float32 ``[N, *map]``. NaN counts as 0."""
     if is_strict("pytorch_grad_cam"):
-        return np.float32([_by_lapack(activations) for activations in _without_nan(activation_batch)])
+        return np.asarray([_by_lapack(activations) for activations in _without_nan(activation_batch)], np.float32)
     return _by_op(ops.eigen_cam, activation_batch)
 
 
@@ -39,7 +39,7 @@ def get_2d_projection_kernel(
         rows = torch.from_numpy(np.ascontiguousarray(flat)).unsqueeze(2)
         return ops.kpca_cam(rows, None, False, gamma).float().numpy().reshape(x.shape[0], *x.shape[2:])
     pca = require("sklearn.decomposition", "compat").KernelPCA(n_components=1, kernel=kernel, gamma=gamma)
-    return np.float32([pca.fit_transform(image.T).reshape(x.shape[2:]) for image in flat])
+    return np.asarray([pca.fit_transform(image.T).reshape(x.shape[2:]) for image in flat], np.float32)
 
 
 def _by_op(op, batch: np.ndarray) -> np.ndarray:
