@@ -130,7 +130,7 @@ def _search(model: nn.Module, batch: Inputs, differentiable: bool) -> tuple[str,
         if batch.batch == 1:
             raise
         inputs, record = batch, _record(model, batch)  # exported for this batch size, perhaps
-    candidates = _candidates(model, inputs, *record)
+    candidates = _of_the_image(model, inputs, _candidates(model, inputs, *record))
     silent: _Step | None = None
     # From the last one backwards: it alone, which is mostly enough, then a few at a time, so that graphs stay short.
     bounds = [len(candidates), *range(len(candidates) - 1, 0, -_AT_ONCE), 0] if candidates else []
@@ -225,7 +225,9 @@ def _candidates(
     scores = scores_in(output)
     classes = scores.shape[1] if scores is not None and scores.ndim > 1 else None
     segments = scores is not None and scores.ndim > 2
-    token_counts = {step.shape[1] for step in steps if len(step.shape) == 3}
+    batch = inputs.batch
+    rows = [step.shape for step in steps if len(step.shape) == 3]
+    token_counts = {shape[1] if shape[0] == batch else shape[0] for shape in rows if batch in shape[:2]}
     found = []
     for step in steps:
         layout = _layout_or_none(step, inputs, model)
@@ -242,6 +244,18 @@ def _candidates(
         class_map = channels == classes and (segments or step.turn >= last_weight)
         found.append(_Candidate(step, layout, doubts=2 * inner + class_map))
     return sorted(found, key=lambda candidate: -candidate.doubts)
+
+
+def _of_the_image(model: nn.Module, inputs: Inputs, candidates: list[_Candidate]) -> list[_Candidate]:
+    """Those whose maps change with the image, for a model of several inputs: the tokens of a text are none of its map."""
+    if sum(isinstance(value, Tensor) for value in (*inputs.args, *inputs.kwargs.values())) < 2 or not candidates:
+        return candidates
+    with Tap(model, [candidate.step.module for candidate in candidates], graph=False) as tap:
+        tap.run(inputs)
+        before = tap.activations
+        tap.run(inputs.with_image(inputs.image.detach().flip(-1) * 0.5 + 1))
+        changed = [not torch.equal(*pair) for pair in zip(before, tap.activations, strict=True)]
+    return [candidate for candidate, differs in zip(candidates, changed, strict=True) if differs] or candidates
 
 
 def _layout_or_none(step: _Step, inputs: Inputs, model: nn.Module) -> Layout | None:

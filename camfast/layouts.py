@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["Layout", "layout_of"]
+__all__ = ["Layout", "layout_of", "size_of"]
 
 MAX_PREFIX = 9  # a class token and eight registers
 MAX_GUESSED_PREFIX = 5  # a class token and four registers, where the model's patch embedding does not tell the grid
@@ -52,18 +52,23 @@ def layout_of(shape: Sequence[int], image: Sequence[int], model: nn.Module) -> L
     where they fit several.
     """
     batch, rank = image[0], len(shape) - 2
+    whole = size_of(image, model)
     if len(shape) == 3 and len(image) > 3:
         if shape[0] == batch:
-            return _tokens("tokens", shape[1], image[2:], model)
-        return _tokens("tokens_batch_second", shape[0], image[2:], model) if shape[1] == batch else None
+            return _tokens("tokens", shape[1], whole, model)
+        return _tokens("tokens_batch_second", shape[0], whole, model) if shape[1] == batch else None
     if rank not in _CONVOLUTIONS or shape[0] != batch:
         return None
-    size = tuple(image[-rank:])
+    size = whole[-rank:]
     first, last = tuple(shape[2:]), tuple(shape[1:-1])
     if rank == 1:
         # [N, C, L] and [N, T, C] look alike: only a patch embedding tells.
         found = _embedded_grid(shape[1], size, model)
-        return Layout("channels_first", first) if found is None else Layout("tokens", *found)
+        if found is not None:
+            return Layout("tokens", *found)
+        ranks = {rank for rank, kind in _CONVOLUTIONS.items() if any(isinstance(m, kind) for m in model.modules())}
+        # Spectrograms [N, time, frequency] that are cut into patches as images are: the order of the tokens is unknown.
+        return Layout("channels_first", first) if not ranks or 1 in ranks else None
     if len(image) <= rank + 1:
         return Layout("channels_first", first)
     plausible = _same_proportions(first, size)
@@ -72,11 +77,25 @@ def layout_of(shape: Sequence[int], image: Sequence[int], model: nn.Module) -> L
     return Layout("channels_first", first, plausible=plausible)
 
 
+def size_of(image: Sequence[int], model: nn.Module) -> tuple[int, ...]:
+    """The size of an image tensor of shape ``image``: what follows ``[N, C]``.
+
+    Of videos ``[N, frames, C, H, W]``, as Hugging Face's video transformers take them, it is ``(frames, H, W)``: the
+    model's first convolution tells how many channels there are.
+    """
+    if len(image) == 5 and image[1] != image[2]:
+        first = next((m for m in model.modules() if isinstance(m, tuple(_CONVOLUTIONS.values()))), None)
+        if first is not None and first.in_channels == image[2]:
+            return (image[1], *image[3:])
+    return tuple(image[2:])
+
+
 def _tokens(
     kind: Literal["tokens", "tokens_batch_second"], count: int, size: Sequence[int], model: nn.Module
 ) -> Layout | None:
     found = _embedded_grid(count, size, model)
-    if found is None:
+    # Volumes keep no proportions, since time and depth are cut in steps of their own: only an embedding tells.
+    if found is None and len(size) < 3:
         found = _grid_of_proportions(count, size)
     return None if found is None else Layout(kind, *found)
 
@@ -86,22 +105,38 @@ def _embedded_grid(count: int, size: Sequence[int], model: nn.Module) -> tuple[t
     patch = _patch_size(model, len(size))
     if patch is None:
         return None
-    for merged, round_ in itertools.product((1, 2, 4, 8, 16), (math.floor, math.ceil)):
-        grid = tuple(round_(extent / (step * merged)) for extent, step in zip(size, patch, strict=True))
+    for steps, round_ in itertools.product(_merged(patch), (math.floor, math.ceil)):
+        grid = tuple(round_(extent / step) for extent, step in zip(size, steps, strict=True))
         prefix = count - math.prod(grid)
-        if math.prod(grid) > 0 and 0 <= prefix <= MAX_PREFIX:
+        if math.prod(grid) > 0 and 0 <= prefix <= (MAX_PREFIX if steps == patch else 1):
             return grid, prefix
     return None
 
 
+def _merged(patch: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """``patch``, and what it becomes when patches are merged in twos a few times: of videos only within a frame."""
+    factors = [(1,) * len(patch)]
+    for factor in (2, 4, 8, 16):
+        if len(patch) == 3:
+            factors.append((1, factor, factor))
+        factors.append((factor,) * len(patch))
+    return [tuple(step * factor for step, factor in zip(patch, row, strict=True)) for row in factors]
+
+
 def _patch_size(model: nn.Module, rank: int) -> tuple[int, ...] | None:
-    """The stride of the first convolution that cuts an image into patches: kernel and stride are the same."""
+    """The stride of the first convolution that cuts an image into patches: kernel and stride are the same.
+
+    Volumes may be cut into patches that overlap: there the first convolution counts in any case.
+    """
+    overlapping = None
     for module in model.modules():
-        if isinstance(module, _CONVOLUTIONS[rank]) and module.kernel_size == module.stride:
-            patch: Any = module.stride
-            if math.prod(patch) > 1:
+        if isinstance(module, _CONVOLUTIONS[rank]) and math.prod(stride := module.stride) > 1:  # type: ignore[arg-type]
+            patch: Any = stride
+            if module.kernel_size == patch:
                 return tuple(patch)
-    return None
+            if rank == 3 and overlapping is None:
+                overlapping = tuple(patch)
+    return overlapping
 
 
 def _grid_of_proportions(count: int, size: Sequence[int]) -> tuple[tuple[int, ...], int] | None:
@@ -114,6 +149,7 @@ def _grid_of_proportions(count: int, size: Sequence[int]) -> tuple[tuple[int, ..
             elif _same_proportions(grid, size):
                 rounded.append((grid, prefix))
     found = exact or rounded
+    found = [(grid, prefix) for grid, prefix in found if math.prod(grid) > 1] or found  # the whole image as one: hardly
     if len(found) > 1:
         grids = " or ".join("x".join(map(str, grid)) for grid, _ in found[:4])
         raise ValueError(f"{count} tokens fit several grids, {grids}: pass reshape= to turn them into [N, C, *map]")
@@ -132,11 +168,18 @@ def _factorisations(count: int, rank: int) -> list[tuple[int, ...]]:
 
 
 def _exact(grid: Sequence[int], size: Sequence[int]) -> bool:
+    grid, size = grid[-2:], size[-2:]
     return all(a * size[j] == b * size[i] for (i, a), (j, b) in itertools.combinations(enumerate(grid), 2))
 
 
 def _same_proportions(grid: Sequence[int], size: Sequence[int]) -> bool:
-    """Whether ``grid`` is ``size`` divided by one number, give or take a position lost to borders."""
+    """Whether ``grid`` is ``size`` divided by one number, give or take a position lost to borders.
+
+    The first dimension of a volume, its frames or slices, may be divided by another number.
+    """
+    if len(grid) == 3 and grid[0] > size[0]:
+        return False
+    grid, size = grid[-2:], size[-2:]
     return all(
         abs(b * size[i] - a * size[j]) <= max(size[i], size[j])
         for (i, a), (j, b) in itertools.combinations(enumerate(grid), 2)

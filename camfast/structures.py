@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["detections_in", "replace_first", "row_of", "scores_in", "tensors_in"]
 
-_SCORES = ("logits", "out", "image_embeds", "pooler_output")  # of Hugging Face and torchvision
+_SCORES = ("logits", "out", "logits_per_image", "image_embeds", "pooler_output")  # of Hugging Face and torchvision
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

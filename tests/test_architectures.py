@@ -188,3 +188,106 @@ def test_an_embedding_explained_by_a_text():
     torch.testing.assert_close(near.heatmap, camfast.grad_cam(model, x, named, normalize=False).heatmap)
     far = camfast.grad_cam(model, x, camfast.targets.Similarity(-text), normalize=False)
     torch.testing.assert_close(far.heatmap, -near.heatmap)
+
+
+SMALL_IMAGES = {
+    # The last maps have a few positions: as many as a class token and registers, or the rows of tokens elsewhere.
+    "coat_lite_tiny": (WIDE, {"img_size": WIDE}, "serial_blocks4.1.norm1"),
+    "davit_tiny": (WIDE, {"depths": (1,) * 4, "embed_dims": (16, 32, 48, 64), "num_heads": (1,) * 4}, "stages"),
+    "hiera_tiny_224": (WIDE, {"img_size": WIDE}, "blocks.11"),
+    "levit_128s": ((128, 128), {"img_size": 128}, "stages"),
+    "mambaout_femto": (WIDE, {}, "stages"),
+    "mobilevit_xxs": (WIDE, {}, "final_conv"),
+    "mvitv2_tiny": ((64, 64), {"img_size": 64}, "norm"),
+    "naflexvit_base_patch16_gap": (WIDE, {"depth": 1}, ""),
+    "pit_ti_224": ((64, 64), {"img_size": 64}, "transformers.2.blocks.3"),
+    "tiny_vit_5m_224": (WIDE, {}, "stages"),
+    "twins_pcpvt_small": (WIDE, {"img_size": WIDE, "depths": (1,) * 4}, "norm"),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_IMAGES)
+def test_maps_of_a_few_positions(name):
+    size, options, layer = SMALL_IMAGES[name]
+    model = model_of(lambda: timm.create_model(name, num_classes=7, **options))
+    result, response = found(model, size)
+    assert result.layers[0].startswith(layer), result.layers
+    assert response.numel() >= 4 and (response.shape[0] < response.shape[1]) == (size[0] < size[1])
+
+
+def test_windows_and_pooled_tokens_of_videos():
+    """Patches are cut in time by other steps than in the frame, and later merged within the frame only."""
+    video = vision.video
+    swin = model_of(
+        lambda: video.swin_transformer.SwinTransformer3d([2, 4, 4], 16, [1, 1], [2, 2], [2, 4, 4], num_classes=5)
+    )
+    result, response = found(swin, (4, 64, 96))
+    assert result.layers == ["norm"] and response.shape == (8, 12)  # [N, 2, 8, 12, C]
+    assert_in_its_corner(response)
+    blocks = [
+        video.mvit.MSBlockConfig(1, 16, 32, [3, 3, 3], [3, 3, 3], [1, 1, 1], [1, 4, 4]),
+        video.mvit.MSBlockConfig(2, 32, 32, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 2, 2]),
+        video.mvit.MSBlockConfig(2, 32, 32, [3, 3, 3], [3, 3, 3], [1, 1, 1], [1, 1, 1]),
+    ]
+    mvit = model_of(lambda: video.MViT((64, 96), 8, blocks, False, False, False, False, num_classes=5))
+    result, response = found(mvit, (8, 64, 96))
+    assert result.layers == ["blocks.2.norm1"] and response.shape == (8, 12)  # a class token and 4 x 8 x 12
+    assert result.heatmap.shape == (1, 8, 64, 96)
+    assert_in_its_corner(response)
+
+
+FRAMES_FIRST = {
+    "VideoMAEForVideoClassification": ("VideoMAEConfig", {"tubelet_size": 2}, "videomae"),
+    "VivitForVideoClassification": ("VivitConfig", {"tubelet_size": [2, 8, 8]}, "vivit.layers.1.layernorm_before"),
+}
+
+
+def transformer_for_video(name, config, options):
+    options = {**SMALL, "intermediate_size": 48, "image_size": 32, "patch_size": 8, "num_frames": 8, **options}
+    return model_of(lambda: getattr(transformers, name)(getattr(transformers, config)(**options)))
+
+
+@pytest.mark.parametrize("name", FRAMES_FIRST)
+def test_videos_with_the_frames_before_the_channels(name):
+    config, options, layer = FRAMES_FIRST[name]
+    result, response = found(transformer_for_video(name, config, options), (32, 32), lead=(1, 8, 3))
+    assert result.layers[0].startswith(layer) and result.heatmap.shape == (1, 8, 32, 32)
+    assert_in_its_corner(response)
+
+
+def test_the_image_among_several_inputs():
+    """The tokens of a text are no map, though they may be as many as a grid has positions."""
+    towers = {
+        "vision_config": TOWER,
+        "text_config": {**SMALL, "intermediate_size": 48, "vocab_size": 50, "max_position_embeddings": 16},
+    }
+    model = model_of(lambda: transformers.SiglipModel(transformers.SiglipConfig(**towers)))
+    images = torch.randn(1, 3, 64, 64)
+    for tokens in (4, 6, 16):
+        inputs = {"input_ids": torch.randint(0, 47, (3, tokens)), "pixel_values": images}
+        result = camfast.grad_cam(model, inputs)
+        assert result.layers == ["vision_model.post_layernorm"] and result.heatmap.shape == (1, 64, 64)
+        assert result.scores.shape == (1, 3)  # the image against each text
+
+
+def test_not_supported():
+    """Tokens whose order cannot be told: one sentence, and a way out."""
+    timesformer = transformer_for_video("TimesformerForVideoClassification", "TimesformerConfig", {})
+    video = torch.randn(1, 8, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"expected a layer with a spatial map, got none in Timesformer.*layers="):
+        camfast.grad_cam(timesformer, video)
+    layer = "timesformer.encoder.layer.0"
+    with pytest.raises(ValueError, match=r"must give \[N, C, \*map\] or tokens.* got \[1, 129, 32\].*pass reshape="):
+        camfast.grad_cam(timesformer, video, layers=layer)
+
+    def grid(tokens):  # a row of frames at each position
+        return tokens[:, 1:].unflatten(1, (4, 4, 8)).permute(0, 4, 3, 1, 2)
+
+    result = camfast.grad_cam(timesformer, video, layers=layer, reshape=grid)
+    assert result.heatmap.shape == (1, 8, 32, 32) and result.heatmap.std() > 0
+
+    options = {**SMALL, "intermediate_size": 48, "patch_size": 16, "num_mel_bins": 32, "max_length": 64}
+    spectra = model_of(lambda: transformers.ASTForAudioClassification(transformers.ASTConfig(**options)))
+    layer = "audio_spectrogram_transformer.layernorm"
+    with pytest.raises(ValueError, match=r"must give \[N, C, \*map\] or tokens.*pass reshape="):
+        camfast.grad_cam(spectra, torch.randn(1, 64, 32), layers=layer)

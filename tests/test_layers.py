@@ -301,12 +301,14 @@ def test_grids_of_tokens():
         ((2, 4, 5, 16), (2, 3, 16, 20), ("channels_last", (4, 5), 0)),
         ((2, 16, 4, 5), (2, 3, 16, 20), ("channels_first", (4, 5), 0)),
         ((2, 7, 7, 7), (2, 3, 28, 28), ("channels_first", (7, 7), 0)),
-        ((2, 16, 40), (2, 3, 80), ("channels_first", (40,), 0)),
         ((2, 8, 2, 3, 4), (2, 1, 8, 12, 16), ("channels_first", (2, 3, 4), 0)),
         ((2, 2, 3, 4, 8), (2, 1, 8, 12, 16), ("channels_last", (2, 3, 4), 0)),
     ]:
         layout = layout_of(shape, image, net)
         assert layout is not None and (layout.kind, layout.map, layout.prefix) == expected, (shape, image)
+    layout = layout_of((2, 16, 40), (2, 3, 80), nn.Conv1d(3, 16, 3))
+    assert layout is not None and (layout.kind, layout.map) == ("channels_first", (40,))
+    assert layout_of((2, 16, 40), (2, 3, 80), net) is None  # patches of a spectrogram
 
 
 def test_grids_without_a_patch_embedding():

@@ -16,7 +16,7 @@ from .. import eigen, ops, reference
 from ..explanation import Explanation
 from ..inputs import Images, Inputs
 from ..layers import Layer, find_layers, resolve
-from ..layouts import layout_of
+from ..layouts import layout_of, size_of
 from ..taps import Quirks, Tap
 from ..targets import Chosen, Targets, choose, scores_of
 from . import augmentation
@@ -270,7 +270,7 @@ class Explainer:
                 raise ValueError(
                     f"the layer's map has {rank} dimensions, more than images {list(inputs.image.shape)}; pass size="
                 )
-            return tuple(inputs.image.shape[-rank:])
+            return size_of(inputs.image.shape, self.model)[-rank:]
         if isinstance(size, int):
             return (size,) * rank
         if not isinstance(size, (tuple, list)) or len(size) != rank:
