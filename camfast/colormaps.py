@@ -86,12 +86,12 @@ def _rgb(name: str) -> np.ndarray:
 
 
 def _from_matplotlib(name: str) -> np.ndarray:
+    expected = f"unknown colormap {name!r}: expected one of {', '.join(names())}, or a matplotlib name"
     try:
         import matplotlib
-
-        colors = matplotlib.colormaps[name](np.arange(256))[:, :3]
-    except (ImportError, KeyError):
-        raise ValueError(
-            f"unknown colormap {name!r}: expected one of {', '.join(names())}, or a matplotlib name"
-        ) from None
+    except ImportError:
+        raise ValueError(f"{expected}, for which matplotlib must be installed") from None
+    if name not in matplotlib.colormaps:
+        raise ValueError(expected)
+    colors = matplotlib.colormaps[name](np.arange(256))[:, :3]
     return (colors * 255 + 0.5).astype(np.uint8)

@@ -162,6 +162,8 @@ def test_resize_is_interpolate(device):
 @pytest.mark.parametrize("colormap", ["jet", "viridis", "turbo", "gray", "cividis"])
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
 def test_overlay(colormap, alpha, device):
+    if colormap not in colormaps.names():
+        pytest.importorskip("matplotlib")
     rng = torch.Generator().manual_seed(6)
     for frame, heat_size in [((60, 81), (7, 7)), ((1, 1), (1, 1)), ((33, 50), (33, 50)), ((64, 64), (100, 90))]:
         frames = torch.randint(0, 256, (2, *frame, 3), generator=rng, dtype=torch.uint8).to(device)
