@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from .inputs import Images, Inputs
 from .structures import replace_first, scores_in, tensors_in
@@ -103,21 +104,27 @@ class Tap:
         return [self._kept(layer).detach() for layer in self.layers]
 
     def gradients(
-        self, outputs: Tensor, seeds: Tensor | None = None, missing_ok: bool = False, keep: bool = False
+        self,
+        outputs: Tensor | GradientEdge,
+        seeds: Tensor | None = None,
+        missing_ok: bool = False,
+        keep: bool = False,
     ) -> list[Any]:
         """Gradients of ``outputs`` with respect to the activations, in the order of ``layers``.
 
         Frees the graph, unless it shall be kept for a further call (``keep``).
 
         ``seeds`` has the shape of ``outputs``, or ``[K, *outputs.shape]``: K vectors go through one batched backward
-        pass and the gradients come back as ``[K, *activations.shape]``. None means one, for scalar ``outputs``.
+        pass and the gradients come back as ``[K, *activations.shape]``. None means one, for scalar ``outputs``. An edge
+        of the graph stands for the matrix ``[N, C]`` there.
 
         Raises ``ValueError`` when ``outputs`` do not depend on a layer; with ``missing_ok`` its gradient is None.
         """
         wanted = [self._kept(layer) for layer in self.layers]
-        if not outputs.requires_grad:
+        rank = outputs.ndim if isinstance(outputs, Tensor) else 2
+        if isinstance(outputs, Tensor) and not outputs.requires_grad:
             found: tuple[Tensor | None, ...] = (None,) * len(wanted)
-        elif seeds is None or seeds.ndim == outputs.ndim:
+        elif seeds is None or seeds.ndim == rank:
             found = torch.autograd.grad(outputs, wanted, seeds, retain_graph=keep, allow_unused=True)
         elif seeds.shape[0] == 1:
             found = torch.autograd.grad(outputs, wanted, seeds[0], retain_graph=keep, allow_unused=True)
@@ -129,7 +136,9 @@ class Tap:
             raise ValueError(_CUT_OFF.format(_listed(missing)))
         return list(found)
 
-    def _batched(self, outputs: Tensor, wanted: list[Tensor], seeds: Tensor, keep: bool) -> tuple[Tensor | None, ...]:
+    def _batched(
+        self, outputs: Tensor | GradientEdge, wanted: list[Tensor], seeds: Tensor, keep: bool
+    ) -> tuple[Tensor | None, ...]:
         if self.quirks.batched_backward is not False:
             untried = self.quirks.batched_backward is None
             try:

@@ -14,6 +14,7 @@ from torch import nn
 
 import camfast
 from camfast import TopK, ops, reference
+from camfast.targets import choice
 
 GRADIENT = ["grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam", "grad_cam_elementwise"]
 ALL = ["cam", *GRADIENT]
@@ -396,3 +397,32 @@ def test_importing_takes_torch_and_numpy_alone():
         f"print([m for m in '{heavy}'.split() if m in sys.modules and m not in before])"
     )
     assert run_python("-c", code).stdout.strip() == "[]"
+
+
+def _head_of(name: str) -> nn.Module:
+    convolution = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(inplace=True))
+    heads = {
+        "linear": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)),
+        "no bias": nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4, bias=False)),
+        "two": nn.Sequential(nn.Flatten(), nn.Linear(6 * 36, 5), nn.Hardswish(), nn.Dropout(), nn.Linear(5, 4)),
+        "convolution": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 4, 1), nn.Flatten()),
+        "softmax": nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(6, 4), nn.Softmax(1)),
+    }
+    torch.manual_seed(0)
+    return nn.Sequential(convolution, heads[name]).double().eval()
+
+
+@pytest.mark.parametrize("name", ["linear", "no bias", "two", "convolution", "softmax"])
+@pytest.mark.parametrize("targets", [2, [3, 0], torch.tensor([[1, 2, 0], [3, 3, 1]])], ids=["int", "list", "K"])
+def test_the_last_linear_layer_is_left_out_of_the_backward_pass(name, targets, monkeypatch):
+    """Starting behind it changes nothing, and happens exactly where the scores come straight from it."""
+    model, x = _head_of(name), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    starts = []
+    real = choice.behind_last_linear
+    monkeypatch.setattr(choice, "behind_last_linear", lambda *args: starts.append(real(*args)) or starts[-1])
+    quick = camfast.grad_cam_plus_plus(model, x, targets, layers="0", normalize=False)
+    assert [start is not None for start in starts] == [name in ("linear", "no bias", "two")]
+    monkeypatch.setattr(choice, "behind_last_linear", lambda *args: None)
+    plain = camfast.grad_cam_plus_plus(model, x, targets, layers="0", normalize=False)
+    torch.testing.assert_close(quick.heatmap, plain.heatmap, rtol=1e-12, atol=0)
+    assert quick.heatmap.std() > 0

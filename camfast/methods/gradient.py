@@ -73,7 +73,7 @@ class GradientExplainer(Explainer):
         grids = [view(A) for view, (_, A) in zip(views, layers, strict=True)]
         targets = chosen.per_image
         if targets is None:
-            found = tap.gradients(*chosen.objective())
+            found = tap.gradients(*chosen.start())
             return [LayerMap(self.rule, A, view(G)) for view, A, G in zip(views, grids, found, strict=True)]
         projected = self._projected(grids[0], chosen, self._head(tap, grids, chosen, inputs)) if targets > 1 else None
         if projected is not None:
@@ -82,7 +82,7 @@ class GradientExplainer(Explainer):
         parts: list[list[LayerMap]] = []
         for start in range(0, targets, at_once):
             part = chosen.part(start, start + at_once)
-            found = tap.gradients(*part.objective(), keep=start + at_once < targets)
+            found = tap.gradients(*part.start(), keep=start + at_once < targets)
             own = [
                 LayerMap(self.rule, A, view(G).transpose(0, 1)) for view, A, G in zip(views, grids, found, strict=True)
             ]

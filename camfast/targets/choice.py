@@ -11,7 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
+from ..last_linear import behind_last_linear
 from ..structures import detections_in, row_of, scores_in
 from .classes import Logit
 from .target import value_of
@@ -119,6 +121,11 @@ class Chosen:
             if self.per_image is None:
                 return totals[0], None
             return torch.stack(totals), torch.eye(len(totals), dtype=totals[0].dtype, device=totals[0].device)
+
+    def start(self) -> tuple[Tensor | GradientEdge, Tensor | None]:
+        """As :meth:`objective`, or the same gradients further back in the graph, where they cost nothing."""
+        found = behind_last_linear(self.scores, self.targets) if isinstance(self.targets, Tensor) else None
+        return self.objective() if found is None else found
 
     def _seeds(self, ids: Tensor) -> Tensor:
         scores = self.scores
