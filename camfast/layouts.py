@@ -4,6 +4,7 @@
     [N, *map, C]               Swin and its kin
     [N, prefix + positions, C] ViT and its kin; prefix: class, distillation and register tokens
     [prefix + positions, N, C] the same, batch second
+    [N, prefix + positions + detections, C] YOLOS, whose last tokens become boxes
 
 Every layout becomes ``[N, C, *map]`` as a view, so that no activation is copied.
 """
@@ -105,6 +106,7 @@ def _embedded_grid(count: int, size: Sequence[int], model: nn.Module) -> tuple[t
     patch = _patch_size(model, len(size))
     if patch is None:
         return None
+    count -= int(getattr(getattr(model, "config", None), "num_detection_tokens", 0))
     for steps, round_ in itertools.product(_merged(patch), (math.floor, math.ceil)):
         grid = tuple(round_(extent / step) for extent, step in zip(size, steps, strict=True))
         prefix = count - math.prod(grid)

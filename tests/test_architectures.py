@@ -144,6 +144,12 @@ HUGGINGFACE = {
         WIDE,
         "resnet.encoder",
     ),
+    "YolosForObjectDetection": (
+        "YolosConfig",
+        {**TOWER, "image_size": list(WIDE), "num_detection_tokens": 5},
+        WIDE,
+        "vit.layernorm",
+    ),
     "PoolFormerForImageClassification": ("PoolFormerConfig", STAGES, WIDE, "norm"),
     "SegformerForSemanticSegmentation": (
         "SegformerConfig",
