@@ -148,7 +148,7 @@ HUGGINGFACE = {
         "YolosConfig",
         {**TOWER, "image_size": list(WIDE), "num_detection_tokens": 5},
         WIDE,
-        "vit.layernorm",
+        "vit.",
     ),
     "PoolFormerForImageClassification": ("PoolFormerConfig", STAGES, WIDE, "norm"),
     "SegformerForSemanticSegmentation": (
