@@ -77,9 +77,7 @@ class AblationCAM(HeadExplainer):
 
     name: ClassVar[str] = "ablation_cam"
 
-    def __init__(
-        self, *args: Any, channels: int | None = None, all_tokens: bool = False, **options: Any
-    ) -> None:
+    def __init__(self, *args: Any, channels: int | None = None, all_tokens: bool = False, **options: Any) -> None:
         super().__init__(*args, **options)
         self.channels = counted(channels, "channels")
         self.all_tokens = all_tokens

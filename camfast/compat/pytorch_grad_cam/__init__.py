@@ -33,6 +33,9 @@ from .utils import model_targets, reshape_transforms
 from .xgrad_cam import XGradCAM
 
 __all__ = [
+    "FEM",
+    "KPCA_CAM",
+    "SESS",
     "AblationCAM",
     "AblationLayer",
     "AblationLayerFasterRCNN",
@@ -42,7 +45,6 @@ __all__ = [
     "DeepFeatureFactorization",
     "EigenCAM",
     "EigenGradCAM",
-    "FEM",
     "FinerCAM",
     "FullGrad",
     "GradCAM",
@@ -50,11 +52,9 @@ __all__ = [
     "GradCAMPlusPlus",
     "GuidedBackpropReLUModel",
     "HiResCAM",
-    "KPCA_CAM",
     "LayerCAM",
     "RandomCAM",
     "RefineCAM",
-    "SESS",
     "ScoreCAM",
     "SegEigenCAM",
     "ShapleyCAM",

@@ -78,17 +78,13 @@ class AblationCAM(BaseCAM):
         ablated = np.float32(rows)
         return (original[:, None] - ablated) / original[:, None]
 
-    def _ablated_scores(
-        self, index: int, image: Tensor, target: Any, activations: Any, original: Any, bar: Any
-    ) -> Any:
+    def _ablated_scores(self, index: int, image: Tensor, target: Any, activations: Any, original: Any, bar: Any) -> Any:
         layer: Any = self.ablation_layer
         channels = layer.activations_to_be_ablated(activations, self.ratio_channels_to_ablate)
         scores: list[float] = []
         while len(scores) < len(channels):
             count = min(self.batch_size, len(channels) - len(scores))
-            layer.set_next_batch(
-                input_batch_index=index, activations=self.activations, num_channels_to_ablate=count
-            )
+            layer.set_next_batch(input_batch_index=index, activations=self.activations, num_channels_to_ablate=count)
             scores += [float(target(output)) for output in self.model(image.repeat(count, *(1,) * image.ndim))]
             layer.indices = layer.indices[count:]
             bar.update(count)

@@ -30,6 +30,9 @@ class AblationLayer(nn.Module):
     activations: Any
     indices: np.ndarray
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def objectiveness_mask_from_svd(self, activations: np.ndarray, threshold: float = 0.01) -> np.ndarray:
         """Where an image's activations ``[C, h, w]`` have a first component, in size: bool ``[h, w]``."""
         size = np.abs(get_2d_projection(activations[None])[0])
@@ -104,6 +107,6 @@ def _ablate(copies: Tensor, channels: np.ndarray) -> None:
     for copy in range(len(copies)):
         if is_strict():
             least = copies.min()
-        copies[copy, int(channels[copy])] = 0 if least == 0 else torch.clamp(
-            least - _DEPTH, min=torch.finfo(copies.dtype).min / 8
+        copies[copy, int(channels[copy])] = (
+            0 if least == 0 else torch.clamp(least - _DEPTH, min=torch.finfo(copies.dtype).min / 8)
         )

@@ -78,7 +78,7 @@ class BaseCAM:
         self.activations_and_grads = ActivationsAndGradients(model, target_layers, reshape_transform, detach)
 
     def __call__(
-        self, input_tensor: Tensor, targets: Any = None, aug_smooth: bool = False, eigen_smooth: bool = False
+        self, input_tensor: Tensor, targets: Any, aug_smooth: bool = False, eigen_smooth: bool = False
     ) -> np.ndarray:
         if aug_smooth is True:
             return self.forward_augmentation_smoothing(input_tensor, targets, eigen_smooth)
@@ -190,9 +190,7 @@ class BaseCAM:
         options: dict[str, Any] = (
             {"eigen_smooth": True} if eigen_smooth and "eigen_smooth" in self.engine.smoothing else {}
         )
-        return self.engine(
-            self.model, list(layers), reshape=self.reshape_transform, **self.engine_options(), **options
-        )
+        return self.engine(self.model, list(layers), reshape=self.reshape_transform, **self.engine_options(), **options)
 
     def engine_weights(self, input_tensor: Tensor, target_layer: nn.Module, targets: Any) -> np.ndarray:
         """The engine's weights ``[N, C]`` for one layer, by a pass of its own."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from .grad_cam import GradCAM
 from .utils.model_targets import FinerWeightedTarget
 
-__all__ = ["FinerCAM"]
+__all__ = ["DEFAULT_COMPARISON_CATEGORIES", "FinerCAM"]
 
-_PLACES = (1, 2, 3)
+DEFAULT_COMPARISON_CATEGORIES = (1, 2, 3)
 
 
 class FinerCAM:
@@ -48,7 +48,7 @@ class FinerCAM:
         nearness to its score, 1 being the nearest.
         """
         if targets is None:
-            places = _PLACES if comparison_categories is None else tuple(comparison_categories)
+            places = DEFAULT_COMPARISON_CATEGORIES if comparison_categories is None else tuple(comparison_categories)
             targets = [_Nearest(alpha, places, target_idx)] * len(input_tensor)
         return self.base_cam.forward(input_tensor, targets, eigen_smooth)
 

@@ -31,9 +31,7 @@ class RefineCAM:
         base_method: Any = GradCAMPlusPlus,
         **kwargs: Any,
     ) -> None:
-        self.base_cam_per_layer = [
-            base_method(model, [layer], reshape_transform, **kwargs) for layer in target_layers
-        ]
+        self.base_cam_per_layer = [base_method(model, [layer], reshape_transform, **kwargs) for layer in target_layers]
 
     def __call__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         return self.forward(*args, **kwargs)

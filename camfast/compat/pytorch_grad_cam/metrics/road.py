@@ -65,9 +65,7 @@ class NoisyLinearImputer:
         return ~outside, indices + offset[0] * width + offset[1]
 
     @staticmethod
-    def setup_sparse_system(
-        mask: np.ndarray, img: np.ndarray, neighbors_weights: Any
-    ) -> tuple[Any, np.ndarray]:
+    def setup_sparse_system(mask: np.ndarray, img: np.ndarray, neighbors_weights: Any) -> tuple[Any, np.ndarray]:
         """The system of the pixels where ``mask`` ``[H, W]`` is 0: a sparse matrix ``[M, M]``, and ``[M, C]``.
 
         ``img`` is ``[C, H * W]``. What lies outside the picture has no share.

@@ -66,12 +66,18 @@ class BinaryClassifierOutputTarget:
 class SoftmaxOutputTarget:
     """All probabilities."""
 
+    def __init__(self) -> None:
+        pass
+
     def __call__(self, model_output: Tensor) -> Tensor:
         return model_output.softmax(-1)
 
 
 class RawScoresOutputTarget:
     """All scores."""
+
+    def __init__(self) -> None:
+        pass
 
     def __call__(self, model_output: Tensor) -> Tensor:
         return model_output
