@@ -17,7 +17,10 @@ __all__ = ["SegEigenCAM"]
 
 
 class SegEigenCAM(BaseCAM):
-    """Absolute gradient times activation on its first principal component; its sign is described in ``utils.svd_on_activations``."""
+    """Absolute gradient times activation on its first principal component.
+
+    Its sign is described in ``utils.svd_on_activations``.
+    """
 
     engine: ClassVar[type[Explainer] | None] = methods.SegEigenCAM
 
