@@ -123,7 +123,7 @@ def strict(monkeypatch):
     monkeypatch.setattr(importlib.import_module(OURS), "strict", True)
 
 
-GRADIENTS = "GradCAM HiResCAM XGradCAM GradCAMPlusPlus LayerCAM GradCAMElementWise ShapleyCAM".split()
+GRADIENTS = ["GradCAM", "HiResCAM", "XGradCAM", "GradCAMPlusPlus", "LayerCAM", "GradCAMElementWise", "ShapleyCAM"]
 UNSIGNED = [
     *GRADIENTS,
     "ScoreCAM",

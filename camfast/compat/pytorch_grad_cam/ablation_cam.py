@@ -54,7 +54,7 @@ class AblationCAM(BaseCAM):
     ) -> Any:
         """The scores of all channels, in order; channels that were not ablated have the original one."""
         scores = np.full(number_of_channels, original_score, np.float32)
-        scores[ablated_channels] = np.float32(new_scores)
+        scores[ablated_channels] = np.asarray(new_scores, np.float32)
         return list(scores)
 
     def get_cam_weights(
@@ -66,7 +66,9 @@ class AblationCAM(BaseCAM):
                 outputs = self.model(input_tensor)
             finally:
                 handle.remove()
-            original = np.float32([float(target(output)) for target, output in zip(targets, outputs, strict=False)])
+            original = np.array(
+                [float(target(output)) for target, output in zip(targets, outputs, strict=False)], np.float32
+            )
             with (
                 _in_place_of(self.model, target_layer, self.ablation_layer),
                 progress_bar(activations.shape[0] * activations.shape[1], True, "ablation_cam") as bar,
@@ -75,7 +77,7 @@ class AblationCAM(BaseCAM):
                     self._ablated_scores(i, input_tensor[i], target, activations[i], original[i], bar)
                     for i, target in enumerate(targets)
                 ]
-        ablated = np.float32(rows)
+        ablated = np.array(rows, np.float32)
         return (original[:, None] - ablated) / original[:, None]
 
     def _ablated_scores(self, index: int, image: Tensor, target: Any, activations: Any, original: Any, bar: Any) -> Any:

@@ -86,9 +86,9 @@ class AblationLayerFasterRCNN(AblationLayer):
     def set_next_batch(
         self, input_batch_index: int, activations: Mapping[str, Tensor], num_channels_to_ablate: int
     ) -> None:
-        self.activations = type(activations)(
-            (key, _copies(level, input_batch_index, num_channels_to_ablate)) for key, level in activations.items()
-        )
+        self.activations = {
+            key: _copies(level, input_batch_index, num_channels_to_ablate) for key, level in activations.items()
+        }
 
     def __call__(self, x: Any) -> Any:
         for copy, channel in enumerate(self.indices[: len(self.activations["pool"])]):

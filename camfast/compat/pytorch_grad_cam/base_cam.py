@@ -219,7 +219,8 @@ class BaseCAM:
         self, explainer: Explainer, input_tensor: Tensor, targets: Any
     ) -> tuple[Sequence[LayerMap], Explanation]:
         """The layers' maps before they are one, and the explanation; notes the model's output."""
-        run, maps, found = explainer.run, explainer.maps, []
+        run, maps = explainer.run, explainer.maps
+        found: list[LayerMap] = []
 
         def noted_run(*args: Any) -> Any:
             self.outputs = output = run(*args)

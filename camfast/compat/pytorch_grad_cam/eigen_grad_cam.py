@@ -29,7 +29,7 @@ class EigenGradCAM(BaseCAM):
     ) -> None:
         super().__init__(model, target_layers, reshape_transform, uses_gradients=True)
 
-    def get_cam_image(
+    def get_cam_image(  # type: ignore[override]
         self,
         input_tensor: Tensor,
         target_layer: Any,

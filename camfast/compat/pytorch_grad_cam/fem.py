@@ -32,7 +32,7 @@ class FEM(BaseCAM):
         super().__init__(model, target_layers, reshape_transform, uses_gradients=False)
         self.k = k
 
-    def get_cam_image(
+    def get_cam_image(  # type: ignore[override]
         self,
         input_tensor: Tensor,
         target_layer: Any,

@@ -54,7 +54,7 @@ class GuidedBackpropReLUModel:
     def recursive_replace_relu_with_guidedrelu(self, module_top: nn.Module) -> None:
         """Puts guided modules in place of every ReLU below ``module_top``."""
         for name, module in module_top._modules.items():
-            if type(module).__name__ == "ReLU":
+            if module is not None and type(module).__name__ == "ReLU":
                 module_top._modules[name] = _Guided(module)
             elif module is not None:
                 self.recursive_replace_relu_with_guidedrelu(module)
@@ -83,6 +83,8 @@ class GuidedBackpropReLUModel:
 
 class _Guided(GuidedBackpropReLUasModule):
     """A guided module that knows what it stands for."""
+
+    replaced: nn.Module
 
     def __init__(self, replaced: nn.Module) -> None:
         super().__init__()

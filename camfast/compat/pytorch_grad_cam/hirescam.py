@@ -30,7 +30,7 @@ class HiResCAM(BaseCAM):
     ) -> None:
         super().__init__(model, target_layers, reshape_transform)
 
-    def get_cam_image(
+    def get_cam_image(  # type: ignore[override]
         self,
         input_tensor: Tensor,
         target_layer: Any,

@@ -33,7 +33,7 @@ class KPCA_CAM(BaseCAM):
         self.kernel = kernel
         self.gamma = gamma
 
-    def get_cam_image(
+    def get_cam_image(  # type: ignore[override]
         self,
         input_tensor: Tensor,
         target_layer: Any,

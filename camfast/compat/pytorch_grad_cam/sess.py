@@ -164,7 +164,7 @@ class _Engine(methods.SESS):
     def explain(self, *args: Any) -> Explanation:
         kind = type(self.adapter)
         if kind.get_scales is not SESS.get_scales or kind.collect_patches is not SESS.collect_patches:
-            self.patches = self.adapter.collect_patches  # type: ignore[method-assign]
+            self.patches = self.adapter.collect_patches  # type: ignore[assignment, method-assign]
         if kind.paste_cam is not SESS.paste_cam:
             self.pasted = self._pasted_by_adapter  # type: ignore[method-assign]
         if kind.get_scores is not SESS.get_scores:

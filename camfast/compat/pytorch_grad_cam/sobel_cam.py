@@ -14,7 +14,7 @@ def sobel_cam(img: np.ndarray) -> np.ndarray:
     """Mean of the absolute slopes along x and y of a picture uint8 ``[H, W, 3]``, RGB: uint8 ``[H, W]``."""
     if img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3:
         raise ValueError(f"img must be uint8 [H, W, 3], got {img.dtype} {list(img.shape)}")
-    grey = (img.astype(np.int32) @ np.int32(_GREY) + (1 << (_SHIFT - 1))) >> _SHIFT
+    grey = (img.astype(np.int32) @ np.array(_GREY, np.int32) + (1 << (_SHIFT - 1))) >> _SHIFT
     padded = np.pad(grey, 1, mode="reflect")  # the border mirrors what lies inside it
     along_x = padded[:, 2:] - padded[:, :-2]
     along_y = padded[2:] - padded[:-2]

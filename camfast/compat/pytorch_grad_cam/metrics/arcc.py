@@ -66,4 +66,4 @@ class ARCC:
         coherency = self.coherency(input_tensor, grayscale_cams, targets, model, self.base_method)
         simplicity = 1 - self.complexity(grayscale_cams)
         road = np.clip(2 * self.road(input_tensor, grayscale_cams, targets, model), 0, 1)
-        return 3 / sum(1 / (part + _LEAST) for part in (coherency, simplicity, road))
+        return 3 / (1 / (coherency + _LEAST) + 1 / (simplicity + _LEAST) + 1 / (road + _LEAST))

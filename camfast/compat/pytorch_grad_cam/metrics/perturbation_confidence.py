@@ -52,29 +52,43 @@ class PerturbationConfidenceMetric:
 
 def _scores(model: nn.Module, images: Tensor, targets: Sequence[Callable[[Any], Any]]) -> np.ndarray:
     outputs = model(images)
-    return np.float32([float(target(output)) for target, output in zip(targets, outputs, strict=False)])
+    return np.array([float(target(output)) for target, output in zip(targets, outputs, strict=False)], np.float32)
 
 
 class RemoveMostRelevantFirst:
     """Changes the part of an image that is above a percentile of its heatmap.
 
-    ``imputer`` takes the image and a mask ``[H, W]``, 1 where the image stays.
+    ``imputer`` takes the image and a mask ``[H, W]``, 0 where the image is changed. The percentile ``"auto"`` takes
+    Otsu's threshold, and there what lies below it is changed, as in the original.
     """
 
-    def __init__(self, percentile: float, imputer: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, percentile: float | str, imputer: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.percentile = percentile
         self.imputer = imputer
 
     def __call__(self, input_tensor: Tensor, mask: Tensor) -> Tensor:
-        if self.percentile != "auto":
-            threshold = np.percentile(mask.cpu().numpy(), self.percentile)
-        return self.imputer(input_tensor, (mask < threshold).float())
+        heat = mask.cpu().numpy()
+        if isinstance(self.percentile, str):
+            levels = np.uint8(heat * 255)
+            kept = torch.from_numpy(np.where(levels > _otsu(levels), 255, 0).astype(np.uint8))
+        else:
+            kept = torch.from_numpy(heat < np.percentile(heat, self.percentile)).float()
+        return self.imputer(input_tensor, kept.to(mask.device))
+
+
+def _otsu(levels: np.ndarray) -> int:
+    """The grey level, 0 to 255, that parts ``levels`` into two groups of largest variance between them (Otsu 1979)."""
+    share = np.bincount(levels.ravel(), minlength=256) / levels.size
+    below, sums = np.cumsum(share), np.cumsum(share * np.arange(256))
+    some = (below > 1e-7) & (below < 1 - 1e-7)
+    variance = (sums[-1] * below - sums)[some] ** 2 / (below * (1 - below))[some]
+    return int(np.flatnonzero(some)[variance.argmax()]) if some.any() else 0
 
 
 class RemoveLeastRelevantFirst(RemoveMostRelevantFirst):
     """Changes the part that is below a percentile counted from the top: the least relevant one."""
 
-    def __init__(self, percentile: float, imputer: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, percentile: float | str, imputer: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__(percentile, imputer)
 
     def __call__(self, input_tensor: Tensor, mask: Tensor) -> Tensor:
@@ -92,4 +106,4 @@ class AveragerAcrossThresholds:
         self, input_tensor: Tensor, cams: np.ndarray, targets: Sequence[Callable[[Any], Any]], model: nn.Module
     ) -> Any:
         found = [self.imputer(percentile)(input_tensor, cams, targets, model) for percentile in self.percentiles]
-        return np.mean(np.float32(found), axis=0)
+        return np.mean(np.asarray(found, np.float32), axis=0)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ....extras import require
+from ..strictness import is_strict
 from .perturbation_confidence import (
     _PERCENTILES,
     AveragerAcrossThresholds,
@@ -47,7 +48,8 @@ neighbors_weights = [
 class NoisyLinearImputer:
     """Fills removed pixels with weighted means of their neighbours, removed ones too, and noise.
 
-    ``noise`` is the standard deviation, drawn from PyTorch's global generator.
+    ``noise`` is the standard deviation, drawn from PyTorch's global generator. The original takes
+    :data:`neighbors_weights` whatever ``weighting`` is given; strict mode does, too.
     """
 
     def __init__(self, noise: float = 0.01, weighting: Any = neighbors_weights) -> None:
@@ -88,7 +90,8 @@ class NoisyLinearImputer:
     def __call__(self, img: Tensor, mask: Tensor) -> Tensor:
         """The image ``[C, H, W]`` with new pixels where ``mask`` ``[H, W]`` is 0."""
         flat = img.detach().reshape(len(img), -1)
-        matrix, known = self.setup_sparse_system(mask.numpy(), flat.numpy(), self.weighting)
+        weighting = neighbors_weights if is_strict() else self.weighting
+        matrix, known = self.setup_sparse_system(mask.numpy(), flat.numpy(), weighting)
         solve = require("scipy.sparse.linalg", "compat").spsolve
         found = torch.tensor(solve(require("scipy.sparse", "compat").csc_matrix(matrix), known), dtype=torch.float)
         filled = flat.clone()
