@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,3 +93,13 @@ def test_imports_need_neither_the_peer_nor_opencv_nor_matplotlib():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == 'cv2 is needed here: pip install "camfast[compat]"'
+
+
+def test_the_readme_names_everything_once():
+    readme = (Path(__file__).parents[1] / "camfast" / "compat" / "README.md").read_text()
+    rows = [line.split(" | ") for line in readme.splitlines() if line.startswith("| `")]
+    listed = {row[0].strip("| `"): re.findall(r"`(\w+)`", " ".join(row[1:])) for row in rows}
+    expected = {module: sorted(public_names(PEER, module)) for module in module_names(PEER) if module}
+    assert {module: sorted(names) for module, names in listed.items()} == {m: n for m, n in expected.items() if n}
+    absent = {f"{row[0].strip('| `')}.{name}" for row in rows for name in re.findall(r"`(\w+)`", row[3])}
+    assert absent == set(ABSENT)

@@ -1,7 +1,7 @@
 """pytorch-grad-cam 1.5.7's interface over camfast's engine: change the import line, keep the script.
 
-``strict = True`` (or the environment variable ``CAMFAST_COMPAT_STRICT=1``) gives principal components LAPACK's sign, and
-takes layers in the order of execution, as the original does.
+``strict = True`` (or the environment variable ``CAMFAST_COMPAT_STRICT=1``) gives the original's numbers where they are
+wrong, too: the table in ``camfast/compat/README.md`` lists where.
 """
 
 from __future__ import annotations
@@ -65,4 +65,4 @@ __all__ = [
 ]
 
 strict: bool | None = None
-"""Whether to follow the original in the two points above; None leaves it to the environment."""
+"""Whether to follow the original where it is wrong; None leaves it to the environment."""
