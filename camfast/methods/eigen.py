@@ -124,11 +124,15 @@ class FEM(ActivationExplainer):
         self.k = float(k)
 
     def rule(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
-        wide = torch.float64 if activations.dtype == torch.float64 else torch.float32
-        flat = activations.to(wide).flatten(2)
-        deviation, mean = torch.std_mean(flat, 2, correction=0, keepdim=True)
-        weights = (flat > mean + self.k * deviation).to(wide).mean(2)
-        return ops.cam(activations, weights, size, normalize)
+        return ops.cam(activations, fem_weights(activations, self.k), size, normalize)
 
 
 fem = register(FEM)
+
+
+def fem_weights(activations: Tensor, k: float) -> Tensor:
+    """FEM's weights ``[N, C]`` of activations ``[N, C, *map]``."""
+    wide = torch.float64 if activations.dtype == torch.float64 else torch.float32
+    flat = activations.to(wide).flatten(2)
+    deviation, mean = torch.std_mean(flat, 2, correction=0, keepdim=True)
+    return (flat > mean + k * deviation).to(wide).mean(2)

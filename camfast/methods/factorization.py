@@ -78,7 +78,7 @@ class DeepFeatureFactorization(HeadExplainer):
             scores = scores_of(self.run(tap, inputs), inputs.batch).detach()
             (A,) = tap.activations
             grid = self.to_grid(A, inputs, self._names[0])(A)
-            concepts, places = _factors(grid, self.components)
+            concepts, places = factors(grid, self.components)
             with torch.no_grad():
                 concept_scores = self._scores(concepts.to(grid.dtype), inputs)
         layer = LayerMap(_finished, grid, places)
@@ -112,7 +112,7 @@ class DeepFeatureFactorization(HeadExplainer):
 deep_feature_factorization = register(DeepFeatureFactorization)
 
 
-def _factors(grid: Tensor, components: int) -> tuple[Tensor, Tensor]:
+def factors(grid: Tensor, components: int) -> tuple[Tensor, Tensor]:
     """Concepts ``[K, C]`` and their maps ``[N, K, *map]`` of activations ``[N, C, *map]``; fp32, or fp64 for fp64."""
     # Rounding in fp32 would be carried from step to step; some devices have no fp64.
     exact = torch.float32 if grid.device.type == "mps" else torch.float64

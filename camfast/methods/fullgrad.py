@@ -91,7 +91,7 @@ class _Biases:
         """Watches the layers of ``model`` during one pass."""
         with contextlib.ExitStack() as stack:
             for module in model.modules():
-                if _has_bias(module):
+                if has_bias(module):
                     stack.callback(module.register_forward_hook(self._watch).remove)
             yield
 
@@ -117,18 +117,20 @@ class _Biases:
         if output.ndim != self.image.ndim:
             return
         self.seen.add(module)
-        bias = _bias(module).detach()
+        bias = bias_of(module).detach()
         # Called with the gradient of what the layer returned, even when an operation in place follows.
         output.register_hook(lambda gradient: self.add(gradient.detach(), bias))
 
 
-def _has_bias(module: nn.Module) -> bool:
+def has_bias(module: nn.Module) -> bool:
+    """Whether ``module`` is a convolution or batch norm that adds something."""
     if isinstance(module, _NORMS) and module.running_mean is None:
         return False
     return isinstance(module, (*_CONVOLUTIONS, *_NORMS)) and module._parameters.get("bias") is not None
 
 
-def _bias(module: nn.Module) -> Tensor:
+def bias_of(module: nn.Module) -> Tensor:
+    """What a convolution adds to its output ``[C]``; what a batch norm adds to the scaled input."""
     bias = module.get_parameter("bias")
     if not isinstance(module, _NORMS):
         return bias

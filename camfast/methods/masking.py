@@ -59,15 +59,19 @@ class ScoreCAM(PerturbationExplainer):
                     f"{type(self).__name__} needs maps of as many dimensions as the images, "
                     f"{list(inputs.image.shape)}, got {list(grid.shape)}"
                 )
-            channels = strongest(grid, self.channels)
-            with progress_bar(channels.numel() * self.rounds, self.progress, self.name) as bar, torch.no_grad():
-                totals = self._scores(grid, channels, chosen, inputs, bar) / self.rounds  # [N, channels, (K)]
-            shares = totals.softmax(1)
-            weights = shares.new_zeros(*grid.shape[:2], *shares.shape[2:])
-            index = channels.reshape(*channels.shape, *(1,) * (shares.ndim - 2)).expand_as(shares)
-            weights.scatter_(1, index, shares)
-            maps.append(LayerMap(ops.cam, grid, weights.movedim(1, -1)))
+            maps.append(LayerMap(ops.cam, grid, self.weights(grid, chosen, inputs)))
         return maps
+
+    def weights(self, grid: Tensor, chosen: Chosen, inputs: Inputs) -> Tensor:
+        """Weights ``[N, C]``, or ``[N, K, C]`` for K targets, of activations ``[N, C, *map]``, in a quiet model."""
+        channels = strongest(grid, self.channels)
+        with progress_bar(channels.numel() * self.rounds, self.progress, self.name) as bar, torch.no_grad():
+            totals = self._scores(grid, channels, chosen, inputs, bar) / self.rounds  # [N, channels, (K)]
+        shares = totals.softmax(1)
+        weights = shares.new_zeros(*grid.shape[:2], *shares.shape[2:])
+        index = channels.reshape(*channels.shape, *(1,) * (shares.ndim - 2)).expand_as(shares)
+        weights.scatter_(1, index, shares)
+        return weights.movedim(1, -1)
 
     def _scores(self, grid: Tensor, channels: Tensor, chosen: Chosen, inputs: Inputs, bar: Any) -> Tensor:
         """Sums over the rounds of the scores of every masked image, ``[N, channels, (K)]``."""

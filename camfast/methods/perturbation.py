@@ -71,14 +71,16 @@ class AblationCAM(HeadExplainer):
 
     ``w_c = (s - s_c) / s``, the score s_c taken with channel c at 0, or, where an image's least activation is not 0,
     far below that. The head alone runs for each channel. ``channels`` limits the work to that many channels of largest
-    variance an image; the others get weight 0. None ablates all of them.
+    variance an image; the others get weight 0. None ablates all of them. With ``all_tokens`` a channel goes in a
+    transformer's extra tokens too, such as the class token, and not in the map's alone.
     """
 
     name: ClassVar[str] = "ablation_cam"
 
-    def __init__(self, *args: Any, channels: int | None = None, **options: Any) -> None:
+    def __init__(self, *args: Any, channels: int | None = None, all_tokens: bool = False, **options: Any) -> None:
         super().__init__(*args, **options)
         self.channels = counted(channels, "channels")
+        self.all_tokens = all_tokens
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         maps = []
@@ -94,11 +96,12 @@ class AblationCAM(HeadExplainer):
         """``[C]``, or ``[K, C]`` for K targets, of one image."""
         replay, view = self.replay(index, layer, inputs)
         grid = view(replay.activations)
-        value = _ablation_value(grid)
+        rows = _channels_first(view, replay.batch_dim) if self.all_tokens else view
+        value = _ablation_value(rows(replay.activations))
         found = []
         for part in ablated.split(self.batch_size or batch_fitting(grid)):
             copies = replay.repeated(len(part))
-            view(copies)[torch.arange(len(part), device=part.device), part] = value
+            rows(copies)[torch.arange(len(part), device=part.device), part] = value
             found.append(chosen.values(index, replay.output(copies), len(part)))
             bar.update(len(part))
         ablated_scores = torch.cat(found)  # [channels, (K)]
@@ -154,6 +157,19 @@ class ReciproCAM(HeadExplainer):
 
 
 recipro_cam = register(ReciproCAM)
+
+
+def _channels_first(view: View, batch_dim: int) -> View:
+    """A view of activations as ``[N, C, ...]``, with the channels of ``view`` but all positions there are."""
+
+    def rows(activations: Tensor) -> Tensor:
+        grid = view(activations)
+        wanted = (grid.stride(1), grid.size(1))
+        dims = [d for d in range(activations.ndim) if d != batch_dim]
+        dim = next(d for d in dims if (activations.stride(d), activations.size(d)) == wanted)
+        return activations.movedim((batch_dim, dim), (0, 1))
+
+    return rows
 
 
 def _ablation_value(grid: Tensor) -> float:

@@ -125,10 +125,11 @@ class SESS(CompositeExplainer):
             return torch.stack([self._enhanced(inputs, one, index) for one in each])
         image = inputs.image.detach()
         height, width = image.shape[2:]
-        patches, places = self._patches(image)
+        side = self.window_size or min(height, width)
+        patches, places = self.patches(image, side, self.step_size or side)
         kept = list(range(len(patches)))
         if self.pre_filter_ratio > 0:
-            weights = self._window_scores(patches, inputs, chosen, index)
+            weights = self.window_scores(patches, inputs, chosen, index)
             order = weights.argsort()[int(len(patches) * self.pre_filter_ratio) :]
             kept = order.tolist()
         found, weighed = [], []
@@ -136,7 +137,7 @@ class SESS(CompositeExplainer):
             batch = inputs.with_image(torch.cat([patches[i] for i in kept[start : start + self.batch_size]]))
             result = self._base(batch, _repeated(chosen, index, batch.batch))  # type: ignore[arg-type]
             found.append(result.heatmap)
-            weighed.append(self._weights(result.scores, batch.batch, chosen, index))
+            weighed.append(self.weights(batch, result, chosen, index))
         weights = torch.cat(weighed)  # [windows, (K)]
         best = weights.amax(0)
         weights = torch.where(best > 0, weights / best, 1)
@@ -144,7 +145,7 @@ class SESS(CompositeExplainer):
         total = heat.new_zeros(*heat.shape[1:-2], height, width)
         count = torch.zeros_like(total)
         for own, i in zip(heat, kept, strict=True):
-            pasted = _pasted(own, places[i], (height, width))
+            pasted = self.pasted(own, places[i], (height, width))
             if self.pool == "max":
                 total = torch.maximum(total, pasted)
             else:
@@ -155,26 +156,44 @@ class SESS(CompositeExplainer):
             total = torch.where(count > 0, total / count, 0)
         return _blurred(total) if self.smooth else total
 
-    def _patches(self, image: Tensor) -> tuple[list[Tensor], list[Place]]:
-        """Windows ``[1, C, side, side]`` of the image at all scales, and where each lies."""
-        shorter = min(image.shape[2:])
-        side = self.window_size or shorter
-        step = self.step_size or side
+    def scales_for(self, side: int) -> Sequence[int]:
+        """Lengths of the image's shorter side, for windows of ``side``."""
         growth = round(side * self.scale_step_ratio)
-        scales = self.scales if self.scales is not None else [side + growth * i for i in range(self.num_scales)]
+        return self.scales if self.scales is not None else [side + growth * i for i in range(self.num_scales)]
+
+    def patches(self, image: Tensor, side: int, step: int) -> tuple[list[Tensor], list[Place]]:
+        """Windows ``[N, C, side, side]`` of images ``[N, C, H, W]`` at all scales, and where each lies."""
+        shorter = min(image.shape[2:])
         patches, places = [], []
-        for scale in scales:
+        for scale in self.scales_for(side):
             if scale < side:
                 raise ValueError(f"every scale must be at least the window's side, {side}, got {scale}")
             height, width = (scale if n == shorter else int(scale * n / shorter) for n in image.shape[2:])
             scaled = _rescaled(image, (height, width))
-            for top in _starts(height, step, side):
-                for left in _starts(width, step, side):
+            for top in self.starts(height, step, side):
+                for left in self.starts(width, step, side):
                     patches.append(scaled[:, :, top : top + side, left : left + side])
                     places.append((left, top, width, height))
         return patches, places
 
-    def _window_scores(self, patches: list[Tensor], inputs: Inputs, chosen: Chosen, index: int) -> Tensor:
+    def starts(self, length: int, step: int, side: int) -> list[int]:
+        """Where windows start along one side; the last one is moved back into the image."""
+        inside = range(0, max(length - side, 0), step)
+        return [*inside, max(length - side, 0)]
+
+    def pasted(self, heat: Tensor, place: Place, size: tuple[int, int]) -> Tensor:
+        """A window's map ``[..., h, w]`` where it lies in the scaled image, resized to the image itself."""
+        left, top, width, height = place
+        scaled = heat.new_zeros(*heat.shape[:-2], height, width)
+        scaled[..., top : top + heat.shape[-2], left : left + heat.shape[-1]] = heat
+        return ops.resize_normalize(scaled, size, normalize=False)
+
+    def weights(self, windows: Inputs, result: Explanation, chosen: Chosen, index: int) -> Tensor:
+        """Of windows that have been explained, as :meth:`window_scores` gives them, without a further pass."""
+        return self._weights(result.scores, windows.batch, chosen, index)
+
+    def window_scores(self, patches: list[Tensor], inputs: Inputs, chosen: Chosen, index: int) -> Tensor:
+        """Scores of windows ``[1, C, side, side]`` of image ``index``: ``[windows]``, or ``[windows, K]``."""
         found = []
         with quiet(self.model, self.eval_mode), torch.no_grad():
             for start in range(0, len(patches), self.batch_size):
@@ -193,12 +212,6 @@ class SESS(CompositeExplainer):
 sess = register(SESS)
 
 
-def _starts(length: int, step: int, side: int) -> list[int]:
-    """Where windows start along one side; the last one is moved back into the image."""
-    inside = range(0, max(length - side, 0), step)
-    return [*inside, max(length - side, 0)]
-
-
 def _rescaled(image: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(image.shape[2:]) == size:
         return image
@@ -210,14 +223,6 @@ def _repeated(chosen: Chosen, index: int, count: int) -> Any:
     """The targets of one image for ``count`` of its windows."""
     own = chosen.targets[index]
     return own.expand(count, *own.shape) if isinstance(own, Tensor) else [own] * count
-
-
-def _pasted(heat: Tensor, place: Place, size: tuple[int, int]) -> Tensor:
-    """A window's map ``[..., h, w]`` where it lies in the scaled image, resized to the image itself."""
-    left, top, width, height = place
-    scaled = heat.new_zeros(*heat.shape[:-2], height, width)
-    scaled[..., top : top + heat.shape[-2], left : left + heat.shape[-1]] = heat
-    return ops.resize_normalize(scaled, size, normalize=False)
 
 
 def _blurred(maps: Tensor) -> Tensor:

@@ -1,0 +1,51 @@
+"""KPCA_CAM, by camfast's op."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from ... import methods
+from ...methods.base import Explainer
+from .base_cam import BaseCAM
+from .utils.svd_on_activations import get_2d_projection_kernel
+
+__all__ = ["KPCA_CAM"]
+
+
+class KPCA_CAM(BaseCAM):
+    """Activations on the first component of a kernel PCA; its sign is described in ``utils.svd_on_activations``."""
+
+    engine: ClassVar[type[Explainer] | None] = methods.KPCACAM
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[nn.Module],
+        reshape_transform: Callable[[Any], Tensor] | None = None,
+        kernel: str = "sigmoid",
+        gamma: float | None = None,
+    ) -> None:
+        super().__init__(model, target_layers, reshape_transform, uses_gradients=False)
+        self.kernel = kernel
+        self.gamma = gamma
+
+    def get_cam_image(  # type: ignore[override]
+        self,
+        input_tensor: Tensor,
+        target_layer: Any,
+        target_category: Any,
+        activations: Any,
+        grads: Any,
+        eigen_smooth: bool,
+    ) -> np.ndarray:
+        return get_2d_projection_kernel(activations, self.kernel, self.gamma)
+
+    def engine_options(self) -> dict[str, Any]:
+        return {"gamma": self.gamma}
+
+    def engine_fits(self, eigen_smooth: bool) -> bool:
+        return self.kernel == "sigmoid" and super().engine_fits(eigen_smooth)

@@ -1,0 +1,1 @@
+"""How faithful heatmaps are, as in ``pytorch_grad_cam.metrics``."""
