@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import ops
 from ..reference import PLUS_PLUS_EPS, XGRAD_EPS
 
-__all__ = ["Rule", "WeightRule", "as_op", "eigen_smoothed"]
+__all__ = ["Rule", "WeightRule", "as_op", "eigen_smoothed", "plus_plus_weights", "xgrad_weights"]
 
 Rule = Callable[..., Tensor]
 """An op ``(activations, gradients or weights, size, normalize) -> heatmap``."""
@@ -25,16 +25,22 @@ WeightRule = Callable[[Tensor, Tensor], Tensor]
 position has its own. For K targets an image ``A`` is ``[N, 1, C, S]``, ``G`` is ``[N, K, C, S]``, and so on."""
 
 
-def _plus_plus(A: Tensor, G: Tensor) -> Tensor:
+def plus_plus_weights(A: Tensor, G: Tensor, eps: float = PLUS_PLUS_EPS) -> Tensor:
+    """Of Grad-CAM++, ``[N, C]`` of ``[N, C, S]``."""
     g2, g3 = G * G, G * G * G
-    alpha = torch.where(G != 0, g2 / (2 * g2 + A.sum(-1, keepdim=True) * g3 + PLUS_PLUS_EPS), 0)
+    alpha = torch.where(G != 0, g2 / (2 * g2 + A.sum(-1, keepdim=True) * g3 + eps), 0)
     return (G.clamp(min=0) * alpha).sum(-1)
+
+
+def xgrad_weights(A: Tensor, G: Tensor, eps: float = XGRAD_EPS) -> Tensor:
+    """Of XGrad-CAM, ``[N, C]`` of ``[N, C, S]``."""
+    return (G * A).sum(-1) / (A.sum(-1) + eps)
 
 
 _WEIGHTS: dict[Rule, WeightRule] = {
     ops.grad_cam: lambda A, G: G.mean(-1),
-    ops.grad_cam_plus_plus: _plus_plus,
-    ops.xgrad_cam: lambda A, G: (G * A).sum(-1) / (A.sum(-1) + XGRAD_EPS),
+    ops.grad_cam_plus_plus: plus_plus_weights,
+    ops.xgrad_cam: xgrad_weights,
     ops.hires_cam: lambda A, G: G,
     ops.layer_cam: lambda A, G: G.clamp(min=0),
     ops.grad_cam_elementwise: lambda A, G: torch.where(G * A > 0, G, 0),
