@@ -31,9 +31,12 @@ struct Piece {
 
 constexpr int64_t kMaxLanes = kAvx512Bytes / 4;
 constexpr int64_t kChannelBlock = 2048; // channels_last: columns at a time; their sums stay in the first-level cache
+// Positions adjacent: channels that one running sum takes in before it is added to the total. A sum of 2048 positive terms
+// in one chain loses three times as much to rounding, since each addition rounds at the size of what came before it.
+constexpr int64_t kChannelsASum = 64;
 
 inline int64_t piece_scratch(Layout layout, int64_t S) {
-  return layout == Layout::positions_adjacent ? S + 2 * kMaxLanes : 2 * kChannelBlock;
+  return layout == Layout::positions_adjacent ? 2 * (S + 2 * kMaxLanes) : 2 * kChannelBlock;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -133,14 +136,20 @@ struct SumPositionsAdjacent {
   template <int W>
   static CAMFAST_INLINE void sum_all(const Piece<In>& p) {
     const Lanes<W> lanes(p.S);
-    T* acc = p.scratch;
     const int64_t used = lanes.full * W + W;
-    for (int64_t i = 0; i < used; ++i) acc[i] = T(0);
-    int64_t c = 0;
-    for (; c + 4 <= p.C; c += 4) add_channels<W, 4>(p, c, lanes, acc);
-    for (; c < p.C; ++c) add_channels<W, 1>(p, c, lanes, acc);
-    for (int64_t s = 0; s < lanes.full * W; ++s) p.map[s] = acc[s];
-    for (int64_t s = lanes.full * W; s < p.S; ++s) p.map[s] = acc[lanes.full * W + (s - lanes.last)];
+    T* total = p.scratch;
+    T* acc = total + used;
+    for (int64_t i = 0; i < used; ++i) total[i] = T(0);
+    for (int64_t first = 0; first < p.C; first += kChannelsASum) {
+      const int64_t end = std::min(first + kChannelsASum, p.C);
+      for (int64_t i = 0; i < used; ++i) acc[i] = T(0);
+      int64_t c = first;
+      for (; c + 4 <= end; c += 4) add_channels<W, 4>(p, c, lanes, acc);
+      for (; c < end; ++c) add_channels<W, 1>(p, c, lanes, acc);
+      for (int64_t i = 0; i < used; ++i) total[i] += acc[i];
+    }
+    for (int64_t s = 0; s < lanes.full * W; ++s) p.map[s] = total[s];
+    for (int64_t s = lanes.full * W; s < p.S; ++s) p.map[s] = total[lanes.full * W + (s - lanes.last)];
   }
 
   template <int bytes>

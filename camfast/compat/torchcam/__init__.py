@@ -1,15 +1,16 @@
 """torchcam's interface (0.5.0) over camfast: change the import line, keep the script.
 
 Where torchcam is wrong the corrected value is the default; ``strict`` (set it here, or CAMFAST_COMPAT_STRICT=1) gives
-torchcam's own. docs/compat.md lists every name.
+torchcam's own. README.md beside this file lists every name.
 """
 
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import version
 from types import ModuleType
 
-__all__ = ["methods", "utils"]
+__all__ = ["explain", "methods", "metrics", "utils", "version"]
 
 __version__ = "0.5.0"
 """The version of torchcam whose interface this is."""

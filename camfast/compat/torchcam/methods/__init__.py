@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from .activation import *
-from .activation import __all__ as _activation
+from .activation import CAM, ISCAM, SSCAM, ScoreCAM
 from .core import OutputTarget
-from .gradient import *
-from .gradient import __all__ as _gradient
+from .gradient import FinerCAM, GradCAM, GradCAMpp, LayerCAM, LeGrad, RefineCAM, SmoothGradCAMpp, XGradCAM
 
-__all__ = ["OutputTarget"]
-__all__ += _activation
-__all__ += _gradient
+__all__ = [
+    "CAM",
+    "ISCAM",
+    "SSCAM",
+    "FinerCAM",
+    "GradCAM",
+    "GradCAMpp",
+    "LayerCAM",
+    "LeGrad",
+    "OutputTarget",
+    "RefineCAM",
+    "ScoreCAM",
+    "SmoothGradCAMpp",
+    "XGradCAM",
+]

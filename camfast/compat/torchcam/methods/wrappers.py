@@ -72,7 +72,7 @@ class RefineCAM(_CAMWrapper):
         **base_kwargs: Any,
     ) -> None:
         if not isinstance(target_layer, list) or len(target_layer) < 2:
-            raise ValueError("RefineCAM requires at least two target layers")
+            raise ValueError(f"RefineCAM requires at least two target layers, in a list, got {target_layer!r}")
         if not isinstance(base_method, type) or not issubclass(base_method, _CAM):
             raise TypeError(f"base_method must be a CAM extractor class, got {base_method!r}")
         super().__init__(base_method(model, target_layer, input_shape=input_shape, **base_kwargs))
