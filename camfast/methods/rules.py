@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import ops
 from ..reference import PLUS_PLUS_EPS, XGRAD_EPS
 
-__all__ = ["Rule", "WeightRule", "as_op", "eigen_smoothed", "plus_plus_weights", "xgrad_weights"]
+__all__ = ["Rule", "WeightRule", "as_op", "channel_terms", "eigen_smoothed", "plus_plus_weights", "xgrad_weights"]
 
 Rule = Callable[..., Tensor]
 """An op ``(activations, gradients or weights, size, normalize) -> heatmap``."""
@@ -74,6 +74,13 @@ def eigen_smoothed(rule: Rule, activations: Tensor, second: Tensor) -> Tensor | 
     if W.ndim - (activations.ndim - 2) < 2:
         W = W[(...,) + (None,) * len(positions)].expand(*W.shape, *positions)
     return W
+
+
+def channel_terms(rule: Rule, activations: Tensor, gradients: Tensor) -> Tensor:
+    """What ``rule`` sums over the channels, ``[N, (K,) C, *map]``: weight times activation."""
+    W = _weights(rule, activations, gradients)
+    A = activations if gradients.ndim == activations.ndim else activations.unsqueeze(1)
+    return W[(...,) + (None,) * (gradients.ndim - W.ndim)] * A
 
 
 def _weights(rule: Rule, activations: Tensor, gradients: Tensor) -> Tensor:
