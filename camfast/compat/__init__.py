@@ -10,13 +10,13 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["NAMES", "install", "is_strict", "uninstall"]
+__all__ = ["NAMES", "install", "is_strict", "refused", "uninstall"]
 
 NAMES = ("captum", "monai", "pytorch_grad_cam", "torchcam")
 """The packages that camfast can stand for."""
@@ -54,6 +54,19 @@ def is_strict(module: str) -> bool:
     """
     strict = getattr(sys.modules.get(f"{__name__}.{module}"), "strict", None)
     return os.environ.get("CAMFAST_COMPAT_STRICT", "0") not in ("", "0") if strict is None else bool(strict)
+
+
+def refused(module: str, name: str, absent: Collection[str], served: Collection[str]) -> Exception:
+    """What a module's ``__getattr__`` raises for ``name``, which it does not have.
+
+    For a name that the original ``module`` has, ``absent`` here, an ``ImportError``: unlike ``AttributeError`` its sentence
+    is shown by ``from module import name``.
+    """
+    if name in absent:
+        return ImportError(
+            f"camfast stands for {', '.join(served)} of {module}, got {name}: import it from {module} itself"
+        )
+    return AttributeError(f"module {module!r}, served by camfast, has no attribute {name!r}")
 
 
 class _Finder(MetaPathFinder):

@@ -15,7 +15,16 @@ from torch import Tensor
 from .. import ops
 from ..reference import PLUS_PLUS_EPS, XGRAD_EPS
 
-__all__ = ["Rule", "WeightRule", "as_op", "channel_terms", "eigen_smoothed", "plus_plus_weights", "xgrad_weights"]
+__all__ = [
+    "Rule",
+    "WeightRule",
+    "as_op",
+    "channel_terms",
+    "eigen_smoothed",
+    "own_gradient_plus_plus_weights",
+    "plus_plus_weights",
+    "xgrad_weights",
+]
 
 Rule = Callable[..., Tensor]
 """An op ``(activations, gradients or weights, size, normalize) -> heatmap``."""
@@ -29,6 +38,14 @@ def plus_plus_weights(A: Tensor, G: Tensor, eps: float = PLUS_PLUS_EPS) -> Tenso
     """Of Grad-CAM++, ``[N, C]`` of ``[N, C, S]``."""
     g2, g3 = G * G, G * G * G
     alpha = torch.where(G != 0, g2 / (2 * g2 + A.sum(-1, keepdim=True) * g3 + eps), 0)
+    return (G.clamp(min=0) * alpha).sum(-1)
+
+
+def own_gradient_plus_plus_weights(A: Tensor, G: Tensor, eps: float) -> Tensor:
+    """Of Grad-CAM++ as MONAI and Smooth Grad-CAM++ write it: each activation in the sum is weighed by its own gradient,
+    ``a = g^2 / (2 g^2 + sum(A g^3) + eps)``, where the paper has ``sum(A) g^3``. ``[N, C]`` of ``[N, C, S]``."""
+    g2 = G * G
+    alpha = g2 / (2 * g2 + (A * g2 * G).sum(-1, keepdim=True) + eps)
     return (G.clamp(min=0) * alpha).sum(-1)
 
 

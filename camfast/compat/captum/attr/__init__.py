@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ... import refused
 from ._core.guided_backprop_deconvnet import GuidedBackprop
 from ._core.guided_grad_cam import GuidedGradCam
 from ._core.layer.grad_cam import LayerGradCam
@@ -38,8 +39,4 @@ _ABSENT = frozenset(
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ABSENT:  # an import of it shows this sentence, where AttributeError's would be lost
-        raise ImportError(
-            f"camfast stands for {', '.join(__all__)} of captum.attr, got {name!r}: import it from captum"
-        )
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise refused("captum.attr", name, _ABSENT, __all__)
