@@ -25,16 +25,20 @@ NAMES = ("captum", "monai", "pytorch_grad_cam", "torchcam")
 def install(name: str) -> None:
     """Serves ``import name``, and all of its submodules, from ``camfast.compat.name`` for the rest of this process.
 
-    A second call does nothing. Raises ``ValueError`` for a package that camfast does not stand for, and ``RuntimeError``
-    where the real one is imported already: its objects would meet ours.
+    A second call does nothing. Raises ``ValueError`` for a package that camfast does not stand for, ``ImportError`` for one
+    that this version does not hold, and ``RuntimeError`` where the real one is imported already: its objects would meet
+    ours.
     """
     if name not in NAMES:
         raise ValueError(f"name must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
     if any(finder.package == name for finder in sys.meta_path if isinstance(finder, _Finder)):
         return
-    if name in sys.modules:
-        origin = getattr(sys.modules[name], "__file__", None)
-        raise RuntimeError(f"{name} is imported already ({origin}); call install({name!r}) before its first import")
+    loaded = next((key for key in sys.modules if key == name or key.startswith(name + ".")), None)
+    if loaded is not None:
+        origin = getattr(sys.modules[loaded], "__file__", None)
+        raise RuntimeError(f"{loaded} is imported already ({origin}); call install({name!r}) before its first import")
+    if importlib.util.find_spec(f"{__name__}.{name}") is None:
+        raise ImportError(f"camfast does not stand for {name} yet: there is no {__name__}.{name} in this version")
     importlib.import_module(f"{__name__}.{name}")  # what it lacks is said here, not in the script
     sys.meta_path.insert(0, _Finder(name))
 
