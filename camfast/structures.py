@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["detections_in", "replace_first", "row_of", "scores_in", "tensors_in"]
+__all__ = ["detections_in", "replace_all", "replace_first", "row_of", "scores_in", "tensors_in"]
 
 _SCORES = ("logits", "out", "logits_per_image", "image_embeds", "pooler_output")  # of Hugging Face and torchvision
 
@@ -72,6 +72,17 @@ def replace_first(value: Any, wanted: Callable[[Tensor], bool], change: Callable
         if found:
             return _with_item(value, key, new), True
     return value, False
+
+
+def replace_all(value: Any, wanted: Callable[[Tensor], bool], change: Callable[[Tensor], Tensor]) -> Any:
+    """``value`` rebuilt with ``change`` applied to every ``wanted`` tensor, in order; the original is not modified."""
+    if isinstance(value, Tensor):
+        return change(value) if wanted(value) else value
+    for key, item in _items(value):
+        new = replace_all(item, wanted, change)
+        if new is not item:
+            value = _with_item(value, key, new)
+    return value
 
 
 def _items(value: Any) -> Iterator[tuple[Any, Any]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -154,6 +155,21 @@ class _Guide(TorchFunctionMode):
             self.used = True
             output.register_hook(_positive)
         return output
+
+
+@contextlib.contextmanager
+def guided_modules(model: nn.Module) -> Iterator[None]:
+    """Gradients of passes of ``model`` inside lose their negative part behind every ``nn.ReLU``, and nowhere else."""
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(_positive)
+
+    with contextlib.ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, nn.ReLU):
+                stack.callback(module.register_forward_hook(note).remove)
+        yield
 
 
 def _least(input: Tensor, min_val: float = -1.0, *rest: Any, **options: Any) -> float:

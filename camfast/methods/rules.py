@@ -15,7 +15,17 @@ from torch import Tensor
 from .. import ops
 from ..reference import PLUS_PLUS_EPS, XGRAD_EPS
 
-__all__ = ["Rule", "WeightRule", "as_op", "eigen_smoothed", "weights_of"]
+__all__ = [
+    "Rule",
+    "WeightRule",
+    "as_op",
+    "channel_terms",
+    "eigen_smoothed",
+    "own_gradient_plus_plus_weights",
+    "plus_plus_weights",
+    "weights_of",
+    "xgrad_weights",
+]
 
 Rule = Callable[..., Tensor]
 """An op ``(activations, gradients or weights, size, normalize) -> heatmap``."""
@@ -25,16 +35,30 @@ WeightRule = Callable[[Tensor, Tensor], Tensor]
 position has its own. For K targets an image ``A`` is ``[N, 1, C, S]``, ``G`` is ``[N, K, C, S]``, and so on."""
 
 
-def _plus_plus(A: Tensor, G: Tensor) -> Tensor:
+def plus_plus_weights(A: Tensor, G: Tensor, eps: float = PLUS_PLUS_EPS) -> Tensor:
+    """Of Grad-CAM++, ``[N, C]`` of ``[N, C, S]``."""
     g2, g3 = G * G, G * G * G
-    alpha = torch.where(G != 0, g2 / (2 * g2 + A.sum(-1, keepdim=True) * g3 + PLUS_PLUS_EPS), 0)
+    alpha = torch.where(G != 0, g2 / (2 * g2 + A.sum(-1, keepdim=True) * g3 + eps), 0)
     return (G.clamp(min=0) * alpha).sum(-1)
+
+
+def own_gradient_plus_plus_weights(A: Tensor, G: Tensor, eps: float) -> Tensor:
+    """Of Grad-CAM++ as MONAI and Smooth Grad-CAM++ write it: each activation in the sum is weighed by its own gradient,
+    ``a = g^2 / (2 g^2 + sum(A g^3) + eps)``, where the paper has ``sum(A) g^3``. ``[N, C]`` of ``[N, C, S]``."""
+    g2 = G * G
+    alpha = g2 / (2 * g2 + (A * g2 * G).sum(-1, keepdim=True) + eps)
+    return (G.clamp(min=0) * alpha).sum(-1)
+
+
+def xgrad_weights(A: Tensor, G: Tensor, eps: float = XGRAD_EPS) -> Tensor:
+    """Of XGrad-CAM, ``[N, C]`` of ``[N, C, S]``."""
+    return (G * A).sum(-1) / (A.sum(-1) + eps)
 
 
 _WEIGHTS: dict[Rule, WeightRule] = {
     ops.grad_cam: lambda A, G: G.mean(-1),
-    ops.grad_cam_plus_plus: _plus_plus,
-    ops.xgrad_cam: lambda A, G: (G * A).sum(-1) / (A.sum(-1) + XGRAD_EPS),
+    ops.grad_cam_plus_plus: plus_plus_weights,
+    ops.xgrad_cam: xgrad_weights,
     ops.hires_cam: lambda A, G: G,
     ops.layer_cam: lambda A, G: G.clamp(min=0),
     ops.grad_cam_elementwise: lambda A, G: torch.where(G * A > 0, G, 0),
@@ -70,7 +94,14 @@ def eigen_smoothed(rule: Rule, activations: Tensor, second: Tensor) -> Tensor | 
     return W
 
 
-def weights_of(rule: Rule, activations: Tensor, gradients: Tensor) -> Tensor:
+def channel_terms(rule: Rule, activations: Tensor, gradients: Tensor) -> Tensor:
+    """What ``rule`` sums over the channels, ``[N, (K,) C, *map]``: weight times activation."""
+    W = weights_of(rule, activations, gradients)
+    A = activations if gradients.ndim == activations.ndim else activations.unsqueeze(1)
+    return W[(...,) + (None,) * (gradients.ndim - W.ndim)] * A
+
+
+def _weights(rule: Rule, activations: Tensor, gradients: Tensor) -> Tensor:
     """What the weight rule of ``rule`` gives: ``[N, (K,) C]`` or ``[N, (K,) C, *map]``, in fp32, or fp64 for fp64."""
     wide = torch.float64 if torch.float64 in (activations.dtype, gradients.dtype) else torch.float32
     A, G = activations.to(wide).flatten(2), gradients.to(wide)

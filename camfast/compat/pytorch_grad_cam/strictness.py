@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
+from .. import is_strict as _is_strict
 
 __all__ = ["is_strict"]
 
 
 def is_strict() -> bool:
     """The package's attribute ``strict``; where that is None, the environment variable ``CAMFAST_COMPAT_STRICT``."""
-    strict = sys.modules[__package__].strict
-    return os.environ.get("CAMFAST_COMPAT_STRICT", "0") not in ("", "0") if strict is None else bool(strict)
+    return _is_strict("pytorch_grad_cam")

@@ -1,0 +1,49 @@
+"""The layer that is explained where none is named."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ....taps import hookable, quiet
+
+__all__ = ["locate_candidate_layer"]
+
+
+@contextlib.contextmanager
+def _model_eval(model: nn.Module) -> Iterator[None]:
+    """``model`` in evaluation mode inside; each module's own mode afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def locate_candidate_layer(mod: nn.Module, input_shape: tuple[int, ...] = (3, 224, 224)) -> str | None:
+    """Name of the last module that returns a map with more than one position, or None.
+
+    Found by a pass over zeros of ``input_shape`` (without the batch dimension); the model is left as it was.
+    """
+    found: list[str] = []
+    rank = len(input_shape) + 1
+
+    def note(name: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == rank and any(side != 1 for side in output.shape[2:]):
+            found.append(name)
+
+    device = next((tensor.device for tensor in mod.parameters()), torch.device("cpu"))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet(mod))
+        stack.enter_context(torch.no_grad())
+        for name, module in hookable(mod):
+            stack.callback(module.register_forward_hook(functools.partial(note, name)).remove)
+        mod(torch.zeros(1, *input_shape, device=device))
+    return found[-1] if found else None

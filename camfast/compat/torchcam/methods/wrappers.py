@@ -1,0 +1,257 @@
+"""Extractors around another: maps of layers multiplied, and what sets a class apart from others."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ._gradients import GradCAM, GradCAMpp, LayerCAM
+from .core import _CAM, OutputTarget, _check_cams, _resized, _shared_shape
+
+__all__ = ["FinerCAM", "RefineCAM", "_CAMWrapper"]
+
+Self = TypeVar("Self", bound="_CAMWrapper")
+
+
+class _CAMWrapper:
+    """Hands everything about hooks on to ``base_cam``."""
+
+    def __init__(self, base_cam: _CAM) -> None:
+        self.base_cam = base_cam
+
+    @property
+    def model(self) -> nn.Module:
+        """The model explained."""
+        return self.base_cam.model
+
+    @property
+    def target_names(self) -> list[str]:
+        """Names of the layers."""
+        return self.base_cam.target_names
+
+    def enable_hooks(self) -> None:
+        """Record passes."""
+        self.base_cam.enable_hooks()
+
+    def disable_hooks(self) -> None:
+        """Let passes go by."""
+        self.base_cam.disable_hooks()
+
+    def reset_hooks(self) -> None:
+        """Forget what was recorded."""
+        self.base_cam.reset_hooks()
+
+    def remove_hooks(self) -> None:
+        """Take the hooks off the model."""
+        self.base_cam.remove_hooks()
+
+    def _hooks_off(self) -> contextlib.AbstractContextManager[None]:
+        return self.base_cam._hooks_off()
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, exct_type: Any, exce_value: Any, traceback: Any) -> None:
+        self.base_cam.__exit__(exct_type, exce_value, traceback)
+
+
+class RefineCAM(_CAMWrapper):
+    """RefineCAM (2026, https://arxiv.org/abs/2605.14641): the product of several layers' maps, scaled to [0, 1] again."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layer: list[nn.Module | str],
+        input_shape: tuple[int, ...] = (3, 224, 224),
+        *,
+        base_method: type[_CAM] = GradCAMpp,
+        **base_kwargs: Any,
+    ) -> None:
+        if not isinstance(target_layer, list) or len(target_layer) < 2:
+            raise ValueError(f"RefineCAM requires at least two target layers, in a list, got {target_layer!r}")
+        if not isinstance(base_method, type) or not issubclass(base_method, _CAM):
+            raise TypeError(f"base_method must be a CAM extractor class, got {base_method!r}")
+        super().__init__(base_method(model, target_layer, input_shape=input_shape, **base_kwargs))
+
+    def __call__(
+        self,
+        class_idx: int | list[int] | None = None,
+        scores: Any = None,
+        normalized: bool = True,
+        target_shape: tuple[int, ...] | None = None,
+        *,
+        targets: OutputTarget | list[OutputTarget] | None = None,
+        **kwargs: Any,
+    ) -> list[Tensor]:
+        """One map ``[N, *target_shape]``, the largest layer's shape where none is asked for."""
+        cams = self.base_cam(class_idx, scores, True, targets=targets, **kwargs)
+        return [self.fuse_cams(cams, target_shape, normalized)]
+
+    def compute_cams(
+        self,
+        class_idx: int | list[int] | None = None,
+        scores: Any = None,
+        normalized: bool = True,
+        target_shape: tuple[int, ...] | None = None,
+        *,
+        targets: OutputTarget | list[OutputTarget] | None = None,
+        **kwargs: Any,
+    ) -> list[Tensor]:
+        """The same without checks."""
+        cams = self.base_cam.compute_cams(class_idx, scores, True, targets=targets, **kwargs)
+        return [self.fuse_cams(cams, target_shape, normalized)]
+
+    @staticmethod
+    @torch.no_grad()
+    def fuse_cams(cams: list[Tensor], target_shape: tuple[int, ...] | None = None, normalized: bool = True) -> Tensor:
+        """Each map scaled to [0, 1] and resized, then their product."""
+        _check_cams(cams)
+        shape = _shared_shape(cams, target_shape)
+        product = torch.stack([_resized(_CAM._normalize(cam.clone()), shape) for cam in cams]).prod(0)
+        return _CAM._normalize(product) if normalized else product
+
+    def __repr__(self) -> str:
+        return f"RefineCAM(base_method={type(self.base_cam).__name__}, target_layer={self.target_names})"
+
+
+class FinerCAM(_CAMWrapper):
+    """Finer-CAM (Zhang 2025, https://arxiv.org/abs/2501.11309): the score minus ``gamma`` times the mean of similar classes'.
+
+    Args:
+        base_method: GradCAM, GradCAMpp or LayerCAM.
+        num_references: how many classes of the nearest scores are compared with, where none are named.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layer: nn.Module | str | list[nn.Module | str] | None = None,
+        input_shape: tuple[int, ...] = (3, 224, 224),
+        *,
+        base_method: type[GradCAM] | type[GradCAMpp] | type[LayerCAM] = GradCAM,
+        gamma: float = 0.6,
+        num_references: int = 3,
+        **base_kwargs: Any,
+    ) -> None:
+        if base_method not in (GradCAM, GradCAMpp, LayerCAM):
+            raise TypeError(f"base_method must be GradCAM, GradCAMpp, or LayerCAM, got {base_method!r}")
+        if isinstance(gamma, bool) or not isinstance(gamma, (int, float)):
+            raise TypeError(f"gamma must be a real number, got {gamma!r}")
+        if not math.isfinite(gamma) or gamma < 0:
+            raise ValueError(f"gamma must be finite and non-negative, got {gamma!r}")
+        if not _is_int(num_references):
+            raise TypeError(f"num_references must be an integer, got {num_references!r}")
+        if num_references < 1:
+            raise ValueError(f"num_references must be positive, got {num_references}")
+        self.gamma, self.num_references = float(gamma), num_references
+        super().__init__(base_method(model, target_layer, input_shape=input_shape, **base_kwargs))
+
+    def __call__(
+        self,
+        class_idx: int | list[int],
+        scores: Tensor | None = None,
+        comparison_idx: int | list[int] | list[list[int]] | None = None,
+        normalized: bool = True,
+        **kwargs: Any,
+    ) -> list[Tensor]:
+        """Maps ``[N, *map]`` of each layer; ``comparison_idx`` names the classes to compare with, of all or each sample."""
+        contrast = self._contrast(class_idx, scores, comparison_idx, kwargs)
+        return self.base_cam([0] * len(contrast), contrast, normalized, **kwargs)
+
+    def compute_cams(
+        self,
+        class_idx: int | list[int],
+        scores: Tensor | None = None,
+        comparison_idx: int | list[int] | list[list[int]] | None = None,
+        normalized: bool = True,
+        **kwargs: Any,
+    ) -> list[Tensor]:
+        """The same without the base's checks."""
+        contrast = self._contrast(class_idx, scores, comparison_idx, kwargs)
+        return self.base_cam.compute_cams([0] * len(contrast), contrast, normalized, **kwargs)
+
+    def fuse_cams(self, cams: list[Tensor], target_shape: tuple[int, ...] | None = None) -> Tensor:
+        """As the base does."""
+        return self.base_cam.fuse_cams(cams, target_shape)
+
+    def _contrast(self, class_idx: Any, scores: Any, comparison_idx: Any, options: dict[str, Any]) -> Tensor:
+        """What is explained, ``[N, 1]``: the only class of these scores."""
+        if options.get("targets") is not None:
+            raise ValueError("FinerCAM does not support arbitrary output targets")
+        if scores is None:
+            raise ValueError("model output scores is required to compute FinerCAM")
+        if not isinstance(scores, Tensor):
+            raise TypeError(f"scores must be a tensor, got {type(scores).__name__}")
+        if scores.ndim != 2 or not len(scores):
+            raise ValueError(f"scores must have shape (batch_size, num_classes), got {list(scores.shape)}")
+        if scores.shape[1] < 2:
+            raise ValueError("FinerCAM requires at least one comparison class, got scores of one class")
+        classes = _classes(class_idx, scores)
+        own = torch.tensor(classes, device=scores.device).unsqueeze(1)
+        if comparison_idx is None:
+            distance = (scores.detach() - scores.detach().gather(1, own)).abs().scatter(1, own, math.inf)
+            others = distance.topk(min(self.num_references, scores.shape[1] - 1), largest=False).indices
+        else:
+            others = torch.tensor(_comparisons(comparison_idx, classes, scores.shape[1]), device=scores.device)
+        return scores.gather(1, own) - self.gamma * scores.gather(1, others).mean(1, keepdim=True)
+
+    def __repr__(self) -> str:
+        return (
+            f"FinerCAM(base_method={type(self.base_cam).__name__}, target_layer={self.target_names}, "
+            f"gamma={self.gamma}, num_references={self.num_references})"
+        )
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _classes(class_idx: Any, scores: Tensor) -> list[int]:
+    """One class a sample."""
+    batch, count = scores.shape
+    classes = [class_idx] * batch if _is_int(class_idx) else class_idx
+    if not isinstance(classes, list):
+        raise TypeError(f"class_idx must be an integer or a list of integers, got {type(class_idx).__name__}")
+    if len(classes) != batch:
+        raise ValueError(
+            f"expected batch size and length of `class_idx` to be the same, got {batch} and {len(classes)}"
+        )
+    if not all(map(_is_int, classes)):
+        raise TypeError(f"class_idx must contain integers, got {classes}")
+    if not all(0 <= idx < count for idx in classes):
+        raise ValueError(f"class_idx contains an out-of-range index: expected less than {count}, got {classes}")
+    return classes
+
+
+def _comparisons(comparison_idx: Any, classes: list[int], count: int) -> list[list[int]]:
+    """A row of other classes for each sample, all of one length."""
+    if _is_int(comparison_idx):
+        comparison_idx = [comparison_idx]
+    if not isinstance(comparison_idx, list):
+        raise TypeError(
+            f"comparison_idx must be an integer, a list, or a nested list, got {type(comparison_idx).__name__}"
+        )
+    if not comparison_idx:
+        raise ValueError("comparison_idx cannot be empty")
+    nested = all(isinstance(row, list) for row in comparison_idx)
+    rows = comparison_idx if nested else [comparison_idx] * len(classes)
+    if len(rows) != len(classes):
+        raise ValueError(f"per-sample comparison_idx must match the batch size, {len(classes)}, got {len(rows)}")
+    if not all(rows):
+        raise ValueError("comparison_idx rows cannot be empty")
+    if len({len(row) for row in rows}) != 1:
+        raise ValueError("per-sample comparison_idx rows must have equal lengths")
+    for sample, (own, row) in enumerate(zip(classes, rows, strict=True)):
+        if not all(map(_is_int, row)):
+            raise TypeError(f"comparison_idx must contain integers or lists of integers, got {row}")
+        if not all(0 <= idx < count for idx in row):
+            raise ValueError(f"comparison_idx contains an out-of-range index for sample {sample}: {row}")
+        if len(set(row)) != len(row):
+            raise ValueError(f"comparison_idx contains duplicates for sample {sample}: {row}")
+        if own in row:
+            raise ValueError(f"comparison_idx contains the target class for sample {sample}: {own}")
+    return rows
