@@ -11,22 +11,27 @@ import copy
 import dataclasses
 import threading
 import time
+import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import colormaps, ops
+from .compiled import compiled
 from .frame_drawing import Box, draw
+from .graphs import Captured, pieces
 from .layers import Layer, resolve
 from .methods import METHODS, Explainer
 from .methods.base import unwrapped
 from .preparation import Preparation
 from .targets import Policy, TopK
 from .temporal import Fixed, Smoother, Top
+from .transfers import overlapped
 from .zoo import find_class
 
 __all__ = ["Realtime", "RealtimeResult"]
@@ -79,6 +84,16 @@ class RealtimeResult:
 
     def _name(self, number: int) -> str:
         return f"class {number}" if self.class_names is None else str(self.class_names[number])
+
+
+class _Shown(NamedTuple):
+    """The outcome of a step, everything with N as its first dimension and on the device."""
+
+    overlay: Tensor
+    heat: Tensor
+    scores: Tensor
+    targets: Any
+    explained: bool
 
 
 @dataclass(frozen=True)
@@ -140,6 +155,9 @@ class Realtime:
             has the input's proportions.
         preparation: the network's own, as in :class:`camfast.zoo.Network`; it replaces input size, mean, std and fit.
         class_names: names of the classes, in the order of the scores.
+        compile: run the network compiled (``torch.compile``, which takes a minute at the first frame), with the weights
+            it has then; where it cannot be, :attr:`compile_problem` says why.
+        graph: on CUDA, capture the whole step in a CUDA graph; where it cannot be, :attr:`graph_problem` says why.
         options: further arguments of the method's class.
 
     Raises ``TypeError`` and ``ValueError`` for arguments that do not fit.
@@ -176,6 +194,8 @@ class Realtime:
         fit: Literal["stretch", "crop"] = "stretch",
         preparation: Preparation | None = None,
         class_names: Sequence[str] | None = None,
+        compile: bool = False,
+        graph: bool = True,
         options: dict[str, Any] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -206,7 +226,15 @@ class Realtime:
         self._smoother = Smoother()
         self._count = 0  # of frames since the last explained one
         self._latest: tuple[Tensor, Tensor, Any] | None = None  # its map, scores and targets
-        self._result: RealtimeResult | None = None
+        self._shown: _Shown | None = None
+        self._smooths = False
+        self.compile, self.graph = compile, graph
+        self.compile_problem: str | None = None  # why the network runs uncompiled, where it was to be compiled
+        self.graph_problem: str | None = None  # why steps run without a CUDA graph, where they were to have one
+        self._compiled: dict[tuple[int, ...], Explainer] = {}
+        self._captured: Captured | None = None
+        self._captured_for: Any = None
+        self._captured_colors: Any = None
         self._closed = False
 
     @property
@@ -227,34 +255,45 @@ class Realtime:
         given = _as_tensor(frames)
         batch = given if given.ndim == 4 else given[None]
         with self._running:
-            if self._closed:
-                raise RuntimeError("this Realtime is closed")
-            settings = self._settings
-            if settings.paused and self._result is not None:
-                return dataclasses.replace(self._result, explained=False)
-            on_device = batch.to(self.device, non_blocking=True)
-            overlay, heat, scores, targets, explained = self._step(on_device, settings)
-            overlay = overlay.to(given.device)
-            if given.ndim == 3:
-                overlay, heat, scores = overlay[0], heat[0], scores[0]
-                targets = targets[0] if isinstance(targets, Tensor) else targets
-            result = RealtimeResult(
-                overlay,
-                heat,
-                scores,
-                targets,
-                (time.perf_counter() - start) * 1000,
-                self.box(*given.shape[-3:-1]),
-                explained,
-                self.class_names,
-            )
-            self._result = result
-            return result
+            shown = self._advance(batch.to(self.device))
+            overlay = shown.overlay.to(given.device)
+            if overlay.is_cuda:
+                torch.cuda.current_stream(self.device).synchronize()
+        return self._result(shown, overlay, given, start)
 
     def stream(self, frames: Iterable[Frames]) -> Iterator[RealtimeResult]:
-        """The results of ``frames``, in order."""
-        for frame in frames:
-            yield self(frame)
+        """The results of ``frames``, in order: more of them a second on CUDA, each a little later.
+
+        There a frame is uploaded while the one before is computed and the picture before that comes down, and two more
+        frames are taken from ``frames`` than results have been given. Elsewhere this is a call for each frame.
+        """
+        if self.device.type != "cuda":
+            for frame in frames:
+                yield self(frame)
+            return
+        started: deque[tuple[Tensor, float]] = deque()
+
+        def given() -> Iterator[Tensor]:
+            for frame in frames:
+                started.append((_as_tensor(frame), time.perf_counter()))
+                yield started[-1][0]
+
+        def compute(frame: Tensor) -> tuple[Tensor, _Shown]:
+            with self._running:
+                shown = self._advance(frame if frame.ndim == 4 else frame[None])
+            return shown.overlay, shown
+
+        for overlay, shown in overlapped(given(), compute, self.device):
+            yield self._result(shown, overlay, *started.popleft())
+
+    def _result(self, shown: _Shown, overlay: Tensor, given: Tensor, start: float) -> RealtimeResult:
+        heat, scores, targets = shown.heat, shown.scores, shown.targets
+        if given.ndim == 3:
+            overlay, heat, scores = overlay[-1], heat[-1], scores[-1]
+            targets = targets[-1] if isinstance(targets, Tensor) else targets
+        milliseconds = (time.perf_counter() - start) * 1000
+        box = self.box(*given.shape[-3:-1])
+        return RealtimeResult(overlay, heat, scores, targets, milliseconds, box, shown.explained, self.class_names)
 
     def reset(self) -> None:
         """Forgets the frames before: for another stream, or after a jump in this one."""
@@ -266,7 +305,8 @@ class Realtime:
         with self._running:
             self._closed = True
             self._forget()
-            self._explainer = self._policy = self._result = None
+            self._explainer = self._policy = self._shown = self._captured = None
+            self._compiled.clear()
             self._model = self._original = nn.Module()
             self._smoother = Smoother()
 
@@ -278,22 +318,60 @@ class Realtime:
 
     # One step: which frames are explained, their maps, and the picture.
 
-    def _step(self, frames: Tensor, settings: _Settings) -> tuple[Tensor, Tensor, Tensor, Any, bool]:
+    def _advance(self, frames: Tensor) -> _Shown:
+        """What is shown for ``frames`` ``[N, H, W, 3]`` on the device."""
+        if self._closed:
+            raise RuntimeError("this Realtime is closed")
+        settings = self._settings
+        if settings.paused and self._shown is not None:
+            return self._shown._replace(explained=False)
         self._prepare(settings)
-        N, H, W, _ = frames.shape
-        box = self.box(H, W)
+        N = len(frames)
         due = [n for n in range(N) if (self._latest is None and n == 0) or (self._count + n) % settings.every == 0]
-        if due:
-            heat, scores, targets = self._explain(frames if len(due) == N else frames[due], box, settings)
-            self._count = (self._count + N) % settings.every
-            if len(due) < N:
-                heat, scores, targets = self._spread(N, due, (heat, scores, targets))
-            self._latest = (heat[-1:], scores[-1:], targets[-1:])
+        if len(due) == N:
+            overlay, *explained = self._explain_and_draw(frames, settings)
         else:
-            self._count = (self._count + N) % settings.every
-            assert self._latest is not None
-            heat, scores, targets = self._spread(N, [], None)
-        return self._draw(frames, heat, box, settings), heat, scores, targets, bool(due)
+            fresh = self._explain(frames[due], settings) if due else None
+            explained = list(self._spread(N, due, fresh))
+            overlay = self._draw(frames, explained[0], settings)
+        heat, scores, targets = explained
+        self._count = (self._count + N) % settings.every
+        self._latest = (heat[-1:], scores[-1:], targets[-1:])
+        self._shown = _Shown(overlay, heat, scores, targets, bool(due))
+        return self._shown
+
+    def _explain_and_draw(self, frames: Tensor, settings: _Settings) -> Any:
+        """Overlays, maps, scores and targets; replayed from a CUDA graph where that is possible."""
+
+        def step(frames: Tensor) -> Any:
+            explained = self._explain(frames, settings)
+            return self._draw(frames, explained[0], settings), *explained
+
+        if not (frames.is_cuda and self.graph) or callable(settings.targets):
+            return step(frames)
+        key = (
+            frames.shape,
+            dataclasses.replace(settings, smooth=bool(settings.smooth), colormap="", every=1, paused=False),
+        )
+        if self._captured is None or self._captured_for != key or self._captured_colors is not settings.colormap:
+            # One at a time: another's state may have been given up since.
+            self._captured, self._captured_for, self._captured_colors = None, key, settings.colormap
+            try:
+                captured = Captured(step, frames)
+            except (ValueError, TypeError):  # the frames or the settings are wrong, not the graph
+                self._captured_for = None
+                raise
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                if self.graph_problem is None:
+                    warnings.warn(f"the step runs without a CUDA graph, which is slower: {reason}", stacklevel=4)
+                self.graph, self.graph_problem = False, reason
+                torch.cuda.synchronize(frames.device)
+                return step(frames)
+            finally:
+                self._forget()  # the frames of the warm-up
+            self._captured = captured
+        return pieces(self._captured(frames))
 
     def _spread(self, N: int, due: list[int], fresh: tuple[Tensor, Tensor, Any] | None) -> tuple[Tensor, Tensor, Any]:
         """Each frame gets what belongs to the last explained one up to it."""
@@ -306,25 +384,35 @@ class Realtime:
         listed = [target for row in rows for target in row[2]]
         return heat, scores, [listed[i] for i in at]
 
-    def _explain(self, frames: Tensor, box: Box, settings: _Settings) -> tuple[Tensor, Tensor, Any]:
+    def _explain(self, frames: Tensor, settings: _Settings) -> tuple[Tensor, Tensor, Any]:
         """Maps ``[N, (K,) h, w]``, scores ``[N, classes]`` and targets of ``frames``."""
-        assert self._explainer is not None
-        prepared = self.preparation
+        prepared, box = self.preparation, self.box(*frames.shape[1:3])
         images = ops.preprocess(
             frames, prepared.crop, prepared.mean, prepared.std, self.dtype, box=box, channels_last=True
         )
-        if not settings.smooth:
-            result = self._explainer(images, self._policy, "map")
-            heat = result.heatmap
-        else:
-            result = self._explainer(images, self._policy, "map", normalize=False)
-            self._smoother.set_share(settings.smooth, images.device)
-            heat = self._smoother(result.heatmap, images)
+        result = self._explainer_for(images)(images, self._policy, "map", not settings.smooth)
+        heat = self._smoother(result.heatmap, images) if settings.smooth else result.heatmap
         if heat.ndim not in (3, 4):
             raise ValueError(f"expected a layer with a map of two dimensions, got heatmaps {list(heat.shape)}")
         return heat.float(), result.scores, result.targets
 
-    def _draw(self, frames: Tensor, heat: Tensor, box: Box, settings: _Settings) -> Tensor:
+    def _explainer_for(self, images: Tensor) -> Explainer:
+        """The explainer of images of this shape: compiled once for each shape, where asked for and possible."""
+        assert self._explainer is not None
+        if not self.compile:
+            return self._explainer
+        shape = tuple(images.shape)
+        if shape not in self._compiled:
+            try:
+                self._compiled[shape] = compiled(self._explainer, images)
+            except ValueError as error:
+                self.compile_problem = str(error)
+                warnings.warn(f"the network runs uncompiled, which is slower: {error}", stacklevel=2)
+                self._compiled[shape] = self._explainer
+        return self._compiled[shape]
+
+    def _draw(self, frames: Tensor, heat: Tensor, settings: _Settings) -> Tensor:
+        box = self.box(*frames.shape[1:3])
         if heat.ndim == 3:
             return draw(frames, heat, box, settings.colormap, settings.alpha)
         each = [draw(frames, heat[:, k], box, settings.colormap, settings.alpha) for k in range(heat.shape[1])]
@@ -341,14 +429,18 @@ class Realtime:
                 **self.options,
             )
             self._explains = explains
+            self._compiled.clear()
             self._forget()
         picks = (settings.targets, settings.sticky)
         if picks != self._picks or self._policy is None:
             self._policy = _policy(settings.targets, settings.sticky)
             self._picks = picks
             self._forget()
-        if not settings.smooth:
+        if settings.smooth:
+            self._smoother.set_share(settings.smooth, self.device)
+        elif self._smooths:
             self._smoother.reset()
+        self._smooths = bool(settings.smooth)
 
     def _forget(self) -> None:
         self._smoother.reset()
