@@ -148,7 +148,8 @@ def _halves(graph: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
 
 
 def _trunk(graph: fx.GraphModule, mark: fx.Node) -> fx.GraphModule:
-    part, copies = fx.Graph(), {}
+    part = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     for node in graph.graph.nodes:
         if node is mark:
             break
@@ -180,7 +181,7 @@ def _module(graph: fx.GraphModule, part: fx.Graph) -> fx.GraphModule:
 def _compiled_trunk(trunk: fx.GraphModule) -> Callable[[Tensor], Tensor]:
     import torch._inductor.config as inductor
 
-    options = {"freezing": True} if hasattr(inductor, "freezing") else None
+    options: Any = {"freezing": True} if hasattr(inductor, "freezing") else None
     return torch.compile(trunk.forward, dynamic=False, options=options)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,9 +26,9 @@ class _Slot:
 
     pinned: Tensor
     device: Tensor
-    uploaded: Any
-    computed: Any
-    downloaded: Any
+    uploaded: Any = field(default_factory=torch.cuda.Event)
+    computed: Any = field(default_factory=torch.cuda.Event)
+    downloaded: Any = field(default_factory=torch.cuda.Event)
     answer: Tensor | None = None  # pinned
     shown: Tensor | None = None  # the picture on the device, held until it is down
     rest: Any = None
@@ -50,9 +50,8 @@ def overlapped(
                 yield _landed(flying.popleft())
             slot = slots[turn % DEPTH]
             if slot is None or slot.pinned.shape != frame.shape:
-                events = [torch.cuda.Event() for _ in range(3)]
                 pinned = torch.empty(frame.shape, dtype=torch.uint8, pin_memory=True)
-                slot = slots[turn % DEPTH] = _Slot(pinned, torch.empty_like(pinned, device=device), *events)
+                slot = slots[turn % DEPTH] = _Slot(pinned, torch.empty_like(pinned, device=device))
                 up.wait_stream(torch.cuda.current_stream(device))  # the allocator may hand out memory still in use
             slot.pinned.copy_(frame)
             with torch.cuda.stream(up):
