@@ -163,7 +163,7 @@ def test_preprocess(program, dtype, channels_last):
     ]:
         frames = torch.randint(0, 256, (*shape, 3), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
         N, H, W = shape
-        header = [9, 2, DTYPES.index(dtype), N, box[1], box[3], H, size[0], box[0], box[2], W, size[1]]
+        header = [6, 2, DTYPES.index(dtype), N, box[1], box[3], H, size[0], box[0], box[2], W, size[1]]
         actual, _ = run(program, [*header, channels_last, shift], [storage_bytes(frames)], dtype)
         mean, std = (64 / 255, 64 / 255, -8 / 255), (64 / 255, 32 / 255, 16 / 255)
         expected = reference.preprocess(frames, size, mean, std, box=[edge / 1000 for edge in box])

@@ -253,3 +253,86 @@ def test_another_dtype_is_a_copy(model):
     result = run(frames(1)[0])
     assert model[0].weight.dtype == torch.float32 and result.scores.dtype == torch.bfloat16
     torch.testing.assert_close(result.scores.float(), exact.scores, rtol=0, atol=0.05)
+
+
+def test_compiled_halves(model):
+    """Scores and maps of the compiled network are those of the network; what cannot be compiled runs all the same."""
+    frame = frames(1)[0]
+    run, plain = engine(model, layers="3", compile=True), engine(model, layers="3")
+    result, expected = run(frame), plain(frame)
+    assert run.compile_problem is None and run.layers_in_use == ["3"]
+    torch.testing.assert_close(result.heatmap, expected.heatmap, rtol=0, atol=1e-4)
+    torch.testing.assert_close(result.scores, expected.scores, rtol=0, atol=1e-4)
+    run.targets = [1, 5]  # without another compilation
+    plain.targets = [1, 5]
+    torch.testing.assert_close(run(frame).heatmap, plain(frame).heatmap, rtol=0, atol=1e-4)
+    assert all(not module._forward_hooks for module in model.modules())
+    run.method = "eigen_cam"
+    with pytest.warns(UserWarning, match="uncompiled"):
+        assert run(frame).heatmap.shape == (8, 8)
+    assert "eigen_cam" in run.compile_problem
+
+
+def test_halves_of_what_is_no_chain(device):
+    """A way around the layer, a layer that runs twice and a model that looks at values are told apart, in words."""
+
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x):
+            return (self.conv(x) + x).mean((2, 3))
+
+    class Twice(Around):
+        def forward(self, x):
+            return self.conv(self.conv(x)).mean((2, 3))
+
+    class Looks(Around):
+        def forward(self, x):
+            return self.conv(x).mean((2, 3)) if x.sum() > 0 else self.conv(-x).mean((2, 3))
+
+    from camfast.compiled import split
+
+    images = torch.rand(1, 3, 8, 8, device=device)
+    for kind, message in [(Around, "besides"), (Twice, "2 times"), (Looks, "one graph")]:
+        model = kind().to(device)
+        with pytest.raises(ValueError, match=message):
+            split(model, model.conv, images)
+        assert not model.conv._forward_hooks and model.training
+
+
+def test_stream_is_a_call_a_frame(model):
+    batch = frames(5)
+    one, other = engine(model, layers="3", every=2), engine(model, layers="3", every=2)
+    for result, frame in zip(one.stream(iter(batch)), batch, strict=True):
+        same = other(frame)
+        assert torch.equal(result.overlay.cpu(), same.overlay.cpu()) and result.explained == same.explained
+        assert not result.overlay.is_cuda
+
+
+@pytest.mark.parametrize("options", [{}, {"smooth": 0.5}, {"sticky": 0.1}, {"targets": [1, 2]}, {"every": 2}], ids=str)
+def test_graph_equals_eager(cuda, options):
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).to(cuda)
+    replayed, eager = engine(model, layers="3", **options), engine(model, layers="3", graph=False, **options)
+    for frame in frames(6):
+        got, expected = replayed(frame), eager(frame)
+        assert replayed.graph_problem is None
+        torch.testing.assert_close(got.heatmap, expected.heatmap, rtol=0, atol=1e-4)
+        assert (got.overlay.int() - expected.overlay.int()).abs().float().mean() < 0.1
+    replayed.alpha = 0.0
+    assert torch.equal(replayed(frame).overlay, torch.from_numpy(frame))
+
+
+def test_graph_that_cannot_be_captured(cuda):
+    class Looks(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) * float(x.mean() < 1e9)  # waits for the device
+
+    model = Looks(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).to(cuda)
+    run = engine(model, layers="1")
+    with pytest.warns(UserWarning, match="without a CUDA graph"):
+        assert run(frames(1)[0]).overlay.shape == (40, 60, 3)
+    assert run.graph_problem

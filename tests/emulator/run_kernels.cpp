@@ -302,7 +302,7 @@ int main() {
       if (op == 3) run_tiles();
       if (op == 4) run_eigen();
       if (op == 5) run_masks();
-      if (op == 9) run_preprocess();
+      if (op == 6) run_preprocess();
       fflush(stdout);
     }
   } catch (const std::exception& error) {
