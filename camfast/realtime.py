@@ -155,6 +155,8 @@ class Realtime:
             has the input's proportions.
         preparation: the network's own, as in :class:`camfast.zoo.Network`; it replaces input size, mean, std and fit.
         class_names: names of the classes, in the order of the scores.
+        channels_last: True runs a copy of the network in this memory layout, the faster one for half precision on CUDA;
+            None: as its weights lie.
         compile: run the network compiled (``torch.compile``, which takes a minute at the first frame), with the weights
             it has then; where it cannot be, :attr:`compile_problem` says why.
         graph: on CUDA, capture the whole step in a CUDA graph; where it cannot be, :attr:`graph_problem` says why.
@@ -194,6 +196,7 @@ class Realtime:
         fit: Literal["stretch", "crop"] = "stretch",
         preparation: Preparation | None = None,
         class_names: Sequence[str] | None = None,
+        channels_last: bool | None = None,
         compile: bool = False,
         graph: bool = True,
         options: dict[str, Any] | None = None,
@@ -205,8 +208,12 @@ class Realtime:
         self.class_names = class_names
         self.options = dict(options or {})
         self._original = unwrapped(model)
-        self._model = _placed(self._original, device, dtype)
+        self._model = _placed(self._original, device, dtype, channels_last)
         some = next(self._model.parameters(), torch.zeros(0))
+        # As the weights lie: on the CPU a change of layout between the two costs more than either.
+        self.channels_last = any(
+            p.ndim == 4 and p.shape[1] > 1 and not p.is_contiguous() for p in self._model.parameters()
+        )
         self.device, self.dtype = some.device, some.dtype if some.is_floating_point() else torch.float32
         self._settings_lock, self._running = threading.Lock(), threading.Lock()
         self._settings = _Settings(
@@ -388,7 +395,13 @@ class Realtime:
         """Maps ``[N, (K,) h, w]``, scores ``[N, classes]`` and targets of ``frames``."""
         prepared, box = self.preparation, self.box(*frames.shape[1:3])
         images = ops.preprocess(
-            frames, prepared.crop, prepared.mean, prepared.std, self.dtype, box=box, channels_last=True
+            frames,
+            prepared.crop,
+            prepared.mean,
+            prepared.std,
+            self.dtype,
+            box=box,
+            channels_last=self.channels_last or self.compile,
         )
         result = self._explainer_for(images)(images, self._policy, "map", not settings.smooth)
         heat = self._smoother(result.heatmap, images) if settings.smooth else result.heatmap
@@ -529,15 +542,19 @@ def _preparation(
     return Preparation(resize, size, tuple(mean), tuple(std))
 
 
-def _placed(model: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Module:
+def _placed(
+    model: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None, channels_last: bool | None
+) -> nn.Module:
     """``model``, or a copy of it where it must be changed."""
     some = next((p for p in model.parameters() if p.is_floating_point()), None)
     if some is None:
         return model
     moves = device is not None and torch.device(device) != some.device
-    if not moves and dtype in (None, some.dtype):
+    if not moves and dtype in (None, some.dtype) and channels_last is None:
         return model
-    return copy.deepcopy(model).to(device=device, dtype=dtype)
+    layout = None if channels_last is None else torch.channels_last if channels_last else torch.contiguous_format
+    placed = copy.deepcopy(model).to(device=device, dtype=dtype)
+    return placed if layout is None else placed.to(memory_format=layout)
 
 
 def _as_tensor(frames: Any) -> Tensor:

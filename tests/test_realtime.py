@@ -267,7 +267,7 @@ def test_compiled_halves(model):
     plain.targets = [1, 5]
     torch.testing.assert_close(run(frame).heatmap, plain(frame).heatmap, rtol=0, atol=1e-4)
     assert all(not module._forward_hooks for module in model.modules())
-    run.method = "eigen_cam"
+    run.method, run.targets = "eigen_cam", None
     with pytest.warns(UserWarning, match="uncompiled"):
         assert run(frame).heatmap.shape == (8, 8)
     assert "eigen_cam" in run.compile_problem
