@@ -235,8 +235,11 @@ def _video(options: argparse.Namespace) -> int:
 def _live(options: argparse.Namespace) -> int:
     from .live import command
 
-    network = _network(options)
-    return command.run(options, network, _stream_targets(options, network))
+    def load() -> tuple[Any, Any]:
+        network = _network(options)
+        return network, _stream_targets(options, network)
+
+    return command.run(options, load)
 
 
 def _stream_targets(options: argparse.Namespace, network: Any) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from .layouts import layout_of
 from .methods import Explainer
 from .methods.gradient import GradientExplainer
+from .reasons import reason
 from .structures import replace_first, scores_in
 from .taps import is_map, quiet
 
@@ -59,7 +60,7 @@ def compiled(explainer: Explainer, images: Tensor) -> Explainer:
     try:
         found = twin(images, size="map")
     except Exception as error:  # the compiler's own
-        raise ValueError(f"torch.compile failed: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"torch.compile failed: {reason(error)}") from error
     tolerance = 1e-2 if images.dtype == torch.float32 else 1e-1
     scale = float(expected.scores.abs().amax())
     if not torch.allclose(found.scores, expected.scores, rtol=0, atol=tolerance * max(scale, 1e-6), equal_nan=True):
@@ -118,7 +119,7 @@ def _exported(model: nn.Module, layer: nn.Module, images: Tensor) -> Any:
         with torch.no_grad():
             return torch.export.export(_Scores(model), (images,), strict=False)
     except Exception as error:  # whatever a model does that export does not know
-        raise ValueError(f"the model could not be exported as one graph: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"the model could not be exported as one graph: {reason(error)}") from error
     finally:
         handle.remove()
 

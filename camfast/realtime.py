@@ -14,76 +14,32 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import colormaps, ops
+from . import ops
 from .compiled import compiled
 from .frame_drawing import Box, draw
 from .graphs import Captured, pieces
-from .layers import Layer, resolve
+from .layers import Layer
 from .methods import METHODS, Explainer
 from .methods.base import unwrapped
 from .preparation import Preparation
+from .realtime_result import RealtimeResult
+from .realtime_settings import Adjustable, Settings
+from .reasons import reason
 from .targets import Policy, TopK
 from .temporal import Fixed, Smoother, Top
 from .transfers import overlapped
-from .zoo import find_class
 
 __all__ = ["Realtime", "RealtimeResult"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Frames = Tensor | np.ndarray
-
-
-@dataclass(eq=False)
-class RealtimeResult:
-    """What :class:`Realtime` returns for a frame, or for N of them (then everything has N as its first dimension).
-
-    Attributes:
-        overlay: uint8 ``[H, W, 3]``, or ``[K, H, W, 3]`` for K classes; where the frames came from: memory or a device.
-        heatmap: float32 ``[(K,) h, w]`` in [0, 1], at the layer's own resolution; it covers :attr:`box` of the frame.
-        scores: the network's output, ``[classes]``, of the last frame that was explained.
-        targets: the classes explained, int64 scalar or ``[K]``; a list of callables where these were asked for.
-        milliseconds: from the call to the finished overlay.
-        box: ``(left, top, right, bottom)``: the part of the frame that the network saw, in pixels.
-        explained: False where an earlier map was drawn again (``every``, ``paused``).
-        class_names: names of the classes where they are known.
-    """
-
-    overlay: Tensor
-    heatmap: Tensor
-    scores: Tensor
-    targets: Tensor | list[Any]
-    milliseconds: float
-    box: Box
-    explained: bool = True
-    class_names: Sequence[str] | None = None
-
-    def ranking(self, count: int = 5) -> list[tuple[str, float]]:
-        """The ``count`` likeliest classes, names (or numbers) and softmax probabilities; of N frames, the last one's."""
-        values, ids = self._probabilities().sort(descending=True)
-        return [(self._name(i), p) for p, i in zip(values[:count].tolist(), ids[:count].tolist(), strict=True)]
-
-    def labels(self) -> list[tuple[str, float]]:
-        """Name and probability of each class that is explained, in the order of the maps; of N frames, the last one's."""
-        if not isinstance(self.targets, Tensor):
-            return [(getattr(t, "__name__", type(t).__name__), float("nan")) for t in self.targets[-1:]]
-        probabilities = self._probabilities()
-        last = self.targets if self.scores.ndim == 1 else self.targets[-1]
-        return [(self._name(i), probabilities[i].item()) for i in last.reshape(-1).tolist()]
-
-    def _probabilities(self) -> Tensor:
-        scores = self.scores if self.scores.ndim == 1 else self.scores[-1]
-        return scores.float().cpu().softmax(0)
-
-    def _name(self, number: int) -> str:
-        return f"class {number}" if self.class_names is None else str(self.class_names[number])
 
 
 class _Shown(NamedTuple):
@@ -96,40 +52,7 @@ class _Shown(NamedTuple):
     explained: bool
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """What may change between two frames; one frame sees one of these, whole."""
-
-    method: str
-    layers: tuple[str, ...] | None
-    targets: Any
-    colormap: str | Tensor
-    alpha: float
-    smooth: float
-    sticky: float
-    every: int
-    paused: bool = False
-
-
-class _Setting:
-    """An attribute that any thread may set while another runs frames: checked at once, used from the next frame on."""
-
-    def __init__(self, doc: str) -> None:
-        self.__doc__ = doc
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, engine: Any, owner: Any = None) -> Any:
-        return self if engine is None else getattr(engine._settings, self.name)
-
-    def __set__(self, engine: Any, value: Any) -> None:
-        value = getattr(engine, f"_checked_{self.name}")(value)
-        with engine._settings_lock:
-            engine._settings = dataclasses.replace(engine._settings, **{self.name: value})
-
-
-class Realtime:
+class Realtime(Adjustable):
     """Explains the frames of a stream: ``engine(frame)`` gives the frame with the heat drawn over it.
 
     The model is left as it is; a copy is made where another device, dtype or memory layout is asked for. Frames of one
@@ -164,16 +87,6 @@ class Realtime:
 
     Raises ``TypeError`` and ``ValueError`` for arguments that do not fit.
     """
-
-    targets = _Setting("What to explain; a name needs ``class_names``.")
-    method = _Setting("The method's name.")
-    layers = _Setting("The layers asked for: a list, or None; :attr:`layers_in_use` says which were found.")
-    colormap = _Setting("Name of a colour table, or the table.")
-    alpha = _Setting("The heat's share of the picture, 0 to 1.")
-    smooth = _Setting("Share of the past, from 0 to below 1.")
-    sticky = _Setting("Lead in probability that another class needs.")
-    every = _Setting("Each how manieth frame is explained.")
-    paused = _Setting("True returns the last result again, whatever the frame.")
 
     def __init__(
         self,
@@ -216,7 +129,7 @@ class Realtime:
         )
         self.device, self.dtype = some.device, some.dtype if some.is_floating_point() else torch.float32
         self._settings_lock, self._running = threading.Lock(), threading.Lock()
-        self._settings = _Settings(
+        self._settings = Settings(
             self._checked_method(method),
             self._checked_layers(layers),
             self._checked_targets(targets),
@@ -347,7 +260,7 @@ class Realtime:
         self._shown = _Shown(overlay, heat, scores, targets, bool(due))
         return self._shown
 
-    def _explain_and_draw(self, frames: Tensor, settings: _Settings) -> Any:
+    def _explain_and_draw(self, frames: Tensor, settings: Settings) -> Any:
         """Overlays, maps, scores and targets; replayed from a CUDA graph where that is possible."""
 
         def step(frames: Tensor) -> Any:
@@ -369,10 +282,10 @@ class Realtime:
                 self._captured_for = None
                 raise
             except RuntimeError as error:
-                reason = str(error).splitlines()[0]
+                why = reason(error)
                 if self.graph_problem is None:
-                    warnings.warn(f"the step runs without a CUDA graph, which is slower: {reason}", stacklevel=4)
-                self.graph, self.graph_problem = False, reason
+                    warnings.warn(f"the step runs without a CUDA graph, which is slower: {why}", stacklevel=4)
+                self.graph, self.graph_problem = False, why
                 torch.cuda.synchronize(frames.device)
                 return step(frames)
             finally:
@@ -391,7 +304,7 @@ class Realtime:
         listed = [target for row in rows for target in row[2]]
         return heat, scores, [listed[i] for i in at]
 
-    def _explain(self, frames: Tensor, settings: _Settings) -> tuple[Tensor, Tensor, Any]:
+    def _explain(self, frames: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Any]:
         """Maps ``[N, (K,) h, w]``, scores ``[N, classes]`` and targets of ``frames``."""
         prepared, box = self.preparation, self.box(*frames.shape[1:3])
         images = ops.preprocess(
@@ -424,14 +337,14 @@ class Realtime:
                 self._compiled[shape] = self._explainer
         return self._compiled[shape]
 
-    def _draw(self, frames: Tensor, heat: Tensor, settings: _Settings) -> Tensor:
+    def _draw(self, frames: Tensor, heat: Tensor, settings: Settings) -> Tensor:
         box = self.box(*frames.shape[1:3])
         if heat.ndim == 3:
             return draw(frames, heat, box, settings.colormap, settings.alpha)
         each = [draw(frames, heat[:, k], box, settings.colormap, settings.alpha) for k in range(heat.shape[1])]
         return torch.stack(each, 1)
 
-    def _prepare(self, settings: _Settings) -> None:
+    def _prepare(self, settings: Settings) -> None:
         """Brings explainer and targets up to the settings; what changed is explained anew."""
         explains = (settings.method, settings.layers)
         if explains != self._explains or self._explainer is None:
@@ -460,62 +373,6 @@ class Realtime:
         if isinstance(self._policy, Top):
             self._policy.reset()
         self._latest, self._count = None, 0
-
-    # The settings' checks: what was given, in the form in which it is kept.
-
-    def _checked_method(self, method: str) -> str:
-        if method not in METHODS:
-            raise ValueError(f"expected a method of {', '.join(METHODS)}, got {method!r}")
-        return method
-
-    def _checked_layers(self, layers: Layer | Sequence[Layer] | None) -> tuple[str, ...] | None:
-        # By name, since a copy of the model may be in use.
-        return None if layers is None else tuple(resolve(self._original, layers)[0])
-
-    def _checked_targets(self, targets: Any) -> Any:
-        if targets is None or isinstance(targets, (TopK, Policy)) or callable(targets):
-            return targets
-        if isinstance(targets, (Tensor, np.ndarray)):
-            targets = targets.tolist()
-        if isinstance(targets, (list, tuple)):
-            if not targets:
-                raise ValueError("targets must be a class or several, got an empty list")
-            return tuple(self._class_number(target) for target in targets)
-        return self._class_number(targets)
-
-    def _class_number(self, target: Any) -> int:
-        if isinstance(target, bool) or not isinstance(target, (int, np.integer, str)):
-            raise TypeError(f"targets must be classes, names, TopK or a callable, got {type(target).__name__}")
-        number = find_class(target, self.class_names) if isinstance(target, str) else int(target)
-        known = None if self.class_names is None else len(self.class_names)
-        if number < 0 or (known is not None and number >= known):
-            raise ValueError(
-                f"targets must be classes from 0{'' if known is None else f' to {known - 1}'}, got {number}"
-            )
-        return number
-
-    def _checked_colormap(self, colormap: str | Tensor) -> str | Tensor:
-        colormaps.table(colormap)
-        return colormap
-
-    def _checked_alpha(self, alpha: float) -> float:
-        return _between("alpha", alpha, 0, 1)
-
-    def _checked_smooth(self, smooth: float) -> float:
-        if smooth == 1:
-            raise ValueError("smooth must be below 1, where no frame would ever be seen, got 1")
-        return _between("smooth", smooth, 0, 1)
-
-    def _checked_sticky(self, sticky: float) -> float:
-        return _between("sticky", sticky, 0, 1)
-
-    def _checked_every(self, every: int) -> int:
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise ValueError(f"every must be a positive int, got {every!r}")
-        return every
-
-    def _checked_paused(self, paused: bool) -> bool:
-        return bool(paused)
 
 
 def _policy(targets: Any, sticky: float) -> Policy | Callable[[Tensor], Tensor]:
@@ -570,9 +427,3 @@ def _as_tensor(frames: Any) -> Tensor:
     if frames.ndim not in (3, 4) or frames.shape[-1] != 3 or 0 in frames.shape:
         raise ValueError(f"frames must have shape [H, W, 3] or [N, H, W, 3], RGB, got {list(frames.shape)}")
     return frames
-
-
-def _between(name: str, value: float, low: float, high: float) -> float:
-    if not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
-    return float(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from ..extras import require
@@ -24,47 +25,51 @@ def add_arguments(live: argparse.ArgumentParser) -> None:
     live.add_argument(
         "--host", default="127.0.0.1", metavar="H", help="who may look: 0.0.0.0 is everyone (%(default)s)"
     )
-    live.add_argument(
-        "--port", type=int, default=8000, metavar="P", help="the page's port, 0 for a free one (%(default)s)"
-    )
+    live.add_argument("--port", type=_port, default=8000, metavar="P", help="the page's, 0 for a free one (%(default)s)")
 
 
-def run(options: argparse.Namespace, network: Any, targets: Any) -> int:
-    """Serves the page until Ctrl-C."""
-    web = require("aiohttp.web", "app")
+def run(options: argparse.Namespace, load: Callable[[], tuple[Any, Any]]) -> int:
+    """Serves the page until Ctrl-C; ``load`` returns the network and its targets, after the cheap checks.
+
+    Raises ``VideoError`` for a missing file, ``OSError`` where the port cannot be had.
+    """
+    web = require("aiohttp.web", "live")
     require("av", "video")
     source = Source(options.source, options.loop)
     source.check()
-    engine = Realtime(
-        network.model,
-        options.method,
-        options.layer,
-        targets,
-        colormap=options.colormap,
-        alpha=options.alpha,
-        smooth=options.smooth,
-        preparation=network.preparation,
-        class_names=network.class_names,
-    )
+    with _listening(options.host, options.port) as listening:
+        network, targets = load()
+        engine = Realtime(
+            network.model,
+            options.method,
+            options.layer,
+            targets,
+            colormap=options.colormap,
+            alpha=options.alpha,
+            smooth=options.smooth,
+            preparation=network.preparation,
+            class_names=network.class_names,
+        )
+        hub = Hub(source, engine, [name for name, _ in network.model.named_modules() if name])
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        address = f"http://{host}:{listening.getsockname()[1]}/"
 
-    layers = [name for name, _ in network.model.named_modules() if name]
+        def ready(_: str) -> None:
+            print(f"camfast live: {address} (Ctrl-C ends it)", flush=True)
 
-    def ready(line: str) -> None:
-        del line
-        print(f"camfast live: http://{options.host}:{port()}/ (Ctrl-C ends it)", flush=True)
-
-    try:
-        listening = socket.create_server((options.host, options.port), family=_family(options.host))
-    except OSError as error:
-        raise OSError(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}") from error
-
-    def port() -> int:
-        return listening.getsockname()[1]
-
-    app = application(Hub(source, engine, layers), local=options.host in LOCAL)
-    web.run_app(app, sock=listening, print=ready, access_log=None, shutdown_timeout=3)
+        app = application(hub, local=options.host in LOCAL)
+        web.run_app(app, sock=listening, print=ready, access_log=None, shutdown_timeout=3)
     return 0
 
 
-def _family(host: str) -> Any:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+def _port(word: str) -> int:
+    if not (word.isascii() and word.isdecimal() and int(word) < 65536):
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {word!r}")
+    return int(word)

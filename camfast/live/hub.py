@@ -15,12 +15,15 @@ from .. import colormaps
 from ..extras import require
 from ..methods import METHODS
 from ..realtime import Realtime
+from ..reasons import reason
 from .source import Newest, Source
 
 __all__ = ["Hub", "Shown"]
 
 SETTINGS = ("targets", "method", "layers", "colormap", "alpha", "smooth")
 _QUALITY = 82  # of the JPEGs
+_PATIENCE = 0.1  # seconds between looks at whether the last viewer has gone
+_CALM = 0.9  # share of the past in the rate that is shown
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,9 @@ class Shown:
 class Hub:
     """Explains ``source`` with ``engine`` while there are viewers; the newest picture is :attr:`latest`.
 
-    :meth:`join` and :meth:`leave` are called with a function that is called, from another thread, whenever there is
-    something new. ``layers`` are the names that the page offers. The threads start with the first viewer and have ended when the last one's ``leave`` returns.
+    :meth:`join` and :meth:`leave` take a function that is called, from another thread, whenever there is something new.
+    ``layers`` are the names that the page offers. The threads start with the first viewer and have ended when the last
+    one's ``leave`` returns.
     """
 
     def __init__(self, source: Source, engine: Realtime, layers: Sequence[str] = ()) -> None:
@@ -44,19 +48,20 @@ class Hub:
         self.latest: Shown | None = None
         self.problem = ""  # why there is no picture, or why a control did not act
         self.paused = False
-        self._number = 0
+        self._number, self._rate, self._last = 0, 0.0, 0.0
         self._viewers: set[Callable[[], None]] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._good = self._settings()
+        self._good = self._settings()  # the settings of the last frame that was explained
 
     @property
     def running(self) -> bool:
+        """Whether frames are being explained."""
         return self._thread is not None and self._thread.is_alive()
 
     def join(self, notify: Callable[[], None]) -> None:
-        """Adds a viewer, and starts work for the first one."""
+        """Adds a viewer, and starts work for the first one, or where it had ended."""
         with self._lock:
             self._viewers.add(notify)
             if not self.running:
@@ -73,8 +78,13 @@ class Hub:
                 self._thread.join()
                 self._thread = None
 
-    def set(self, changes: dict[str, Any]) -> None:
-        """Changes settings, of ``SETTINGS`` and "paused". Raises ``ValueError`` for others and for unusable values."""
+    def set(self, changes: Any) -> None:
+        """Changes settings: a dict of ``SETTINGS`` and "paused".
+
+        Raises ``ValueError`` or ``TypeError`` for other names and for unusable values; those before them are set.
+        """
+        if not isinstance(changes, dict):
+            raise TypeError(f"expected settings by name, got {type(changes).__name__}")
         unknown = sorted(set(changes) - {*SETTINGS, "paused"})
         if unknown:
             raise ValueError(f"expected settings of {', '.join(SETTINGS)}, paused, got {unknown[0]!r}")
@@ -107,58 +117,73 @@ class Hub:
         return {name: getattr(self.engine, name) for name in SETTINGS}
 
     def _run(self, stop: threading.Event) -> None:
+        """Explains the newest frame again and again; while paused the same one, and only after a change of settings."""
         newest = Newest(self.source)
-        rate, last, self.problem = 0.0, time.monotonic(), ""
+        self._rate, self._last, self.problem, self.latest = 0.0, time.monotonic(), "", None
+        given: tuple[np.ndarray, float] | None = None
         try:
             while not stop.is_set():
-                if self.paused:
-                    stop.wait(0.05)
-                    last = time.monotonic()
+                if self.paused and given is not None:
+                    if self._settings() == self._good:
+                        stop.wait(_PATIENCE)
+                        self._last = time.monotonic()
+                        continue
+                    given = given[0], time.monotonic()
+                elif (fresh := newest.get(_PATIENCE)) is None:
                     continue
-                given = newest.get(timeout=0.1)
-                if given is None:
-                    continue
-                frame, came = given
-                asked = self._settings()
-                try:
-                    result = self.engine(frame)
-                    self._good = asked
-                except Exception as error:  # of a control that does not fit this network: back to what worked
-                    self.problem = " ".join(str(error).split()) or type(error).__name__
-                    if asked == self._good:
-                        raise
-                    for name, value in self._good.items():
-                        setattr(self.engine, name, list(value) if isinstance(value, tuple) else value)
-                    self._tell()
-                    continue
-                jpeg = _jpeg(result.overlay.cpu().numpy())
-                now = time.monotonic()
-                rate = 1 / max(now - last, 1e-6) if not rate else 0.9 * rate + 0.1 / max(now - last, 1e-6)
-                last = now
-                self._number += 1
-                facts = {
-                    "number": self._number,
-                    "rate": round(rate, 1),
-                    "latency": round((now - came) * 1000, 1),
-                    "engine": round(result.milliseconds, 1),
-                    "scores": result.ranking(5),
-                    "explained": result.labels(),
-                    "layers": self.engine.layers_in_use,
-                }
-                self.latest = Shown(self._number, jpeg, facts)
-                self._tell()
+                else:
+                    given = fresh
+                self._show(*given)
         except Exception as error:
-            self.problem = self.problem or " ".join(str(error).split()) or type(error).__name__
-            self._tell()
+            self.problem = f"{self.problem or _sentence(error)}; reload the page to start again"
         finally:
             newest.close()
+            self._tell()
+
+    def _show(self, frame: np.ndarray, came: float) -> None:
+        """Explains a frame that came at that time and tells the viewers. Settings that fit no frame are taken back."""
+        asked = self._settings()
+        try:
+            result = self.engine(frame)
+        except Exception as error:
+            self.problem = _sentence(error)
+            if asked == self._good:
+                raise
+            for name, value in self._good.items():
+                setattr(self.engine, name, value)
+            self._tell()
+            return
+        self._good = asked
+        jpeg = _jpeg(result.overlay.cpu().numpy())
+        now = time.monotonic()
+        rate = 1 / max(now - self._last, 1e-6)
+        self._rate = _CALM * self._rate + (1 - _CALM) * rate if self._rate else rate
+        self._last = now
+        self._number += 1
+        facts = {
+            "number": self._number,
+            "rate": round(self._rate, 1),
+            "latency": round((now - came) * 1000, 1),
+            "engine": round(result.milliseconds, 1),
+            "scores": result.ranking(5),
+            "explained": result.labels(),
+            "layers": self.engine.layers_in_use,
+        }
+        self.latest = Shown(self._number, jpeg, facts)
+        self._tell()
 
     def _tell(self) -> None:
         for notify in list(self._viewers):
             notify()
 
 
+def _sentence(error: Exception) -> str:
+    plain = isinstance(error, (ValueError, TypeError, OSError, EOFError))
+    return reason(error) if plain else f"{type(error).__name__}: {reason(error)}"
+
+
 def _jpeg(overlay: np.ndarray) -> bytes:
+    """``overlay``, ``[H, W, 3]`` or ``[K, H, W, 3]`` side by side, as a JPEG."""
     require("PIL", "vision")
     from PIL import Image
 

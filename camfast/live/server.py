@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..extras import require
+from ..reasons import reason
 from .hub import Hub
 from .page import PAGE
 
@@ -26,7 +27,7 @@ def application(hub: Hub, local: bool = True) -> Any:
     ``local`` refuses requests for other names than this machine's, so that no foreign page can reach it by a trick of
     names; pages of another origin are refused always.
     """
-    web = require("aiohttp.web", "app")
+    web = require("aiohttp.web", "live")
     sockets: set[Any] = set()
 
     def check(request: Any) -> None:
@@ -64,8 +65,8 @@ def application(hub: Hub, local: bool = True) -> Any:
                     continue
                 try:
                     hub.set(json.loads(message.data))
-                except (ValueError, TypeError, AttributeError) as error:
-                    await socket.send_json({"type": "problem", "problem": str(error)})
+                except (ValueError, TypeError) as error:
+                    await socket.send_json({"type": "problem", "problem": reason(error)})
                 for other in list(sockets):  # every viewer's controls show the same
                     with contextlib.suppress(ConnectionError, RuntimeError):
                         await asyncio.wait_for(other.send_json({"type": "settings", **hub.standing()}), 1)
@@ -88,11 +89,10 @@ def application(hub: Hub, local: bool = True) -> Any:
 
 
 async def _send(socket: Any, hub: Hub, news: asyncio.Event) -> None:
+    """Sends what is new, one frame after the other; what comes while one is on its way is skipped."""
     seen, told = 0, ""
     with contextlib.suppress(ConnectionError):
         while not socket.closed:
-            await news.wait()
-            news.clear()
             if hub.problem != told:
                 told = hub.problem
                 await socket.send_json({"type": "problem", "problem": told})
@@ -102,3 +102,5 @@ async def _send(socket: Any, hub: Hub, news: asyncio.Event) -> None:
                 seen = shown.number
                 await socket.send_json({"type": "frame", **shown.facts})
                 await socket.send_bytes(shown.jpeg)
+            await news.wait()
+            news.clear()

@@ -15,6 +15,8 @@ from ..video.decode import Clip, Picture, VideoError
 
 __all__ = ["Newest", "Source"]
 
+_SILENCE = 5.0  # seconds after which a stream that sends nothing is given up
+
 
 @dataclass(frozen=True)
 class Source:
@@ -40,17 +42,18 @@ class Source:
         """RGB frames, uint8 ``[H, W, 3]``, each at its time, until the end, an error, or ``stop``."""
         while True:
             with self._open() as clip:
+                whole = self.is_file or clip.duration is not None  # else frames come when they happen
                 began = time.monotonic()
                 for item in clip:
                     if stop.is_set():
                         return
                     if not isinstance(item, Picture):
                         continue
-                    if self.is_file:
+                    if whole:
                         stop.wait(max(0.0, began + float(item.pts * clip.time_base) - time.monotonic()))
                     yield item.pixels
                 notes = clip.notes
-            if not self.is_file:
+            if not whole:
                 raise VideoError(f"{self._called} has ended{': ' + notes[-1] if notes else ''}")
             if not self.loop:
                 return
@@ -62,7 +65,7 @@ class Source:
     def _open(self) -> Clip:
         if not self.is_camera:
             options = {"rtsp_transport": "tcp", "fflags": "nobuffer"} if self.name.startswith("rtsp") else {}
-            return Clip(self.name, options=options, timeout=None if self.is_file else 10.0, audio=False)
+            return Clip(self.name, options=options, timeout=None if self.is_file else _SILENCE, audio=False)
         place, format = {
             "darwin": (self.name, "avfoundation"),
             "win32": (f"video={self.name}", "dshow"),
