@@ -126,10 +126,10 @@ def _exported(model: nn.Module, layer: nn.Module, images: Tensor) -> Any:
 
 def _halves(graph: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
     """The graph up to the mark, and from the mark on."""
-    marks = [node for node in graph.graph.nodes if node.target is torch.ops.camfast.cut.default]
-    if len(marks) != 1:
-        raise ValueError(f"the layer must run once in the graph, got {len(marks)} times")
-    (mark,) = marks
+    *earlier, mark = [node for node in graph.graph.nodes if node.target is torch.ops.camfast.cut.default]
+    for node in earlier:  # of a layer that runs several times the last output is explained
+        node.replace_all_uses_with(node.all_input_nodes[0])
+        graph.graph.erase_node(node)
     after = {mark}
     for node in graph.graph.nodes:
         if any(source in after for source in node.all_input_nodes):

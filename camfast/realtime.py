@@ -7,13 +7,12 @@ The map stays at the layer's own resolution until it is drawn; nothing of the fr
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -28,11 +27,11 @@ from .layers import Layer
 from .methods import METHODS, Explainer
 from .methods.base import unwrapped
 from .preparation import Preparation
+from .realtime_network import faster_in_channels_last, in_channels_last, placed, prepared_by
 from .realtime_result import RealtimeResult
-from .realtime_settings import Adjustable, Settings
+from .realtime_settings import Adjustable, Settings, policy
 from .reasons import reason
-from .targets import Policy, TopK
-from .temporal import Fixed, Smoother, Top
+from .temporal import Smoother, Top
 from .transfers import overlapped
 
 __all__ = ["Realtime", "RealtimeResult"]
@@ -78,8 +77,10 @@ class Realtime(Adjustable):
             has the input's proportions.
         preparation: the network's own, as in :class:`camfast.zoo.Network`; it replaces input size, mean, std and fit.
         class_names: names of the classes, in the order of the scores.
-        channels_last: True runs a copy of the network in this memory layout, the faster one for half precision on CUDA;
-            None: as its weights lie.
+        channels_last: True runs a copy of the network in this memory layout, the faster one for half precision on CUDA,
+            False one in the usual layout. None takes the network as it is, and its input in the layout of its weights;
+            on the CPU, where these are in the usual one, in whichever layout is faster in a few passes before the first
+            frame. :attr:`channels_last` says which.
         compile: run the network compiled (``torch.compile``, which takes a minute at the first frame), with the weights
             it has then; where it cannot be, :attr:`compile_problem` says why.
         graph: on CUDA, capture the whole step in a CUDA graph; where it cannot be, :attr:`graph_problem` says why.
@@ -116,18 +117,20 @@ class Realtime(Adjustable):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        self.preparation = preparation or _preparation(input_size, mean, std, fit)
+        self.preparation = preparation or prepared_by(input_size, mean, std, fit)
         self.frame_size = tuple(frame_size)
         self.class_names = class_names
         self.options = dict(options or {})
         self._original = unwrapped(model)
-        self._model = _placed(self._original, device, dtype, channels_last)
+        self._model = placed(self._original, device, dtype, channels_last)
         some = next(self._model.parameters(), torch.zeros(0))
-        # As the weights lie: on the CPU a change of layout between the two costs more than either.
-        self.channels_last = any(
-            p.ndim == 4 and p.shape[1] > 1 and not p.is_contiguous() for p in self._model.parameters()
-        )
         self.device, self.dtype = some.device, some.dtype if some.is_floating_point() else torch.float32
+        lies = in_channels_last(self._model)
+        measured = channels_last is None and self.device.type == "cpu" and not (lies or compile)
+        # The input's layout; None: not measured yet. Compiled code is fastest in this one.
+        self.channels_last: bool | None = (
+            None if measured else (lies or compile if channels_last is None else channels_last)
+        )
         self._settings_lock, self._running = threading.Lock(), threading.Lock()
         self._settings = Settings(
             self._checked_method(method),
@@ -247,6 +250,10 @@ class Realtime(Adjustable):
             return self._shown._replace(explained=False)
         self._prepare(settings)
         N = len(frames)
+        if self.channels_last is None:
+            self.channels_last = faster_in_channels_last(
+                self._model, torch.ones(N, 3, *self.preparation.crop, dtype=self.dtype)
+            )
         due = [n for n in range(N) if (self._latest is None and n == 0) or (self._count + n) % settings.every == 0]
         if len(due) == N:
             overlay, *explained = self._explain_and_draw(frames, settings)
@@ -314,7 +321,7 @@ class Realtime(Adjustable):
             prepared.std,
             self.dtype,
             box=box,
-            channels_last=self.channels_last or self.compile,
+            channels_last=bool(self.channels_last),
         )
         result = self._explainer_for(images)(images, self._policy, "map", not settings.smooth)
         heat = self._smoother(result.heatmap, images) if settings.smooth else result.heatmap
@@ -359,7 +366,7 @@ class Realtime(Adjustable):
             self._forget()
         picks = (settings.targets, settings.sticky)
         if picks != self._picks or self._policy is None:
-            self._policy = _policy(settings.targets, settings.sticky)
+            self._policy = policy(settings.targets, settings.sticky)
             self._picks = picks
             self._forget()
         if settings.smooth:
@@ -373,45 +380,6 @@ class Realtime(Adjustable):
         if isinstance(self._policy, Top):
             self._policy.reset()
         self._latest, self._count = None, 0
-
-
-def _policy(targets: Any, sticky: float) -> Policy | Callable[[Tensor], Tensor]:
-    if targets is None:
-        return Top(sticky=sticky)
-    if isinstance(targets, TopK):
-        return Top(targets.k)
-    if isinstance(targets, tuple):
-        return Fixed(list(targets))
-    return Fixed(targets) if isinstance(targets, int) else targets
-
-
-def _preparation(
-    input_size: int | tuple[int, int], mean: Sequence[float], std: Sequence[float], fit: str
-) -> Preparation:
-    size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-    if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
-        raise ValueError(f"input_size must be a positive int or (height, width), got {input_size!r}")
-    if fit not in ("stretch", "crop"):
-        raise ValueError(f"fit must be 'stretch' or 'crop', got {fit!r}")
-    if fit == "crop" and size[0] != size[1]:
-        raise ValueError(f"fit='crop' needs a square input, got {size}; pass preparation=")
-    resize = size if fit == "stretch" else size[0]
-    return Preparation(resize, size, tuple(mean), tuple(std))
-
-
-def _placed(
-    model: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None, channels_last: bool | None
-) -> nn.Module:
-    """``model``, or a copy of it where it must be changed."""
-    some = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if some is None:
-        return model
-    moves = device is not None and torch.device(device) != some.device
-    if not moves and dtype in (None, some.dtype) and channels_last is None:
-        return model
-    layout = None if channels_last is None else torch.channels_last if channels_last else torch.contiguous_format
-    placed = copy.deepcopy(model).to(device=device, dtype=dtype)
-    return placed if layout is None else placed.to(memory_format=layout)
 
 
 def _as_tensor(frames: Any) -> Tensor:

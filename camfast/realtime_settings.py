@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ from . import colormaps
 from .layers import Layer, resolve
 from .methods import METHODS
 from .targets import Policy, TopK
+from .temporal import Fixed, Top
 from .zoo import find_class
 
-__all__ = ["Adjustable", "Settings"]
+__all__ = ["Adjustable", "Settings", "policy"]
 
 
 @dataclass(frozen=True)
@@ -132,3 +133,14 @@ def _between(name: str, value: float, low: float, high: float) -> float:
     if not isinstance(value, (int, float)) or not low <= value <= high:
         raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
     return float(value)
+
+
+def policy(targets: Any, sticky: float) -> Policy | Callable[[Tensor], Tensor]:
+    """How an explainer picks the targets of these settings."""
+    if targets is None:
+        return Top(sticky=sticky)
+    if isinstance(targets, TopK):
+        return Top(targets.k)
+    if isinstance(targets, tuple):
+        return Fixed(list(targets))
+    return Fixed(targets) if isinstance(targets, int) else targets

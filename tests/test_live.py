@@ -6,6 +6,8 @@ import asyncio
 import io
 import json
 import shutil
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -176,6 +178,14 @@ def test_pause(hub):
             number = hub.latest.number
             await asyncio.sleep(0.3)
             assert hub.latest.number == number
+            # The frame that stands is drawn anew when a control moves, and shown to who comes later.
+            await socket.send_json({"alpha": 1.0, "colormap": "gray", "targets": "tree"})
+            await until(lambda: hub.latest.number > number)
+            async with served.look() as late:
+                facts, picture = await receive(late, "frame"), await receive(late, "picture")
+                assert facts["number"] == hub.latest.number and facts["explained"][0][0] == "tree"
+                assert np.abs(picture[..., 0].astype(int) - picture[..., 2]).max() <= 3
+            number = hub.latest.number
             await socket.send_json({"paused": False})
             await until(lambda: hub.latest.number > number + 2)
 
@@ -260,6 +270,163 @@ def test_sources_that_cannot_be_opened(hub, capsys):
 
     if sys.platform == "linux":
         asyncio.run(run())
+
+
+class Webcam:
+    """What a camera on the network does: ``/clip.mp4`` is a file, ``/stream`` gives JPEGs without end, or ``count``."""
+
+    def __init__(self, clip, count=10**6, silent=False) -> None:
+        self.clip, self.count, self.silent = clip, count, silent
+        self.viewers = 0
+
+    async def __aenter__(self):
+        app = web.Application()
+        app.add_routes([web.get("/stream", self.stream), web.get("/clip.mp4", lambda _: web.FileResponse(self.clip))])
+        self.runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self.runner.setup()
+        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
+        self.address = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *_):
+        await self.runner.cleanup()
+
+    async def stream(self, request):
+        answer = web.StreamResponse(headers={"Content-Type": "multipart/x-mixed-replace;boundary=part"})
+        await answer.prepare(request)
+        self.viewers += 1
+        pictures = []
+        for pixels in moving(10):
+            data = io.BytesIO()
+            Image.fromarray(pixels).save(data, "JPEG")
+            pictures.append(data.getvalue())
+        try:
+            for i in range(self.count):
+                head = f"--part\r\nContent-Type: image/jpeg\r\nContent-Length: {len(pictures[i % 10])}\r\n\r\n"
+                await answer.write(head.encode() + pictures[i % 10] + b"\r\n")
+                await asyncio.sleep(0.04)
+            while self.silent:
+                await asyncio.sleep(0.05)
+        finally:
+            self.viewers -= 1
+        return answer
+
+
+def test_addresses(clip, hub):
+    """A file behind an address keeps its pace and is looped; a camera behind one plays until it breaks off."""
+
+    async def run():
+        async with Webcam(clip) as camera:
+            hub.source = Source(f"{camera.address}/clip.mp4", loop=True)
+            async with Served(hub) as served, served.look() as socket:
+                await receive(socket, "frame")
+                start, number = time.monotonic(), hub.latest.number
+                while hub.latest.number < number + 24:  # of 20 in the clip, at 20 a second
+                    await receive(socket, "frame")
+                assert 0.9 < time.monotonic() - start < 6
+
+            hub.source = Source(f"{camera.address}/stream")
+            async with Served(hub) as served, served.look() as socket:
+                first = await receive(socket, "picture")
+                seen = [await receive(socket, "picture") for _ in range(4)]
+                assert first.shape == (48, 64, 3) and any((first != picture).any() for picture in seen)
+                assert camera.viewers == 1
+            await until(lambda: camera.viewers == 0)
+
+        async with Webcam(clip, count=15) as camera:
+            hub.source = Source(f"{camera.address}/stream")
+            async with Served(hub) as served, served.look() as socket:
+                await receive(socket, "picture")
+                problem = (await receive(socket, "problem"))["problem"]
+                assert "has ended" in problem and "reload" in problem
+                await until(lambda: not hub.running)
+                camera.count = 10**6
+                async with served.look() as again:  # plugged in again
+                    await receive(again, "picture")
+
+        hub.source = Source("http://127.0.0.1:9/none")
+        async with Served(hub) as served, served.look() as socket:
+            assert "cannot read http://127.0.0.1:9/none" in (await receive(socket, "problem"))["problem"]
+
+    asyncio.run(run())
+
+
+def test_a_camera_that_falls_silent_is_given_up(clip, hub, monkeypatch):
+    monkeypatch.setattr("camfast.live.source._SILENCE", 1.0)
+
+    async def run():
+        async with Webcam(clip, count=15, silent=True) as camera:
+            hub.source = Source(f"{camera.address}/stream")
+            async with Served(hub) as served, served.look() as socket:
+                await receive(socket, "picture")
+                assert "has ended" in (await receive(socket, "problem"))["problem"]
+                await until(lambda: not hub.running)
+
+    asyncio.run(run())
+
+
+def test_what_a_control_may_not_be(hub):
+    before = hub.standing()
+    numbers = [None, True, -1, 4, 10**30, 1.5, float("nan"), float("inf"), "", "x", [], [[]], {}, {"a": 1}, [None], [9]]
+    for name in ("targets", "method", "layers", "colormap", "alpha", "smooth"):
+        for value in numbers:
+            try:
+                hub.set({name: value})
+            except (ValueError, TypeError) as error:
+                assert str(error)
+            else:
+                json.dumps(hub.standing())
+                hub.set({key: value for key, value in before.items() if key != "paused"})
+    for wrong in (None, [], "x", 3, {"": 1}, {"close": 1}):
+        with pytest.raises((ValueError, TypeError), match="expected settings"):
+            hub.set(wrong)
+    assert hub.standing() == before
+
+
+def test_several_classes_stand_side_by_side(hub):
+    async def run():
+        async with Served(hub) as served, served.look() as socket:
+            await socket.send_json({"targets": ["cat", "tree"]})
+            await until(lambda: hub.latest is not None and len(hub.latest.facts["explained"]) == 2)
+            while (await receive(socket, "picture")).shape != (48, 128, 3):
+                pass
+            await socket.send_json({"targets": "cat"})
+            while (await receive(socket, "picture")).shape != (48, 64, 3):
+                pass
+
+    asyncio.run(run())
+
+
+def test_the_command(clip, tmp_path, capsys):
+    """Serves until Ctrl-C, and then has gone at once; a port that is taken is told in words."""
+    torchvision = pytest.importorskip("torchvision")
+    weights = tmp_path / "weights.pth"
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), weights)
+    command = ["live", str(clip), "--loop", "--model", "squeezenet1_1", "--weights", str(weights), "--port"]
+    process = subprocess.Popen([sys.executable, "-m", "camfast", *command, "0"], stdout=subprocess.PIPE, text=True)
+
+    async def look(address):
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{address}ws") as socket:
+            offered = await receive(socket, "choices")
+            assert len(offered["classes"]) == 1000 and "features.0" in offered["layers"]
+            assert (await receive(socket, "picture")).shape == (48, 64, 3)
+            process.send_signal(signal.SIGINT)
+            async for _ in socket:
+                pass
+
+    try:
+        line = process.stdout.readline()
+        address = line.split()[2]
+        assert address.startswith("http://127.0.0.1:")
+        port = address.rstrip("/").rpartition(":")[2]
+        assert main([*command, port]) == 2
+        assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+        asyncio.run(look(address))
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 # In a browser

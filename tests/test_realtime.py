@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 import camfast
 from camfast import colormaps, ops, reference
+from camfast.compiled import compiled, split
 from camfast.preparation import Preparation
 from camfast.temporal import Smoother, Top
 
@@ -274,7 +276,7 @@ def test_compiled_halves(model):
 
 
 def test_halves_of_what_is_no_chain(device):
-    """A way around the layer, a layer that runs twice and a model that looks at values are told apart, in words."""
+    """A way around the layer and a model that looks at values are told apart, in words; a layer may run twice."""
 
     class Around(nn.Module):
         def __init__(self):
@@ -292,14 +294,70 @@ def test_halves_of_what_is_no_chain(device):
         def forward(self, x):
             return self.conv(x).mean((2, 3)) if x.sum() > 0 else self.conv(-x).mean((2, 3))
 
-    from camfast.compiled import split
+    class Mute(Around):
+        def forward(self, x):
+            raise RuntimeError
 
     images = torch.rand(1, 3, 8, 8, device=device)
-    for kind, message in [(Around, "besides"), (Twice, "2 times"), (Looks, "one graph")]:
+    for kind, message in [(Around, "besides"), (Looks, "one graph"), (Mute, "one graph: RuntimeError$")]:
         model = kind().to(device)
         with pytest.raises(ValueError, match=message):
             split(model, model.conv, images)
         assert not model.conv._forward_hooks and model.training
+    twice = Twice().to(device)  # the last output counts, as it does uncompiled
+    explainer = camfast.GradCAM(twice, "conv")
+    expected, got = explainer(images, size="map"), compiled(explainer, images)(images, size="map")
+    torch.testing.assert_close(got.heatmap, expected.heatmap, rtol=0, atol=1e-4)
+
+
+def test_the_layout_is_the_faster_one(model, device, monkeypatch):
+    """Measured once on the CPU, and where nothing else was asked for; the model's own weights stay as they lie."""
+    if device.type != "cpu":
+        pytest.skip("on CUDA the layout is the weights'")
+    asked = []
+
+    def faster(measured, images):
+        asked.append((measured, images.shape))
+        return True
+
+    monkeypatch.setattr("camfast.realtime.faster_in_channels_last", faster)
+    expected = engine(model, channels_last=False)(frames(1)[0])
+    assert not asked
+    run = engine(model)
+    assert run.channels_last is None
+    for frame in frames(3):
+        result = run(frame)
+    assert run.channels_last is True and asked == [(model, (1, 3, 32, 32))]
+    torch.testing.assert_close(run(frames(1)[0]).scores, expected.scores, rtol=0, atol=1e-4)
+    assert result.overlay.shape == (40, 60, 3) and all(p.is_contiguous() for p in model.parameters())
+    lying = model.to(memory_format=torch.channels_last)
+    assert engine(lying).channels_last is True and len(asked) == 1
+    assert engine(lying, channels_last=False).channels_last is False
+
+
+def test_the_layout_is_measured(model):
+    from camfast.realtime_network import faster_in_channels_last
+
+    seen = []
+
+    class Timed(nn.Module):
+        def __init__(self, slow):
+            super().__init__()
+            self.conv, self.slow = nn.Conv2d(3, 4, 3), slow
+
+        def forward(self, x):
+            last = x.is_contiguous(memory_format=torch.channels_last)
+            seen.append((last, self.training))
+            time.sleep(0.02 if last == self.slow else 0.0)
+            return self.conv(x)
+
+    images = torch.ones(1, 3, 16, 16)
+    for slow in (False, True):
+        network = Timed(slow).train()
+        assert faster_in_channels_last(network, images) is not slow
+        assert network.training and network.conv.weight.grad is None
+    assert {last for last, _ in seen} == {False, True} and not any(training for _, training in seen)
+    assert not faster_in_channels_last(nn.Linear(4, 4), images)
 
 
 def test_stream_is_a_call_a_frame(model):

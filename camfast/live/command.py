@@ -25,7 +25,9 @@ def add_arguments(live: argparse.ArgumentParser) -> None:
     live.add_argument(
         "--host", default="127.0.0.1", metavar="H", help="who may look: 0.0.0.0 is everyone (%(default)s)"
     )
-    live.add_argument("--port", type=_port, default=8000, metavar="P", help="the page's, 0 for a free one (%(default)s)")
+    live.add_argument(
+        "--port", type=_port, default=8000, metavar="P", help="the page's, 0 for a free one (%(default)s)"
+    )
 
 
 def run(options: argparse.Namespace, load: Callable[[], tuple[Any, Any]]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["PAGE"]
 
-PAGE = """<!doctype html>
+PAGE = r"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -20,8 +20,10 @@ h1 span { color: var(--hot) }
 #facts { margin-left: auto; color: var(--soft); font-variant-numeric: tabular-nums }
 #facts b { color: var(--ink); font-weight: 600 }
 main { display: grid; grid-template-columns: minmax(0, 1fr) 320px; gap: 20px; padding: 0 24px 24px }
-figure { margin: 0; position: relative; background: #000; border-radius: 14px; overflow: hidden; aspect-ratio: 16 / 9 }
-#picture { width: 100%; height: 100%; object-fit: contain; display: block }
+#stage { display: flex; flex-direction: column; gap: 14px; min-width: 0 }
+figure { margin: 0; position: relative; background: #000; border-radius: 14px; overflow: hidden; min-height: 120px }
+#picture { width: 100%; max-height: calc(100vh - 230px); object-fit: contain; display: block }
+#look { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 4px 20px; align-items: end }
 #problem { position: absolute; left: 16px; right: 16px; bottom: 16px; padding: 10px 14px; border-radius: 10px;
   background: #3b1713ee; color: #ffd9d0 }
 #problem[hidden] { display: none }
@@ -49,7 +51,17 @@ button[aria-pressed=true] { background: var(--hot); border-color: var(--hot); co
 </style>
 <header><h1>cam<span>fast</span> live</h1><div id="facts">connecting</div></header>
 <main>
-  <figure><img id="picture" alt="The explained stream"><div id="problem" role="alert" hidden></div></figure>
+  <div id="stage">
+    <figure><img id="picture" alt="The explained stream"><div id="problem" role="alert" hidden></div></figure>
+    <section id="look">
+      <div><label for="colormap">Colours</label><select id="colormap"></select></div>
+      <div><label for="alpha">Strength <output id="alpha-value"></output></label>
+        <input type="range" id="alpha" min="0" max="1" step="0.05"></div>
+      <div><label for="smooth">Smoothing <output id="smooth-value"></output></label>
+        <input type="range" id="smooth" min="0" max="0.95" step="0.05"></div>
+      <div class="row"><button id="pause">Pause</button><button id="snapshot">Snapshot</button></div>
+    </section>
+  </div>
   <aside>
     <section><h2>What it sees</h2><div id="scores"></div></section>
     <section>
@@ -60,15 +72,6 @@ button[aria-pressed=true] { background: var(--hot); border-color: var(--hot); co
       <label for="method">Method</label><select id="method"></select>
       <label for="layer">Layer</label><input type="text" id="layer" list="layers" placeholder="the last with a map">
       <datalist id="layers"></datalist>
-    </section>
-    <section>
-      <h2>Picture</h2>
-      <label for="colormap" style="margin-top:0">Colours</label><select id="colormap"></select>
-      <label for="alpha">Strength <output id="alpha-value"></output></label>
-      <input type="range" id="alpha" min="0" max="1" step="0.05">
-      <label for="smooth">Smoothing <output id="smooth-value"></output></label>
-      <input type="range" id="smooth" min="0" max="0.95" step="0.05">
-      <div class="row" style="margin-top:12px"><button id="pause">Pause</button><button id="snapshot">Snapshot</button></div>
     </section>
   </aside>
 </main>
@@ -134,8 +137,8 @@ function stand(now) {
 function tell(message) {
   facts = message;
   const text = (tag, value) => Object.assign(document.createElement(tag), {textContent: value});
-  at("facts").replaceChildren(text("b", message.rate.toFixed(1)), " frames/s   ",
-    text("b", Math.round(message.latency)), " ms latency   ", message.layers.join(", "));
+  at("facts").replaceChildren(text("b", message.rate.toFixed(1)), " frames/s \u00b7 ",
+    text("b", Math.round(message.latency)), " ms latency \u00b7 layer ", message.layers.join(", "));
   const explained = new Set(message.explained.map(([name]) => name));
   const rows = message.scores.slice();
   for (const entry of message.explained) if (!rows.some(([name]) => name === entry[0])) rows.push(entry);
@@ -165,7 +168,8 @@ for (const id of ["alpha", "smooth"]) at(id).oninput = ({target}) => send({[id]:
 at("pause").onclick = () => send({paused: !settings.paused});
 at("snapshot").onclick = () => {
   if (!last) return;
-  const link = Object.assign(document.createElement("a"), {href: URL.createObjectURL(last), download: "camfast.jpg"});
+  const link = document.createElement("a");
+  Object.assign(link, {href: URL.createObjectURL(last), download: `camfast-${facts.number}.jpg`});
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 };
