@@ -1,6 +1,6 @@
 """A model compiled in two parts, before and after the explained layer, so that a gradient can start between them.
 
-    image -> trunk (compiled without a graph: frozen weights) -> map -> head (compiled with one) -> scores
+    image -> trunk (compiled without a graph: frozen weights) -> map -> head (with one) -> scores
 
 ``torch.compile`` of the whole would hide the layer: compiled code runs no new hooks. Here the layer's output is marked, the
 model exported as one graph, and the graph cut at the mark. The two halves are a module whose child ``layer`` every explainer
@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from .layouts import layout_of
 from .methods import Explainer
 from .methods.gradient import GradientExplainer
+from .onednn import fused_if_faster
 from .reasons import reason
 from .structures import replace_first, scores_in
 from .taps import is_map, quiet
@@ -30,10 +31,13 @@ _library.impl("cut", lambda x: x.clone(), "CompositeExplicitAutograd")
 torch.library.register_fake("camfast::cut", lambda x: torch.empty_like(x), lib=_library)
 
 
-def compiled(explainer: Explainer, images: Tensor) -> Explainer:
+def compiled(
+    explainer: Explainer, images: Tensor, quick: bool = False, splits: dict[Any, Split] | None = None
+) -> Explainer:
     """``explainer`` with its network compiled for ``images``' shape; checked against it on these images.
 
-    Raises ``ValueError`` with the reason where that is not possible.
+    ``quick`` leaves ``torch.compile``, which takes a minute, out. ``splits`` keeps what was compiled, for other methods at
+    the same layer. Raises ``ValueError`` with the reason where compiling is not possible.
     """
     if not isinstance(explainer, GradientExplainer):
         raise ValueError(f"only methods of one gradient can be compiled, got {explainer.name}")
@@ -41,7 +45,11 @@ def compiled(explainer: Explainer, images: Tensor) -> Explainer:
     if len(explainer.layers) != 1:
         raise ValueError(f"one layer can be compiled, got {len(explainer.layers)}")
     model = explainer.model
-    halves = split(model, model.get_submodule(explainer.layers[0]), images)
+    splits = {} if splits is None else splits
+    key = (explainer.layers[0], images.shape)
+    if key not in splits:
+        splits[key] = split(model, model.get_submodule(key[0]), images, quick)
+    halves = splits[key]
 
     def reshape(tensor: Tensor) -> Tensor:
         layout = layout_of(tensor.shape, (len(tensor), *images.shape[1:]), model)
@@ -84,15 +92,21 @@ class Split(nn.Module):
         return head(self.layer(activations))
 
 
-def split(model: nn.Module, layer: nn.Module, images: Tensor) -> Split:
+def split(model: nn.Module, layer: nn.Module, images: Tensor, quick: bool = False) -> Split:
     """``model`` in evaluation mode as a :class:`Split` around ``layer``, compiled for ``images``' shape and layout.
 
-    Weights are taken as they are now. Raises ``ValueError`` with the reason for a model that is no single graph, or that
-    reaches its scores by a way around the layer.
+    Weights are taken as they are now. On the CPU oneDNN Graph runs the trunk where it is faster than PyTorch, and the head
+    is left as it is; else, and if not ``quick``, ``torch.compile`` compiles both. Raises ``ValueError`` with the reason for
+    a model that is no single graph, or that reaches its scores by a way around the layer, and where nothing is faster.
     """
     with quiet(model):
         exported = _exported(model, layer, images)
     trunk, head = _halves(exported.module())
+    fast = fused_if_faster(trunk, images)
+    if fast is not None:
+        return Split(fast, head)
+    if quick:
+        raise ValueError("oneDNN Graph makes it no faster")
     return Split(_compiled_trunk(trunk), _compiled_head(head))
 
 
@@ -174,8 +188,10 @@ def _head(graph: fx.GraphModule, mark: fx.Node, after: set[fx.Node], output: fx.
 def _module(graph: fx.GraphModule, part: fx.Graph) -> fx.GraphModule:
     part.eliminate_dead_code()
     module = fx.GraphModule(graph, part)
-    for parameter in module.parameters():
-        parameter.requires_grad_(False) if parameter.is_leaf else None
+    for owner in module.modules():  # of this graph's own, but their parameters are the model's
+        for name, parameter in owner._parameters.items():
+            if parameter is not None:
+                owner._parameters[name] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
     return module
 
 

@@ -81,8 +81,9 @@ class Realtime(Adjustable):
             False one in the usual layout. None takes the network as it is, and its input in the layout of its weights;
             on the CPU, where these are in the usual one, in whichever layout is faster in a few passes before the first
             frame. :attr:`channels_last` says which.
-        compile: run the network compiled (``torch.compile``, which takes a minute at the first frame), with the weights
-            it has then; where it cannot be, :attr:`compile_problem` says why.
+        compile: run the network compiled, with the weights it has at the first frame: on the CPU by oneDNN Graph, in some
+            seconds, elsewhere and where that is not faster by ``torch.compile``, in a minute. Where it cannot be compiled,
+            :attr:`compile_problem` says why, and there is a warning. "auto": by oneDNN Graph or not at all.
         graph: on CUDA, capture the whole step in a CUDA graph; where it cannot be, :attr:`graph_problem` says why.
         options: further arguments of the method's class.
 
@@ -111,7 +112,7 @@ class Realtime(Adjustable):
         preparation: Preparation | None = None,
         class_names: Sequence[str] | None = None,
         channels_last: bool | None = None,
-        compile: bool = False,
+        compile: bool | Literal["auto"] = False,
         graph: bool = True,
         options: dict[str, Any] | None = None,
     ) -> None:
@@ -126,11 +127,9 @@ class Realtime(Adjustable):
         some = next(self._model.parameters(), torch.zeros(0))
         self.device, self.dtype = some.device, some.dtype if some.is_floating_point() else torch.float32
         lies = in_channels_last(self._model)
-        measured = channels_last is None and self.device.type == "cpu" and not (lies or compile)
-        # The input's layout; None: not measured yet. Compiled code is fastest in this one.
-        self.channels_last: bool | None = (
-            None if measured else (lies or compile if channels_last is None else channels_last)
-        )
+        self.channels_last = channels_last  # of the input; None: not measured yet
+        if channels_last is None and (lies or self.device.type != "cpu"):
+            self.channels_last = lies or bool(compile)  # what torch.compile is fastest with, on CUDA
         self._settings_lock, self._running = threading.Lock(), threading.Lock()
         self._settings = Settings(
             self._checked_method(method),
@@ -151,10 +150,13 @@ class Realtime(Adjustable):
         self._latest: tuple[Tensor, Tensor, Any] | None = None  # its map, scores and targets
         self._shown: _Shown | None = None
         self._smooths = False
+        if compile not in (True, False, "auto"):
+            raise ValueError(f"compile must be True, False or 'auto', got {compile!r}")
         self.compile, self.graph = compile, graph
         self.compile_problem: str | None = None  # why the network runs uncompiled, where it was to be compiled
         self.graph_problem: str | None = None  # why steps run without a CUDA graph, where they were to have one
         self._compiled: dict[tuple[int, ...], Explainer] = {}
+        self._splits: dict[Any, Any] = {}  # what they are compiled from, of the latest layers alone
         self._captured: Captured | None = None
         self._captured_for: Any = None
         self._captured_colors: Any = None
@@ -230,6 +232,7 @@ class Realtime(Adjustable):
             self._forget()
             self._explainer = self._policy = self._shown = self._captured = None
             self._compiled.clear()
+            self._splits.clear()
             self._model = self._original = nn.Module()
             self._smoother = Smoother()
 
@@ -336,11 +339,13 @@ class Realtime(Adjustable):
             return self._explainer
         shape = tuple(images.shape)
         if shape not in self._compiled:
+            quick = self.compile == "auto"
             try:
-                self._compiled[shape] = compiled(self._explainer, images)
+                self._compiled[shape] = compiled(self._explainer, images, quick, self._splits)
             except ValueError as error:
                 self.compile_problem = str(error)
-                warnings.warn(f"the network runs uncompiled, which is slower: {error}", stacklevel=2)
+                if not quick:
+                    warnings.warn(f"the network runs uncompiled, which is slower: {error}", stacklevel=2)
                 self._compiled[shape] = self._explainer
         return self._compiled[shape]
 
@@ -361,7 +366,9 @@ class Realtime(Adjustable):
                 class_names=self.class_names,
                 **self.options,
             )
-            self._explains = explains
+            if self._explains is None or self._explains[1] != explains[1]:
+                self._splits.clear()
+            self._explains, self.compile_problem = explains, None
             self._compiled.clear()
             self._forget()
         picks = (settings.targets, settings.sticky)

@@ -12,7 +12,6 @@ from torch import nn
 
 import camfast
 from camfast import colormaps, ops, reference
-from camfast.compiled import compiled, split
 from camfast.preparation import Preparation
 from camfast.temporal import Smoother, Top
 
@@ -255,59 +254,6 @@ def test_another_dtype_is_a_copy(model):
     result = run(frames(1)[0])
     assert model[0].weight.dtype == torch.float32 and result.scores.dtype == torch.bfloat16
     torch.testing.assert_close(result.scores.float(), exact.scores, rtol=0, atol=0.05)
-
-
-def test_compiled_halves(model):
-    """Scores and maps of the compiled network are those of the network; what cannot be compiled runs all the same."""
-    frame = frames(1)[0]
-    run, plain = engine(model, layers="3", compile=True), engine(model, layers="3")
-    result, expected = run(frame), plain(frame)
-    assert run.compile_problem is None and run.layers_in_use == ["3"]
-    torch.testing.assert_close(result.heatmap, expected.heatmap, rtol=0, atol=1e-4)
-    torch.testing.assert_close(result.scores, expected.scores, rtol=0, atol=1e-4)
-    run.targets = [1, 5]  # without another compilation
-    plain.targets = [1, 5]
-    torch.testing.assert_close(run(frame).heatmap, plain(frame).heatmap, rtol=0, atol=1e-4)
-    assert all(not module._forward_hooks for module in model.modules())
-    run.method, run.targets = "eigen_cam", None
-    with pytest.warns(UserWarning, match="uncompiled"):
-        assert run(frame).heatmap.shape == (8, 8)
-    assert "eigen_cam" in run.compile_problem
-
-
-def test_halves_of_what_is_no_chain(device):
-    """A way around the layer and a model that looks at values are told apart, in words; a layer may run twice."""
-
-    class Around(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 3, 3, padding=1)
-
-        def forward(self, x):
-            return (self.conv(x) + x).mean((2, 3))
-
-    class Twice(Around):
-        def forward(self, x):
-            return self.conv(self.conv(x)).mean((2, 3))
-
-    class Looks(Around):
-        def forward(self, x):
-            return self.conv(x).mean((2, 3)) if x.sum() > 0 else self.conv(-x).mean((2, 3))
-
-    class Mute(Around):
-        def forward(self, x):
-            raise RuntimeError
-
-    images = torch.rand(1, 3, 8, 8, device=device)
-    for kind, message in [(Around, "besides"), (Looks, "one graph"), (Mute, "one graph: RuntimeError$")]:
-        model = kind().to(device)
-        with pytest.raises(ValueError, match=message):
-            split(model, model.conv, images)
-        assert not model.conv._forward_hooks and model.training
-    twice = Twice().to(device)  # the last output counts, as it does uncompiled
-    explainer = camfast.GradCAM(twice, "conv")
-    expected, got = explainer(images, size="map"), compiled(explainer, images)(images, size="map")
-    torch.testing.assert_close(got.heatmap, expected.heatmap, rtol=0, atol=1e-4)
 
 
 def test_the_layout_is_the_faster_one(model, device, monkeypatch):

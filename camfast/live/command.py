@@ -51,6 +51,7 @@ def run(options: argparse.Namespace, load: Callable[[], tuple[Any, Any]]) -> int
             smooth=options.smooth,
             preparation=network.preparation,
             class_names=network.class_names,
+            compile="auto",
         )
         hub = Hub(source, engine, [name for name, _ in network.model.named_modules() if name])
         host = f"[{options.host}]" if ":" in options.host else options.host
