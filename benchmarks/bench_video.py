@@ -138,7 +138,7 @@ def theirs(clip: Path, model: torch.nn.Module, layer: torch.nn.Module) -> Callab
             good, frame = video.read()
         frame = np.float32(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)) / 255
         images = preprocess_image(cv2.resize(frame, (SIZE, SIZE)), IMAGENET_MEAN, IMAGENET_STD)
-        heat = explain(input_tensor=images)[0]
+        heat = explain(input_tensor=images, targets=None)[0]
         return show_cam_on_image(frame, cv2.resize(heat, frame.shape[1::-1]), use_rgb=True)
 
     return step

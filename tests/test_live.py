@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,81 +19,31 @@ pytest.importorskip("av")
 pytest.importorskip("aiohttp")
 
 import aiohttp
-from aiohttp import web
+import av
 from clips import make, moving
+from live_server import NAMES, Served, Webcam, receive, small_clip, small_hub, threads_left, until
 from PIL import Image
 
 import camfast
 from camfast.cli import main
-from camfast.live import Hub, Source, application
+from camfast.live import Hub, Source
 from camfast.video import VideoError
-
-NAMES = ["cat", "dog", "boat", "tree"]
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("live") / "clip.mp4", moving(20), rate=20)
+    return small_clip(tmp_path_factory.mktemp("live"))
 
 
 @pytest.fixture
 def hub(clip):
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 4, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)]
-    model = nn.Sequential(*layers).eval()
-    engine = camfast.Realtime(model, input_size=64, class_names=NAMES)
-    return Hub(Source(str(clip), loop=True), engine, [name for name, _ in model.named_modules() if name])
+    return small_hub(clip)
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
     yield
-    assert [thread for thread in threading.enumerate() if thread.name.startswith("camfast-")] == []
-
-
-class Served:
-    """The application on a free port, in an event loop of the test's own."""
-
-    def __init__(self, hub: Hub, local: bool = True) -> None:
-        self.app = application(hub, local)
-
-    async def __aenter__(self):
-        self.runner = web.AppRunner(self.app, shutdown_timeout=3)
-        await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", 0)
-        await site.start()
-        port = self.runner.addresses[0][1]
-        self.address = f"http://127.0.0.1:{port}"
-        self.session = aiohttp.ClientSession()
-        return self
-
-    async def __aexit__(self, *_):
-        await self.session.close()
-        await self.runner.cleanup()
-
-    def look(self, **options):
-        return self.session.ws_connect(f"{self.address}/ws", **options)
-
-
-async def receive(socket, kind):
-    """The next message of a kind: "picture", or the type of a JSON message."""
-    while True:
-        message = await socket.receive(timeout=20)
-        if message.type == aiohttp.WSMsgType.BINARY:
-            if kind == "picture":
-                return np.asarray(Image.open(io.BytesIO(message.data)))
-            continue
-        assert message.type == aiohttp.WSMsgType.TEXT, message
-        content = json.loads(message.data)
-        if content["type"] == kind:
-            return content
-
-
-async def until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        await asyncio.sleep(0.02)
+    assert threads_left() == []
 
 
 def test_the_page_is_whole(hub):
@@ -272,46 +220,6 @@ def test_sources_that_cannot_be_opened(hub, capsys):
         asyncio.run(run())
 
 
-class Webcam:
-    """What a camera on the network does: ``/clip.mp4`` is a file, ``/stream`` gives JPEGs without end, or ``count``."""
-
-    def __init__(self, clip, count=10**6, silent=False) -> None:
-        self.clip, self.count, self.silent = clip, count, silent
-        self.viewers = 0
-
-    async def __aenter__(self):
-        app = web.Application()
-        app.add_routes([web.get("/stream", self.stream), web.get("/clip.mp4", lambda _: web.FileResponse(self.clip))])
-        self.runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self.runner.setup()
-        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
-        self.address = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
-        return self
-
-    async def __aexit__(self, *_):
-        await self.runner.cleanup()
-
-    async def stream(self, request):
-        answer = web.StreamResponse(headers={"Content-Type": "multipart/x-mixed-replace;boundary=part"})
-        await answer.prepare(request)
-        self.viewers += 1
-        pictures = []
-        for pixels in moving(10):
-            data = io.BytesIO()
-            Image.fromarray(pixels).save(data, "JPEG")
-            pictures.append(data.getvalue())
-        try:
-            for i in range(self.count):
-                head = f"--part\r\nContent-Type: image/jpeg\r\nContent-Length: {len(pictures[i % 10])}\r\n\r\n"
-                await answer.write(head.encode() + pictures[i % 10] + b"\r\n")
-                await asyncio.sleep(0.04)
-            while self.silent:
-                await asyncio.sleep(0.05)
-        finally:
-            self.viewers -= 1
-        return answer
-
-
 def test_addresses(clip, hub):
     """A file behind an address keeps its pace and is looped; a camera behind one plays until it breaks off."""
 
@@ -429,72 +337,39 @@ def test_the_command(clip, tmp_path, capsys):
         process.stdout.close()
 
 
-# In a browser
+@pytest.mark.parametrize("kind", ["empty", "words", "sound", "cut short", "photograph", "ten bits"])
+def test_sources_of_all_kinds(kind, hub, tmp_path):
+    """What can be shown is shown, in a loop; of what cannot, the page says why, and no thread stays."""
+    file = tmp_path / "source.mp4"
+    if kind == "empty":
+        file.touch()
+    elif kind == "words":
+        file.write_text("no video\n" * 100)
+    elif kind == "sound":
+        with av.open(str(file), "w") as container:
+            tone = container.add_stream("aac", rate=48000)
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate = 48000
+            container.mux(tone.encode(frame))
+            container.mux(tone.encode(None))
+    elif kind == "photograph":
+        file = tmp_path / "source.jpg"
+        Image.fromarray(moving(1)[0]).save(file)
+    elif kind == "cut short":
+        make(file, moving(30), rate=30, options={"movflags": "frag_keyframe+empty_moov"})
+        file.write_bytes(file.read_bytes()[:-400])
+    else:
+        make(file, moving(6), rate=30, codec="libx265", pixels="yuv420p10le")
+    hub.source = Source(str(file), loop=True)
 
+    async def run():
+        async with Served(hub) as served, served.look() as socket:
+            if kind in ("empty", "words", "sound"):
+                problem = (await receive(socket, "problem"))["problem"]
+                assert file.name in problem and "\n" not in problem
+                await until(lambda: not hub.running)
+            else:
+                for _ in range(3):
+                    assert (await receive(socket, "picture")).shape == (48, 64, 3)
 
-@pytest.fixture
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1440,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
-
-
-def test_in_a_browser(hub, browser):
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import Select, WebDriverWait
-
-    ready, done = threading.Event(), threading.Event()
-    address = []
-
-    async def serve():
-        async with Served(hub) as served:
-            address.append(served.address)
-            ready.set()
-            await asyncio.to_thread(done.wait)
-
-    server = threading.Thread(target=asyncio.run, args=(serve(),))
-    server.start()
-    try:
-        ready.wait()
-        wait = WebDriverWait(browser, 30)
-        browser.get(address[0])
-        picture = browser.find_element(By.ID, "picture")
-        wait.until(lambda _: browser.execute_script("return arguments[0].naturalWidth", picture) == 64)
-        first = picture.get_attribute("src")
-        wait.until(lambda _: picture.get_attribute("src") != first)
-        assert len(browser.find_elements(By.CSS_SELECTOR, ".score")) == 4
-        assert "frames/s" in browser.find_element(By.ID, "facts").text
-
-        Select(browser.find_element(By.ID, "method")).select_by_value("hires_cam")
-        wait.until(lambda _: hub.engine.method == "hires_cam")
-        Select(browser.find_element(By.ID, "colormap")).select_by_value("viridis")
-        wait.until(lambda _: hub.engine.colormap == "viridis")
-        browser.find_element(By.ID, "target").send_keys("tree\n")
-        wait.until(lambda _: hub.engine.targets == 3)
-        browser.find_element(By.ID, "auto").click()
-        wait.until(lambda _: hub.engine.targets is None)
-        browser.find_element(By.ID, "fix").click()
-        wait.until(lambda _: hub.engine.targets is not None)
-        slide = "arguments[0].value = 0.9; arguments[0].dispatchEvent(new Event('input'))"
-        browser.execute_script(slide, browser.find_element(By.ID, "alpha"))
-        wait.until(lambda _: hub.engine.alpha == 0.9)
-        browser.find_element(By.ID, "pause").click()
-        wait.until(lambda _: hub.paused)
-        wait.until(lambda _: browser.find_element(By.ID, "pause").text == "Go on")
-        browser.find_element(By.ID, "target").clear()
-        browser.find_element(By.ID, "target").send_keys("no such class\n")
-        wait.until(lambda _: "no such class" in browser.find_element(By.ID, "problem").text)
-        assert [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"] == []
-    finally:
-        done.set()
-        server.join(20)
-    assert not server.is_alive()
+    asyncio.run(run())

@@ -23,7 +23,7 @@ __all__ = ["Hub", "Shown"]
 SETTINGS = ("targets", "method", "layers", "colormap", "alpha", "smooth")
 _QUALITY = 82  # of the JPEGs
 _PATIENCE = 0.1  # seconds between looks at whether the last viewer has gone
-_CALM = 0.9  # share of the past in the rate that is shown
+_CALM = 0.9  # share of the past in the seconds between frames, whose inverse is the rate shown
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Hub:
         self.latest: Shown | None = None
         self.problem = ""  # why there is no picture, or why a control did not act
         self.paused = False
-        self._number, self._rate, self._last = 0, 0.0, 0.0
+        self._number, self._gap, self._last = 0, 0.0, 0.0
         self._viewers: set[Callable[[], None]] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -119,7 +119,7 @@ class Hub:
     def _run(self, stop: threading.Event) -> None:
         """Explains the newest frame again and again; while paused the same one, and only after a change of settings."""
         newest = Newest(self.source)
-        self._rate, self._last, self.problem, self.latest = 0.0, time.monotonic(), "", None
+        self._gap, self._last, self.problem, self.latest = 0.0, time.monotonic(), "", None
         given: tuple[np.ndarray, float] | None = None
         try:
             while not stop.is_set():
@@ -156,13 +156,13 @@ class Hub:
         self._good = asked
         jpeg = _jpeg(result.overlay.cpu().numpy())
         now = time.monotonic()
-        rate = 1 / max(now - self._last, 1e-6)
-        self._rate = _CALM * self._rate + (1 - _CALM) * rate if self._rate else rate
+        gap = max(now - self._last, 1e-6)
+        self._gap = _CALM * self._gap + (1 - _CALM) * gap if self._gap else gap
         self._last = now
         self._number += 1
         facts = {
             "number": self._number,
-            "rate": round(self._rate, 1),
+            "rate": round(1 / self._gap, 1),
             "latency": round((now - came) * 1000, 1),
             "engine": round(result.milliseconds, 1),
             "scores": result.ranking(5),

@@ -43,15 +43,19 @@ class Source:
         while True:
             with self._open() as clip:
                 whole = self.is_file or clip.duration is not None  # else frames come when they happen
-                began = time.monotonic()
+                began, end = time.monotonic(), 0.0
                 for item in clip:
                     if stop.is_set():
                         return
                     if not isinstance(item, Picture):
                         continue
+                    shown = float(item.pts * clip.time_base)
                     if whole:
-                        stop.wait(max(0.0, began + float(item.pts * clip.time_base) - time.monotonic()))
+                        stop.wait(max(0.0, began + shown - time.monotonic()))
+                    end = shown + (float(item.duration * clip.time_base) or float(1 / clip.rate))
                     yield item.pixels
+                if whole:  # the last frame stands as long as the others, also the only one of a photograph
+                    stop.wait(max(0.0, began + end - time.monotonic()))
                 notes = clip.notes
             if not whole:
                 raise VideoError(f"{self._called} has ended{': ' + notes[-1] if notes else ''}")
