@@ -49,6 +49,7 @@ LAYERS = {"resnet50": "layer4", "mobilenet_v3_large": "features", "efficientnet-
 STAGES = ("decode", "preprocess", "network", "explain", "overlay", "encode")
 COLORS = ("#8d99ae", "#5aa9e6", "#1b3a5c", "#c8102e", "#f4a261", "#d9d9d9")
 SIZE = 224
+SECONDS, LEAST = 15.0, 7  # a part of the benchmark ends after that time, but measures that many frames
 
 
 def decoded(clip: Path) -> Iterator[np.ndarray]:
@@ -94,9 +95,12 @@ def stages(
         times[stage].append((time.perf_counter() - start) * 1000)
         return result
 
+    end = time.monotonic() + SECONDS
     for n in range(frames + 3):
         if n == 3:  # the first ones are cold
             times.clear()
+        if n >= 3 + LEAST and time.monotonic() > end:
+            break
         frame = timed("decode", lambda: next(source))
         encoder = encoder or Encoder(frame.shape)
         given = torch.from_numpy(frame)[None]
@@ -144,19 +148,23 @@ def theirs(clip: Path, model: torch.nn.Module, layer: torch.nn.Module) -> Callab
     return step
 
 
-def in_turns(candidates: dict[str, Callable[[], Any]], base: str, rounds: int) -> dict[str, dict[str, float]]:
+def in_turns(candidates: dict[str, Callable[[], Any]], base: str, rounds: int) -> dict[str, Any]:
     """Median milliseconds of each, and the median of its ratios to ``base``, round by round."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     names = list(candidates)
     for call in [*candidates.values()] * 2:
         call()
+    end = time.monotonic() + SECONDS
     for n in range(rounds):
+        if n >= LEAST and time.monotonic() > end:
+            break
         for name in names[n % len(names) :] + names[: n % len(names)]:
             start = time.perf_counter()
             candidates[name]()
             times[name].append((time.perf_counter() - start) * 1000)
     ratios = {name: [a / b for a, b in zip(times[name], times[base], strict=True)] for name in names}
     return {
+        "rounds": len(times[base]),
         "milliseconds": {name: statistics.median(times[name]) for name in names},
         f"over_{base}": {name: statistics.median(ratios[name]) for name in names},
     }
@@ -298,6 +306,7 @@ def measured(clip: Path, name: str, model: torch.nn.Module, layers: str | None, 
     case["channels_last"] = channels_last
     for key, compile in (("stages_ms", False), ("stages_compiled_ms", True)):
         case[key] = stages(clip, model, layers, frames, compile, channels_last)
+    print(json.dumps(case), file=sys.stderr, flush=True)
     case["share_beside_network"] = share_beside_network(case["stages_ms"])
     case["share_beside_network_compiled"] = share_beside_network(case["stages_compiled_ms"])
     case["passes"] = passes(model, layers, frames, channels_last)
