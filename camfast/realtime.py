@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from . import ops
 from .compiled import compiled
-from .frame_drawing import Box, draw
+from .frame_drawing import Box, as_frames, draw
 from .graphs import Captured, pieces
 from .layers import Layer
 from .methods import METHODS, Explainer
@@ -129,7 +129,7 @@ class Realtime(Adjustable):
         lies = in_channels_last(self._model)
         self.channels_last = channels_last  # of the input; None: not measured yet
         if channels_last is None and (lies or self.device.type != "cpu"):
-            self.channels_last = lies or bool(compile)  # what torch.compile is fastest with, on CUDA
+            self.channels_last = lies or compile is True  # what torch.compile is fastest with, on CUDA
         self._settings_lock, self._running = threading.Lock(), threading.Lock()
         self._settings = Settings(
             self._checked_method(method),
@@ -177,7 +177,7 @@ class Realtime(Adjustable):
         Raises ``TypeError`` and ``ValueError`` for other frames and for targets that do not fit the network's scores.
         """
         start = time.perf_counter()
-        given = _as_tensor(frames)
+        given = as_frames(frames)
         batch = given if given.ndim == 4 else given[None]
         with self._running:
             shown = self._advance(batch.to(self.device))
@@ -200,7 +200,7 @@ class Realtime(Adjustable):
 
         def given() -> Iterator[Tensor]:
             for frame in frames:
-                started.append((_as_tensor(frame), time.perf_counter()))
+                started.append((as_frames(frame), time.perf_counter()))
                 yield started[-1][0]
 
         def compute(frame: Tensor) -> tuple[Tensor, _Shown]:
@@ -387,18 +387,3 @@ class Realtime(Adjustable):
         if isinstance(self._policy, Top):
             self._policy.reset()
         self._latest, self._count = None, 0
-
-
-def _as_tensor(frames: Any) -> Tensor:
-    if isinstance(frames, np.ndarray):
-        if frames.dtype != np.uint8:
-            raise TypeError(f"frames must be uint8, got {frames.dtype}")
-        # Mirrored and read-only arrays are copied; others are looked at where they are.
-        usable = frames.flags.writeable and all(step >= 0 for step in frames.strides)
-        frames = torch.from_numpy(frames if usable else frames.copy())
-    if not isinstance(frames, Tensor) or frames.dtype != torch.uint8:
-        got = frames.dtype if isinstance(frames, Tensor) else type(frames).__name__
-        raise TypeError(f"frames must be a uint8 tensor or array, got {got}")
-    if frames.ndim not in (3, 4) or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(f"frames must have shape [H, W, 3] or [N, H, W, 3], RGB, got {list(frames.shape)}")
-    return frames
