@@ -111,9 +111,9 @@ def stages(
         result = timed("scores and map", lambda images=images: explainer(images, size="map"))
         picture = timed("overlay", lambda given=given, r=result, box=box: draw(given, r.heatmap, box))
         timed("encode", lambda p=picture, encode=encoder: encode(p[0].numpy()))
-    pairs = zip(times["scores and map"], times["network"], strict=True)
-    times["explain"] = [max(both - alone, 0.0) for both, alone in pairs]
-    return {stage: float(np.percentile(times[stage], 25)) for stage in STAGES}
+    found = {stage: float(np.percentile(values, 25)) for stage, values in times.items()}
+    found["explain"] = max(found["scores and map"] - found["network"], 0.0)
+    return {stage: found[stage] for stage in STAGES}
 
 
 def share_beside_network(stages_ms: dict[str, float]) -> float:
