@@ -129,6 +129,16 @@ OVERLAYS = [
 ]
 
 
+# frames and the network's input: words and bytes, a reduction, an enlargement, a row wider than a strip
+PREPROCESSED = [
+    ((2, 45, 80), (12, 20)),
+    ((1, 13, 37), (30, 90)),
+    ((1, 4, 3000), (3, 2)),
+    ((1, 1, 1), (2, 3)),
+    ((0, 8, 8), (4, 4)),
+]
+
+
 def placed(x: Tensor, layout: str, device: str) -> Tensor:
     """``x`` on ``device`` with its memory laid out as named. Only copies touch the device, no kernels."""
     if layout in ("contiguous", "expanded", "mixed"):
@@ -236,6 +246,25 @@ def check_overlay(frame: tuple[int, int, int], grid: tuple[int, int], device: st
     return float(apart.max()) if rare > 1e-3 or apart.max() > 4 else 0.0
 
 
+def check_preprocess(
+    frame: tuple[int, int, int],
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    channels_last: bool,
+    device: str,
+    offset: int,
+) -> float:
+    """The largest difference of a network's input; ``offset`` bytes move the frames off their alignment."""
+    torch.manual_seed(offset)
+    frames = torch.randint(0, 256, (*frame, 3), dtype=torch.uint8)
+    moved = torch.cat([torch.zeros(offset, dtype=torch.uint8), frames.flatten()]).to(device)[offset:].view(frames.shape)
+    mean, std = (0.5, 0.4, 0.3), (0.25, 0.5, 1.0)
+    box = (-1.5, 0.25, frame[2] - 0.5, frame[1] + 2.0)
+    got = ops.preprocess(moved, size, mean, std, dtype, box=box, channels_last=channels_last).cpu()
+    expected = reference.preprocess(frames, size, mean, std, box=box)
+    return float((got.float() - expected).abs().max()) if got.numel() else 0.0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
@@ -273,6 +302,12 @@ def main() -> int:
             failed.append(
                 f"mask_images {list(shape)} {list(grid)} {dtype} {layout}: {over:.2g} of what rounding explains"
             )
+    for (frame, size), dtype, last, offset in itertools.product(
+        PREPROCESSED, (torch.float32, torch.float16, torch.bfloat16), (False, True), (0, 1)
+    ):
+        difference = check_preprocess(frame, size, dtype, last, options.device, offset)
+        if not difference <= {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]:
+            failed.append(f"preprocess {list(frame)} {list(size)} {dtype} offset {offset}: differs by {difference:.2g}")
     for line in failed[:40]:
         print("FAILED", line)
     errors = ", ".join(f"{str(dtype).removeprefix('torch.')} {error:.1e}" for dtype, error in worst.items())

@@ -1,4 +1,4 @@
-"""The command line: ``camfast image | video | features | layers | ...``. The work is done in the modules it calls."""
+"""The command line: ``camfast image | video | live | features | layers | ...``. The work is done in the modules it calls."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .live import command as live_command
     from .video import command as video_command
 
     parser = argparse.ArgumentParser(
@@ -64,13 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     video = _command(commands, "video", _video, "explain a video: a clip of as many frames, with its sound")
     video_command.add_arguments(video)
     _network_arguments(video, fit="stretch")
-    _heat_arguments(video).add_argument(
-        "--smooth",
-        type=_fraction,
-        default=0.0,
-        metavar="S",
-        help="share of the past in the heat, below 1 (%(default)g)",
-    )
+    _smooth_argument(_heat_arguments(video))
+
+    live = _command(commands, "live", _live, "explain a camera, a file or a stream while it runs, on a page")
+    live_command.add_arguments(live)
+    _network_arguments(live, fit="stretch")
+    _smooth_argument(_heat_arguments(live))
 
     features = _command(commands, "features", _features, "show what a network's layers make of photographs")
     features.add_argument(
@@ -165,6 +165,11 @@ def _heat_arguments(parser: argparse.ArgumentParser) -> Any:
     return heat
 
 
+def _smooth_argument(heat: Any) -> None:
+    what = "share of the past in the heat, below 1 (%(default)g)"
+    heat.add_argument("--smooth", type=_fraction, default=0.0, metavar="S", help=what)
+
+
 def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
     command.set_defaults(run=run)
@@ -224,7 +229,23 @@ def _video(options: argparse.Namespace) -> int:
     from .video import command
 
     network = _network(options)
-    return command.run(options, network, _targets(options.target, network.class_names))
+    return command.run(options, network, _stream_targets(options, network))
+
+
+def _live(options: argparse.Namespace) -> int:
+    from .live import command
+
+    def load() -> tuple[Any, Any]:
+        network = _network(options)
+        return network, _stream_targets(options, network)
+
+    return command.run(options, load)
+
+
+def _stream_targets(options: argparse.Namespace, network: Any) -> Any:
+    """As for photographs, but one class alone is a number: one picture, not a row of one."""
+    targets = _targets(options.target, network.class_names)
+    return targets[0] if isinstance(targets, list) and len(targets) == 1 else targets
 
 
 def _network(options: argparse.Namespace) -> Any:

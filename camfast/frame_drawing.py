@@ -1,13 +1,16 @@
-"""Heat on the part of a frame that the network saw."""
+"""Frames as they are given, and heat on the part of them that the network saw."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import ops
 
-__all__ = ["Box", "draw"]
+__all__ = ["Box", "as_frames", "draw"]
 
 Box = tuple[float, float, float, float]
 
@@ -33,3 +36,22 @@ def draw(frames: Tensor, heat: Tensor, box: Box, colormap: str | Tensor = "jet",
     result = frames.clone()
     result[:, rows, columns] = ops.overlay(frames[:, rows, columns].contiguous(), heat, colormap, alpha)
     return result
+
+
+def as_frames(frames: Any) -> Tensor:
+    """``frames``, RGB, a tensor or array of uint8 ``[H, W, 3]`` or ``[N, H, W, 3]``, as a tensor; not copied where possible.
+
+    Raises ``TypeError`` and ``ValueError`` for anything else.
+    """
+    if isinstance(frames, np.ndarray):
+        if frames.dtype != np.uint8:
+            raise TypeError(f"frames must be uint8, got {frames.dtype}")
+        # Mirrored and read-only arrays are copied; others are looked at where they are.
+        usable = frames.flags.writeable and all(step >= 0 for step in frames.strides)
+        frames = torch.from_numpy(frames if usable else frames.copy())
+    if not isinstance(frames, Tensor) or frames.dtype != torch.uint8:
+        got = frames.dtype if isinstance(frames, Tensor) else type(frames).__name__
+        raise TypeError(f"frames must be a uint8 tensor or array, got {got}")
+    if frames.ndim not in (3, 4) or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"frames must have shape [H, W, 3] or [N, H, W, 3], RGB, got {list(frames.shape)}")
+    return frames

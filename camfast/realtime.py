@@ -7,27 +7,32 @@ The map stays at the layer's own resolution until it is drawn; nothing of the fr
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import colormaps, ops
-from .frame_drawing import Box, draw
-from .layers import Layer, resolve
+from . import ops
+from .compiled import compiled
+from .frame_drawing import Box, as_frames, draw
+from .graphs import Captured, pieces
+from .layers import Layer
 from .methods import METHODS, Explainer
 from .methods.base import unwrapped
 from .preparation import Preparation
-from .targets import Policy, TopK
-from .temporal import Fixed, Smoother, Top
-from .zoo import find_class
+from .realtime_network import faster_in_channels_last, in_channels_last, placed, prepared_by
+from .realtime_result import RealtimeResult
+from .realtime_settings import Adjustable, Settings, policy
+from .reasons import reason
+from .temporal import Smoother, Top
+from .transfers import overlapped
 
 __all__ = ["Realtime", "RealtimeResult"]
 
@@ -36,85 +41,17 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Frames = Tensor | np.ndarray
 
 
-@dataclass(eq=False)
-class RealtimeResult:
-    """What :class:`Realtime` returns for a frame, or for N of them (then everything has N as its first dimension).
-
-    Attributes:
-        overlay: uint8 ``[H, W, 3]``, or ``[K, H, W, 3]`` for K classes; where the frames came from: memory or a device.
-        heatmap: float32 ``[(K,) h, w]`` in [0, 1], at the layer's own resolution; it covers :attr:`box` of the frame.
-        scores: the network's output, ``[classes]``, of the last frame that was explained.
-        targets: the classes explained, int64 scalar or ``[K]``; a list of callables where these were asked for.
-        milliseconds: from the call to the finished overlay.
-        box: ``(left, top, right, bottom)``: the part of the frame that the network saw, in pixels.
-        explained: False where an earlier map was drawn again (``every``, ``paused``).
-        class_names: names of the classes where they are known.
-    """
+class _Shown(NamedTuple):
+    """The outcome of a step, everything with N as its first dimension and on the device."""
 
     overlay: Tensor
-    heatmap: Tensor
+    heat: Tensor
     scores: Tensor
-    targets: Tensor | list[Any]
-    milliseconds: float
-    box: Box
-    explained: bool = True
-    class_names: Sequence[str] | None = None
-
-    def ranking(self, count: int = 5) -> list[tuple[str, float]]:
-        """The ``count`` likeliest classes, names (or numbers) and softmax probabilities; of N frames, the last one's."""
-        values, ids = self._probabilities().sort(descending=True)
-        return [(self._name(i), p) for p, i in zip(values[:count].tolist(), ids[:count].tolist(), strict=True)]
-
-    def labels(self) -> list[tuple[str, float]]:
-        """Name and probability of each class that is explained, in the order of the maps; of N frames, the last one's."""
-        if not isinstance(self.targets, Tensor):
-            return [(getattr(t, "__name__", type(t).__name__), float("nan")) for t in self.targets[-1:]]
-        probabilities = self._probabilities()
-        last = self.targets if self.scores.ndim == 1 else self.targets[-1]
-        return [(self._name(i), probabilities[i].item()) for i in last.reshape(-1).tolist()]
-
-    def _probabilities(self) -> Tensor:
-        scores = self.scores if self.scores.ndim == 1 else self.scores[-1]
-        return scores.float().cpu().softmax(0)
-
-    def _name(self, number: int) -> str:
-        return f"class {number}" if self.class_names is None else str(self.class_names[number])
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """What may change between two frames; one frame sees one of these, whole."""
-
-    method: str
-    layers: tuple[str, ...] | None
     targets: Any
-    colormap: str | Tensor
-    alpha: float
-    smooth: float
-    sticky: float
-    every: int
-    paused: bool = False
+    explained: bool
 
 
-class _Setting:
-    """An attribute that any thread may set while another runs frames: checked at once, used from the next frame on."""
-
-    def __init__(self, doc: str) -> None:
-        self.__doc__ = doc
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, engine: Any, owner: Any = None) -> Any:
-        return self if engine is None else getattr(engine._settings, self.name)
-
-    def __set__(self, engine: Any, value: Any) -> None:
-        value = getattr(engine, f"_checked_{self.name}")(value)
-        with engine._settings_lock:
-            engine._settings = dataclasses.replace(engine._settings, **{self.name: value})
-
-
-class Realtime:
+class Realtime(Adjustable):
     """Explains the frames of a stream: ``engine(frame)`` gives the frame with the heat drawn over it.
 
     The model is left as it is; a copy is made where another device, dtype or memory layout is asked for. Frames of one
@@ -140,20 +77,18 @@ class Realtime:
             has the input's proportions.
         preparation: the network's own, as in :class:`camfast.zoo.Network`; it replaces input size, mean, std and fit.
         class_names: names of the classes, in the order of the scores.
+        channels_last: True runs a copy of the network in this memory layout, the faster one for half precision on CUDA,
+            False one in the usual layout. None takes the network as it is, and its input in the layout of its weights;
+            on the CPU, where these are in the usual one, in whichever layout is faster in a few passes before the first
+            frame. :attr:`channels_last` says which.
+        compile: run the network compiled, with the weights it has at the first frame: on the CPU by oneDNN Graph, in some
+            seconds, elsewhere and where that is not faster by ``torch.compile``, in a minute. Where it cannot be compiled,
+            :attr:`compile_problem` says why, and there is a warning. "auto": by oneDNN Graph or not at all.
+        graph: on CUDA, capture the whole step in a CUDA graph; where it cannot be, :attr:`graph_problem` says why.
         options: further arguments of the method's class.
 
     Raises ``TypeError`` and ``ValueError`` for arguments that do not fit.
     """
-
-    targets = _Setting("What to explain; a name needs ``class_names``.")
-    method = _Setting("The method's name.")
-    layers = _Setting("The layers asked for: a list, or None; :attr:`layers_in_use` says which were found.")
-    colormap = _Setting("Name of a colour table, or the table.")
-    alpha = _Setting("The heat's share of the picture, 0 to 1.")
-    smooth = _Setting("Share of the past, from 0 to below 1.")
-    sticky = _Setting("Lead in probability that another class needs.")
-    every = _Setting("Each how manieth frame is explained.")
-    paused = _Setting("True returns the last result again, whatever the frame.")
 
     def __init__(
         self,
@@ -176,20 +111,27 @@ class Realtime:
         fit: Literal["stretch", "crop"] = "stretch",
         preparation: Preparation | None = None,
         class_names: Sequence[str] | None = None,
+        channels_last: bool | None = None,
+        compile: bool | Literal["auto"] = False,
+        graph: bool = True,
         options: dict[str, Any] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        self.preparation = preparation or _preparation(input_size, mean, std, fit)
+        self.preparation = preparation or prepared_by(input_size, mean, std, fit)
         self.frame_size = tuple(frame_size)
         self.class_names = class_names
         self.options = dict(options or {})
         self._original = unwrapped(model)
-        self._model = _placed(self._original, device, dtype)
+        self._model = placed(self._original, device, dtype, channels_last)
         some = next(self._model.parameters(), torch.zeros(0))
         self.device, self.dtype = some.device, some.dtype if some.is_floating_point() else torch.float32
+        lies = in_channels_last(self._model)
+        self.channels_last = channels_last  # of the input; None: not measured yet
+        if channels_last is None and (lies or self.device.type != "cpu"):
+            self.channels_last = lies or compile is True  # what torch.compile is fastest with, on CUDA
         self._settings_lock, self._running = threading.Lock(), threading.Lock()
-        self._settings = _Settings(
+        self._settings = Settings(
             self._checked_method(method),
             self._checked_layers(layers),
             self._checked_targets(targets),
@@ -206,7 +148,18 @@ class Realtime:
         self._smoother = Smoother()
         self._count = 0  # of frames since the last explained one
         self._latest: tuple[Tensor, Tensor, Any] | None = None  # its map, scores and targets
-        self._result: RealtimeResult | None = None
+        self._shown: _Shown | None = None
+        self._smooths = False
+        if compile not in (True, False, "auto"):
+            raise ValueError(f"compile must be True, False or 'auto', got {compile!r}")
+        self.compile, self.graph = compile, graph
+        self.compile_problem: str | None = None  # why the network runs uncompiled, where it was to be compiled
+        self.graph_problem: str | None = None  # why steps run without a CUDA graph, where they were to have one
+        self._compiled: dict[tuple[int, ...], Explainer] = {}
+        self._splits: dict[Any, Any] = {}  # what they are compiled from, of the latest layers alone
+        self._captured: Captured | None = None
+        self._captured_for: Any = None
+        self._captured_colors: Any = None
         self._closed = False
 
     @property
@@ -224,37 +177,48 @@ class Realtime:
         Raises ``TypeError`` and ``ValueError`` for other frames and for targets that do not fit the network's scores.
         """
         start = time.perf_counter()
-        given = _as_tensor(frames)
+        given = as_frames(frames)
         batch = given if given.ndim == 4 else given[None]
         with self._running:
-            if self._closed:
-                raise RuntimeError("this Realtime is closed")
-            settings = self._settings
-            if settings.paused and self._result is not None:
-                return dataclasses.replace(self._result, explained=False)
-            on_device = batch.to(self.device, non_blocking=True)
-            overlay, heat, scores, targets, explained = self._step(on_device, settings)
-            overlay = overlay.to(given.device)
-            if given.ndim == 3:
-                overlay, heat, scores = overlay[0], heat[0], scores[0]
-                targets = targets[0] if isinstance(targets, Tensor) else targets
-            result = RealtimeResult(
-                overlay,
-                heat,
-                scores,
-                targets,
-                (time.perf_counter() - start) * 1000,
-                self.box(*given.shape[-3:-1]),
-                explained,
-                self.class_names,
-            )
-            self._result = result
-            return result
+            shown = self._advance(batch.to(self.device))
+            overlay = shown.overlay.to(given.device)
+            if overlay.is_cuda:
+                torch.cuda.current_stream(self.device).synchronize()
+        return self._result(shown, overlay, given, start)
 
     def stream(self, frames: Iterable[Frames]) -> Iterator[RealtimeResult]:
-        """The results of ``frames``, in order."""
-        for frame in frames:
-            yield self(frame)
+        """The results of ``frames``, in order: more of them a second on CUDA, each a little later.
+
+        There a frame is uploaded while the one before is computed and the picture before that comes down, and two more
+        frames are taken from ``frames`` than results have been given. Elsewhere this is a call for each frame.
+        """
+        if self.device.type != "cuda":
+            for frame in frames:
+                yield self(frame)
+            return
+        started: deque[tuple[Tensor, float]] = deque()
+
+        def given() -> Iterator[Tensor]:
+            for frame in frames:
+                started.append((as_frames(frame), time.perf_counter()))
+                yield started[-1][0]
+
+        def compute(frame: Tensor) -> tuple[Tensor, _Shown]:
+            with self._running:
+                shown = self._advance(frame if frame.ndim == 4 else frame[None])
+            return shown.overlay, shown
+
+        for overlay, shown in overlapped(given(), compute, self.device):
+            yield self._result(shown, overlay, *started.popleft())
+
+    def _result(self, shown: _Shown, overlay: Tensor, given: Tensor, start: float) -> RealtimeResult:
+        heat, scores, targets = shown.heat, shown.scores, shown.targets
+        if given.ndim == 3:
+            overlay, heat, scores = overlay[-1], heat[-1], scores[-1]
+            targets = targets[-1] if isinstance(targets, Tensor) else targets
+        milliseconds = (time.perf_counter() - start) * 1000
+        box = self.box(*given.shape[-3:-1])
+        return RealtimeResult(overlay, heat, scores, targets, milliseconds, box, shown.explained, self.class_names)
 
     def reset(self) -> None:
         """Forgets the frames before: for another stream, or after a jump in this one."""
@@ -266,7 +230,9 @@ class Realtime:
         with self._running:
             self._closed = True
             self._forget()
-            self._explainer = self._policy = self._result = None
+            self._explainer = self._policy = self._shown = self._captured = None
+            self._compiled.clear()
+            self._splits.clear()
             self._model = self._original = nn.Module()
             self._smoother = Smoother()
 
@@ -278,22 +244,64 @@ class Realtime:
 
     # One step: which frames are explained, their maps, and the picture.
 
-    def _step(self, frames: Tensor, settings: _Settings) -> tuple[Tensor, Tensor, Tensor, Any, bool]:
+    def _advance(self, frames: Tensor) -> _Shown:
+        """What is shown for ``frames`` ``[N, H, W, 3]`` on the device."""
+        if self._closed:
+            raise RuntimeError("this Realtime is closed")
+        settings = self._settings
+        if settings.paused and self._shown is not None:
+            return self._shown._replace(explained=False)
         self._prepare(settings)
-        N, H, W, _ = frames.shape
-        box = self.box(H, W)
+        N = len(frames)
+        if self.channels_last is None:
+            self.channels_last = faster_in_channels_last(
+                self._model, torch.ones(N, 3, *self.preparation.crop, dtype=self.dtype)
+            )
         due = [n for n in range(N) if (self._latest is None and n == 0) or (self._count + n) % settings.every == 0]
-        if due:
-            heat, scores, targets = self._explain(frames if len(due) == N else frames[due], box, settings)
-            self._count = (self._count + N) % settings.every
-            if len(due) < N:
-                heat, scores, targets = self._spread(N, due, (heat, scores, targets))
-            self._latest = (heat[-1:], scores[-1:], targets[-1:])
+        if len(due) == N:
+            overlay, *explained = self._explain_and_draw(frames, settings)
         else:
-            self._count = (self._count + N) % settings.every
-            assert self._latest is not None
-            heat, scores, targets = self._spread(N, [], None)
-        return self._draw(frames, heat, box, settings), heat, scores, targets, bool(due)
+            fresh = self._explain(frames[due], settings) if due else None
+            explained = list(self._spread(N, due, fresh))
+            overlay = self._draw(frames, explained[0], settings)
+        heat, scores, targets = explained
+        self._count = (self._count + N) % settings.every
+        self._latest = (heat[-1:], scores[-1:], targets[-1:])
+        self._shown = _Shown(overlay, heat, scores, targets, bool(due))
+        return self._shown
+
+    def _explain_and_draw(self, frames: Tensor, settings: Settings) -> Any:
+        """Overlays, maps, scores and targets; replayed from a CUDA graph where that is possible."""
+
+        def step(frames: Tensor) -> Any:
+            explained = self._explain(frames, settings)
+            return self._draw(frames, explained[0], settings), *explained
+
+        if not (frames.is_cuda and self.graph) or callable(settings.targets):
+            return step(frames)
+        key = (
+            frames.shape,
+            dataclasses.replace(settings, smooth=bool(settings.smooth), colormap="", every=1, paused=False),
+        )
+        if self._captured is None or self._captured_for != key or self._captured_colors is not settings.colormap:
+            # One at a time: another's state may have been given up since.
+            self._captured, self._captured_for, self._captured_colors = None, key, settings.colormap
+            try:
+                captured = Captured(step, frames)
+            except (ValueError, TypeError):  # the frames or the settings are wrong, not the graph
+                self._captured_for = None
+                raise
+            except RuntimeError as error:
+                why = reason(error)
+                if self.graph_problem is None:
+                    warnings.warn(f"the step runs without a CUDA graph, which is slower: {why}", stacklevel=4)
+                self.graph, self.graph_problem = False, why
+                torch.cuda.synchronize(frames.device)
+                return step(frames)
+            finally:
+                self._forget()  # the frames of the warm-up
+            self._captured = captured
+        return pieces(self._captured(frames))
 
     def _spread(self, N: int, due: list[int], fresh: tuple[Tensor, Tensor, Any] | None) -> tuple[Tensor, Tensor, Any]:
         """Each frame gets what belongs to the last explained one up to it."""
@@ -306,31 +314,49 @@ class Realtime:
         listed = [target for row in rows for target in row[2]]
         return heat, scores, [listed[i] for i in at]
 
-    def _explain(self, frames: Tensor, box: Box, settings: _Settings) -> tuple[Tensor, Tensor, Any]:
+    def _explain(self, frames: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Any]:
         """Maps ``[N, (K,) h, w]``, scores ``[N, classes]`` and targets of ``frames``."""
-        assert self._explainer is not None
-        prepared = self.preparation
+        prepared, box = self.preparation, self.box(*frames.shape[1:3])
         images = ops.preprocess(
-            frames, prepared.crop, prepared.mean, prepared.std, self.dtype, box=box, channels_last=True
+            frames,
+            prepared.crop,
+            prepared.mean,
+            prepared.std,
+            self.dtype,
+            box=box,
+            channels_last=bool(self.channels_last),
         )
-        if not settings.smooth:
-            result = self._explainer(images, self._policy, "map")
-            heat = result.heatmap
-        else:
-            result = self._explainer(images, self._policy, "map", normalize=False)
-            self._smoother.set_share(settings.smooth, images.device)
-            heat = self._smoother(result.heatmap, images)
+        result = self._explainer_for(images)(images, self._policy, "map", not settings.smooth)
+        heat = self._smoother(result.heatmap, images) if settings.smooth else result.heatmap
         if heat.ndim not in (3, 4):
             raise ValueError(f"expected a layer with a map of two dimensions, got heatmaps {list(heat.shape)}")
         return heat.float(), result.scores, result.targets
 
-    def _draw(self, frames: Tensor, heat: Tensor, box: Box, settings: _Settings) -> Tensor:
+    def _explainer_for(self, images: Tensor) -> Explainer:
+        """The explainer of images of this shape: compiled once for each shape, where asked for and possible."""
+        assert self._explainer is not None
+        if not self.compile:
+            return self._explainer
+        shape = tuple(images.shape)
+        if shape not in self._compiled:
+            quick = self.compile == "auto"
+            try:
+                self._compiled[shape] = compiled(self._explainer, images, quick, self._splits)
+            except ValueError as error:
+                self.compile_problem = str(error)
+                if not quick:
+                    warnings.warn(f"the network runs uncompiled, which is slower: {error}", stacklevel=2)
+                self._compiled[shape] = self._explainer
+        return self._compiled[shape]
+
+    def _draw(self, frames: Tensor, heat: Tensor, settings: Settings) -> Tensor:
+        box = self.box(*frames.shape[1:3])
         if heat.ndim == 3:
             return draw(frames, heat, box, settings.colormap, settings.alpha)
         each = [draw(frames, heat[:, k], box, settings.colormap, settings.alpha) for k in range(heat.shape[1])]
         return torch.stack(each, 1)
 
-    def _prepare(self, settings: _Settings) -> None:
+    def _prepare(self, settings: Settings) -> None:
         """Brings explainer and targets up to the settings; what changed is explained anew."""
         explains = (settings.method, settings.layers)
         if explains != self._explains or self._explainer is None:
@@ -340,130 +366,24 @@ class Realtime:
                 class_names=self.class_names,
                 **self.options,
             )
-            self._explains = explains
+            if self._explains is None or self._explains[1] != explains[1]:
+                self._splits.clear()
+            self._explains, self.compile_problem = explains, None
+            self._compiled.clear()
             self._forget()
         picks = (settings.targets, settings.sticky)
         if picks != self._picks or self._policy is None:
-            self._policy = _policy(settings.targets, settings.sticky)
+            self._policy = policy(settings.targets, settings.sticky)
             self._picks = picks
             self._forget()
-        if not settings.smooth:
+        if settings.smooth:
+            self._smoother.set_share(settings.smooth, self.device)
+        elif self._smooths:
             self._smoother.reset()
+        self._smooths = bool(settings.smooth)
 
     def _forget(self) -> None:
         self._smoother.reset()
         if isinstance(self._policy, Top):
             self._policy.reset()
         self._latest, self._count = None, 0
-
-    # The settings' checks: what was given, in the form in which it is kept.
-
-    def _checked_method(self, method: str) -> str:
-        if method not in METHODS:
-            raise ValueError(f"expected a method of {', '.join(METHODS)}, got {method!r}")
-        return method
-
-    def _checked_layers(self, layers: Layer | Sequence[Layer] | None) -> tuple[str, ...] | None:
-        # By name, since a copy of the model may be in use.
-        return None if layers is None else tuple(resolve(self._original, layers)[0])
-
-    def _checked_targets(self, targets: Any) -> Any:
-        if targets is None or isinstance(targets, (TopK, Policy)) or callable(targets):
-            return targets
-        if isinstance(targets, (Tensor, np.ndarray)):
-            targets = targets.tolist()
-        if isinstance(targets, (list, tuple)):
-            if not targets:
-                raise ValueError("targets must be a class or several, got an empty list")
-            return tuple(self._class_number(target) for target in targets)
-        return self._class_number(targets)
-
-    def _class_number(self, target: Any) -> int:
-        if isinstance(target, bool) or not isinstance(target, (int, np.integer, str)):
-            raise TypeError(f"targets must be classes, names, TopK or a callable, got {type(target).__name__}")
-        number = find_class(target, self.class_names) if isinstance(target, str) else int(target)
-        known = None if self.class_names is None else len(self.class_names)
-        if number < 0 or (known is not None and number >= known):
-            raise ValueError(
-                f"targets must be classes from 0{'' if known is None else f' to {known - 1}'}, got {number}"
-            )
-        return number
-
-    def _checked_colormap(self, colormap: str | Tensor) -> str | Tensor:
-        colormaps.table(colormap)
-        return colormap
-
-    def _checked_alpha(self, alpha: float) -> float:
-        return _between("alpha", alpha, 0, 1)
-
-    def _checked_smooth(self, smooth: float) -> float:
-        if smooth == 1:
-            raise ValueError("smooth must be below 1, where no frame would ever be seen, got 1")
-        return _between("smooth", smooth, 0, 1)
-
-    def _checked_sticky(self, sticky: float) -> float:
-        return _between("sticky", sticky, 0, 1)
-
-    def _checked_every(self, every: int) -> int:
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise ValueError(f"every must be a positive int, got {every!r}")
-        return every
-
-    def _checked_paused(self, paused: bool) -> bool:
-        return bool(paused)
-
-
-def _policy(targets: Any, sticky: float) -> Policy | Callable[[Tensor], Tensor]:
-    if targets is None:
-        return Top(sticky=sticky)
-    if isinstance(targets, TopK):
-        return Top(targets.k)
-    if isinstance(targets, tuple):
-        return Fixed(list(targets))
-    return Fixed(targets) if isinstance(targets, int) else targets
-
-
-def _preparation(
-    input_size: int | tuple[int, int], mean: Sequence[float], std: Sequence[float], fit: str
-) -> Preparation:
-    size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-    if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
-        raise ValueError(f"input_size must be a positive int or (height, width), got {input_size!r}")
-    if fit not in ("stretch", "crop"):
-        raise ValueError(f"fit must be 'stretch' or 'crop', got {fit!r}")
-    if fit == "crop" and size[0] != size[1]:
-        raise ValueError(f"fit='crop' needs a square input, got {size}; pass preparation=")
-    resize = size if fit == "stretch" else size[0]
-    return Preparation(resize, size, tuple(mean), tuple(std))
-
-
-def _placed(model: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Module:
-    """``model``, or a copy of it where it must be changed."""
-    some = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if some is None:
-        return model
-    moves = device is not None and torch.device(device) != some.device
-    if not moves and dtype in (None, some.dtype):
-        return model
-    return copy.deepcopy(model).to(device=device, dtype=dtype)
-
-
-def _as_tensor(frames: Any) -> Tensor:
-    if isinstance(frames, np.ndarray):
-        if frames.dtype != np.uint8:
-            raise TypeError(f"frames must be uint8, got {frames.dtype}")
-        # Mirrored and read-only arrays are copied; others are looked at where they are.
-        usable = frames.flags.writeable and all(step >= 0 for step in frames.strides)
-        frames = torch.from_numpy(frames if usable else frames.copy())
-    if not isinstance(frames, Tensor) or frames.dtype != torch.uint8:
-        got = frames.dtype if isinstance(frames, Tensor) else type(frames).__name__
-        raise TypeError(f"frames must be a uint8 tensor or array, got {got}")
-    if frames.ndim not in (3, 4) or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(f"frames must have shape [H, W, 3] or [N, H, W, 3], RGB, got {list(frames.shape)}")
-    return frames
-
-
-def _between(name: str, value: float, low: float, high: float) -> float:
-    if not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
-    return float(value)

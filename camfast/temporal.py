@@ -89,8 +89,9 @@ class Smoother:
         self._share: Tensor | None = None
 
     def reset(self) -> None:
-        """Forgets what was averaged."""
-        self._maps = self._top = self._scene = None
+        """Forgets what was averaged; in place, since a captured graph may know these tensors."""
+        if self._top is not None:
+            self._top.fill_(torch.nan)  # what a past that is not known looks like
 
     def set_share(self, share: float, device: torch.device) -> None:
         """Sets the share of the past; on the device, so that a captured graph sees the change."""

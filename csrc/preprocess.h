@@ -8,9 +8,9 @@
 namespace camfast {
 
 // One axis of an antialiased linear resize. Output `i` has its centre at start + (i + 0.5) * step in the frame, and
-// weighs what lies under a triangle of half-width `reach`: frame pixel j, whose centre is j + 0.5, by 1 - distance / reach.
+// weighs what lies under a triangle of half-width `reach`: frame pixel j, whose centre is j + 0.5, by 1 - distance / reach
 struct ResizeAxis {
-  float start, step, reach;
+  float start, step, reach, slope; // slope: 1 / reach
   int length, out; // of the frame and of the result
 
   CAMFAST_HD float centre(int i) const { return start + (float(i) + 0.5f) * step; }
@@ -26,14 +26,15 @@ struct ResizeAxis {
   }
   // Not below 0: rounding may put a pixel at the triangle's foot outside it.
   CAMFAST_HD float weight(int j, float centre) const {
-    const float w = 1.f - fabsf(float(j) + 0.5f - centre) / reach;
+    const float w = 1.f - fabsf(float(j) + 0.5f - centre) * slope;
     return w < 0.f ? 0.f : w;
   }
 };
 
 inline ResizeAxis resize_axis(double start, double end, int64_t length, int64_t out) {
   const double step = (end - start) / double(out);
-  return {float(start), float(step), float(step > 1.0 ? step : 1.0), int(length), int(out)};
+  const double reach = step > 1.0 ? step : 1.0;
+  return {float(start), float(step), float(reach), float(1.0 / reach), int(length), int(out)};
 }
 
 // value * scale + shift, for sums of levels from 0 to 255.

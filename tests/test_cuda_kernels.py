@@ -19,7 +19,17 @@ from camfast import colormaps, reference
 
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "csrc" / "cuda"
-UNITS = ["cam_float", "cam_double", "cam_half", "cam_bfloat16", "overlay", "tile_maps", "eigen_cam", "mask_images"]
+UNITS = [
+    "cam_float",
+    "cam_double",
+    "cam_half",
+    "cam_bfloat16",
+    "overlay",
+    "tile_maps",
+    "preprocess",
+    "eigen_cam",
+    "mask_images",
+]
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the emulated kernels with")
 
@@ -137,6 +147,29 @@ def test_resize_normalize(program, dtype, machine):
             actual, _ = run(program, header, [storage_bytes(maps)], result_dtype)
             expected = reference.resize_normalize(maps.double(), size, normalize, relu)
             assert_close(actual.view(expected.shape), expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("channels_last", [0, 1])
+def test_preprocess(program, dtype, channels_last):
+    # frame, result, box in thousandths of a pixel; the wide one needs several strips a tile
+    for shape, size, box, shift in [
+        ((2, 45, 80), (12, 20), (0, 0, 80000, 45000), 0),
+        ((2, 45, 80), (12, 20), (0, 0, 80000, 45000), 1),
+        ((1, 13, 37), (30, 90), (0, 0, 37000, 13000), 0),
+        ((1, 33, 58), (16, 19), (-3300, 4100, 60200, 32900), 0),
+        ((1, 4, 3000), (3, 2), (0, 0, 3000000, 4000), 0),
+        ((1, 1, 1), (2, 3), (0, 0, 1000, 1000), 0),
+    ]:
+        frames = torch.randint(0, 256, (*shape, 3), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
+        N, H, W = shape
+        header = [6, 2, DTYPES.index(dtype), N, box[1], box[3], H, size[0], box[0], box[2], W, size[1]]
+        actual, _ = run(program, [*header, channels_last, shift], [storage_bytes(frames)], dtype)
+        mean, std = (64 / 255, 64 / 255, -8 / 255), (64 / 255, 32 / 255, 16 / 255)
+        expected = reference.preprocess(frames, size, mean, std, box=[edge / 1000 for edge in box])
+        actual = actual.view(N, *size, 3).permute(0, 3, 1, 2) if channels_last else actual.view(expected.shape)
+        tolerance = {torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2}[dtype]
+        torch.testing.assert_close(actual.float(), expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("shift", [0, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -253,3 +254,89 @@ def test_another_dtype_is_a_copy(model):
     result = run(frames(1)[0])
     assert model[0].weight.dtype == torch.float32 and result.scores.dtype == torch.bfloat16
     torch.testing.assert_close(result.scores.float(), exact.scores, rtol=0, atol=0.05)
+
+
+def test_the_layout_is_the_faster_one(model, device, monkeypatch):
+    """Measured once on the CPU, and where nothing else was asked for; the model's own weights stay as they lie."""
+    if device.type != "cpu":
+        pytest.skip("on CUDA the layout is the weights'")
+    asked = []
+
+    def faster(measured, images):
+        asked.append((measured, images.shape))
+        return True
+
+    monkeypatch.setattr("camfast.realtime.faster_in_channels_last", faster)
+    expected = engine(model, channels_last=False)(frames(1)[0])
+    assert not asked
+    run = engine(model)
+    assert run.channels_last is None
+    for frame in frames(3):
+        result = run(frame)
+    assert run.channels_last is True and asked == [(model, (1, 3, 32, 32))]
+    torch.testing.assert_close(run(frames(1)[0]).scores, expected.scores, rtol=0, atol=1e-4)
+    assert result.overlay.shape == (40, 60, 3) and all(p.is_contiguous() for p in model.parameters())
+    lying = model.to(memory_format=torch.channels_last)
+    assert engine(lying).channels_last is True and len(asked) == 1
+    assert engine(lying, channels_last=False).channels_last is False
+
+
+def test_the_layout_is_measured(model):
+    from camfast.realtime_network import faster_in_channels_last
+
+    seen = []
+
+    class Timed(nn.Module):
+        def __init__(self, slow):
+            super().__init__()
+            self.conv, self.slow = nn.Conv2d(3, 4, 3), slow
+
+        def forward(self, x):
+            last = x.is_contiguous(memory_format=torch.channels_last)
+            seen.append((last, self.training))
+            time.sleep(0.02 if last == self.slow else 0.0)
+            return self.conv(x)
+
+    images = torch.ones(1, 3, 16, 16)
+    for slow in (False, True):
+        network = Timed(slow).train()
+        assert faster_in_channels_last(network, images) is not slow
+        assert network.training and network.conv.weight.grad is None
+    assert {last for last, _ in seen} == {False, True} and not any(training for _, training in seen)
+    assert not faster_in_channels_last(nn.Linear(4, 4), images)
+
+
+def test_stream_is_a_call_a_frame(model):
+    batch = frames(5)
+    one, other = engine(model, layers="3", every=2), engine(model, layers="3", every=2)
+    for result, frame in zip(one.stream(iter(batch)), batch, strict=True):
+        same = other(frame)
+        assert torch.equal(result.overlay.cpu(), same.overlay.cpu()) and result.explained == same.explained
+        assert not result.overlay.is_cuda
+
+
+@pytest.mark.parametrize("options", [{}, {"smooth": 0.5}, {"sticky": 0.1}, {"targets": [1, 2]}, {"every": 2}], ids=str)
+def test_graph_equals_eager(cuda, options):
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).to(cuda)
+    replayed, eager = engine(model, layers="3", **options), engine(model, layers="3", graph=False, **options)
+    for frame in frames(6):
+        got, expected = replayed(frame), eager(frame)
+        assert replayed.graph_problem is None
+        torch.testing.assert_close(got.heatmap, expected.heatmap, rtol=0, atol=1e-4)
+        assert (got.overlay.int() - expected.overlay.int()).abs().float().mean() < 0.1
+    replayed.alpha = 0.0
+    assert torch.equal(replayed(frame).overlay, torch.from_numpy(frame))
+
+
+def test_graph_that_cannot_be_captured(cuda):
+    class Looks(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) * float(x.mean() < 1e9)  # waits for the device
+
+    model = Looks(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).to(cuda)
+    run = engine(model, layers="1")
+    with pytest.warns(UserWarning, match="without a CUDA graph"):
+        assert run(frames(1)[0]).overlay.shape == (40, 60, 3)
+    assert run.graph_problem

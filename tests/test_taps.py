@@ -95,6 +95,42 @@ def test_module_called_twice_gives_its_last_call():
     torch.testing.assert_close(gradient, expected[None, :, None, None].expand_as(gradient))
 
 
+def test_module_called_several_times_has_a_graph_from_its_last_call_on():
+    """From the second pass on, when the number of calls is known; also where that number changes."""
+
+    class Often(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.calls, self.recorded = nn.Conv2d(3, 3, 3, padding=1), 3, []
+
+        def forward(self, x):
+            self.recorded.clear()
+            for _ in range(self.calls):
+                x = self.body(x).relu()
+                self.recorded.append(x.requires_grad)
+            return x.mean((2, 3))
+
+    model, quirks = Often().eval(), Quirks()
+    for calls, recorded in [
+        (3, [True] * 3),
+        (3, [False, False, True]),
+        (2, [False, True]),
+        (4, [False, True, True, True]),
+    ]:
+        model.calls = calls
+        with torch.no_grad():
+            last = IMAGES
+            for i in range(calls):
+                last = model.body(last.relu() if i else last)
+        with Tap(model, [model.body], quirks=quirks) as tap:
+            scores = tap.run(IMAGES)
+            (gradient,) = tap.gradients(scores[:, 1].sum())
+            torch.testing.assert_close(tap.activations[0], last)
+        assert model.recorded == recorded and gradient[:, 0].abs().sum() == 0
+        expected = (last[:, 1] > 0).float() / last[0, 0].numel()
+        torch.testing.assert_close(gradient[:, 1], expected)
+
+
 @pytest.mark.parametrize("kind", ["tuple", "list", "namedtuple", "dict", "dataclass", "nested"])
 def test_structured_outputs(kind):
     model = models.Packed(kind).eval()

@@ -101,7 +101,7 @@ def channel_terms(rule: Rule, activations: Tensor, gradients: Tensor) -> Tensor:
     return W[(...,) + (None,) * (gradients.ndim - W.ndim)] * A
 
 
-def _weights(rule: Rule, activations: Tensor, gradients: Tensor) -> Tensor:
+def weights_of(rule: Rule, activations: Tensor, gradients: Tensor) -> Tensor:
     """What the weight rule of ``rule`` gives: ``[N, (K,) C]`` or ``[N, (K,) C, *map]``, in fp32, or fp64 for fp64."""
     wide = torch.float64 if torch.float64 in (activations.dtype, gradients.dtype) else torch.float32
     A, G = activations.to(wide).flatten(2), gradients.to(wide)

@@ -53,6 +53,7 @@ def run(options: argparse.Namespace, network: Any, targets: Any) -> int:
         every=options.every,
         preparation=network.preparation,
         class_names=network.class_names,
+        compile="auto",
     )
     bar = tqdm(unit="frame", file=sys.stderr, dynamic_ncols=True)
 

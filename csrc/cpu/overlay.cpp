@@ -24,9 +24,11 @@ struct BlendLine {
     constexpr int W = bytes / 4;
     int64_t i = 0;
     for (; i + W <= n; i += W) {
-      const auto x = __builtin_convertvector(load_raw<Vec<uint8_t, W>>(frame + i), Vec<int32_t, W>);
+      // By way of 16 bits: compilers take a conversion from 8 bits to 32 at once apart, byte by byte.
+      const auto half = __builtin_convertvector(load_raw<Vec<uint8_t, W>>(frame + i), Vec<uint16_t, W>);
+      const auto x = __builtin_convertvector(half, Vec<int32_t, W>);
       const Vec<float, W> v = __builtin_convertvector(x, Vec<float, W>) * frame_share + load<float, W>(line + i) + 0.5f;
-      const auto rounded = __builtin_convertvector(v, Vec<int32_t, W>);
+      const auto rounded = __builtin_convertvector(__builtin_convertvector(v, Vec<int32_t, W>), Vec<uint16_t, W>);
       store(out + i, __builtin_convertvector(rounded, Vec<uint8_t, W>));
     }
     for (; i < n; ++i) out[i] = blend(float(frame[i]), frame_share, line[i]);

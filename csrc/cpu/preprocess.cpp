@@ -39,24 +39,33 @@ struct Taps {
   const float* of(int i) const { return weights.data() + size_t(i) * most; }
 };
 
-// sum[i] = sum over rows r of weights[r] * frame[r * pitch + i], for n bytes of a row.
+// sum[i] = sum over rows r of weights[r] * frame[r * pitch + i], for n bytes of a row. Bytes are taken four to a lane and
+// shifted apart, which every instruction set can do: lane l of `acc[k]` is byte 4 l + k.
 struct SumRows {
   template <int bytes>
   static CAMFAST_INLINE void run(const uint8_t* const& frame, const int64_t& pitch, const float* const& weights,
                                  const int& rows, const int64_t& n, float* const& sum) {
-    constexpr int W = bytes / 4, kUnroll = 8; // that many registers of sums, so that each is written once
+    constexpr int W = bytes / 4, kStep = 4 * W;
     int64_t i = 0;
-    for (; i + W * kUnroll <= n; i += W * kUnroll) {
-      Vec<float, W> acc[kUnroll] = {};
+    for (; i + 2 * kStep <= n; i += 2 * kStep) {
+      Vec<float, W> acc[8] = {};
       for (int r = 0; r < rows; ++r) {
         const uint8_t* row = frame + r * pitch + i;
-        const float weight = weights[r];
-        for (int u = 0; u < kUnroll; ++u) {
-          const auto wide = __builtin_convertvector(load_raw<Vec<uint8_t, W>>(row + u * W), Vec<int32_t, W>);
-          acc[u] += __builtin_convertvector(wide, Vec<float, W>) * weight;
+        const Vec<float, W> weight = splat<float, W>(weights[r]);
+        const auto a = load_raw<Vec<int32_t, W>>(row), b = load_raw<Vec<int32_t, W>>(row + kStep);
+        for (int k = 0; k < 4; ++k) {
+          acc[k] += __builtin_convertvector((a >> (8 * k)) & 255, Vec<float, W>) * weight;
+          acc[4 + k] += __builtin_convertvector((b >> (8 * k)) & 255, Vec<float, W>) * weight;
         }
       }
-      for (int u = 0; u < kUnroll; ++u) store(sum + i + u * W, acc[u]);
+      float apart[8][W];
+      memcpy(apart, acc, sizeof(apart));
+      for (int half = 0; half < 2; ++half) {
+        float* to = sum + i + half * kStep;
+        for (int l = 0; l < W; ++l) {
+          for (int k = 0; k < 4; ++k) to[4 * l + k] = apart[4 * half + k][l];
+        }
+      }
     }
     for (; i < n; ++i) {
       float acc = 0.f;

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "../preprocess.h"
 #include "../tile_layout.h"
 #include "plan.h"
 
@@ -36,6 +37,16 @@ struct ResizeCall {
   void* out;
   void* scratch;
   ResizePlan plan;
+  cudaStream_t stream;
+};
+
+struct PreprocessCall {
+  const unsigned char* frames; // [N, H, W, 3]
+  void* out;                   // [N, 3, h, w], or interleaved [N, h, w, 3]
+  ResizeAxis rows, columns;
+  Normalise normalise;
+  int N;
+  bool interleaved;
   cudaStream_t stream;
 };
 
@@ -94,6 +105,8 @@ template <class In>
 cudaError_t launch_cam(const CamCall& call);
 template <class In>
 cudaError_t launch_resize(const ResizeCall& call);
+template <class Out>
+cudaError_t launch_preprocess(const PreprocessCall& call);
 cudaError_t launch_overlay(const OverlayCall& call);
 template <class In>
 cudaError_t launch_tile_maps(const TileCall& call);

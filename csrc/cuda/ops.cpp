@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "../masks.h"
+#include "../preprocess_arguments.h"
 #include "../tile_maps.h"
 #include "launches.h"
 
@@ -229,6 +230,33 @@ Tensor mask_images(const Tensor& images, const Tensor& maps, bool align_corners,
   return in.out;
 }
 
+Tensor preprocess(const Tensor& frames, Sizes size, std::vector<double> mean, std::vector<double> std, ScalarType dtype,
+                  std::optional<std::vector<double>> box, bool channels_last) {
+  const PreprocessArguments a = check_preprocess(frames, size, mean, std, dtype, box);
+  const int device = frames.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  Tensor out = allocate_images(a, dtype, channels_last, frames);
+  if (out.numel() == 0) return out;
+  STD_TORCH_CHECK(a.N <= (1 << 24), "frames must be at most 2^24 in one call, got ", a.N);
+  const Tensor dense = torch::stable::contiguous(frames);
+
+  cuda::PreprocessCall call{};
+  call.frames = static_cast<const uint8_t*>(dense.const_data_ptr());
+  call.out = out.mutable_data_ptr();
+  call.rows = a.rows;
+  call.columns = a.columns;
+  call.normalise = a.normalise;
+  call.N = int(a.N);
+  call.interleaved = channels_last;
+  call.stream = current_stream(device);
+  switch (dtype) {
+    case ScalarType::Half: STD_CUDA_CHECK(cuda::launch_preprocess<__half>(call)); break;
+    case ScalarType::BFloat16: STD_CUDA_CHECK(cuda::launch_preprocess<__nv_bfloat16>(call)); break;
+    default: STD_CUDA_CHECK(cuda::launch_preprocess<float>(call)); break;
+  }
+  return out;
+}
+
 Tensor overlay(const Tensor& frames, const Tensor& heatmap, const Tensor& colors, double alpha) {
   check_overlay(frames, heatmap, colors);
   const int device = frames.get_device_index();
@@ -305,6 +333,7 @@ STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) {
   m.impl("eigen_cam", TORCH_BOX(&camfast::eigen_cam));
   m.impl("kpca_cam", TORCH_BOX(&camfast::kpca_cam));
   m.impl("mask_images", TORCH_BOX(&camfast::mask_images));
+  m.impl("preprocess", TORCH_BOX(&camfast::preprocess));
   m.impl("overlay", TORCH_BOX(&camfast::overlay));
   m.impl("tile_maps", TORCH_BOX(&camfast::tile_maps));
 }

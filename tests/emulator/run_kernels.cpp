@@ -133,6 +133,35 @@ void run_resize() {
   finish(out, {&maps.memory, &scratch});
 }
 
+ResizeAxis next_axis() {
+  const double start = double(next()) / 1000, end = double(next()) / 1000;
+  const int64_t length = next();
+  return resize_axis(start, end, length, next());
+}
+
+void run_preprocess() {
+  const int64_t dtype = next();
+  PreprocessCall call{};
+  call.N = int(next());
+  call.rows = next_axis();
+  call.columns = next_axis();
+  call.interleaved = next() != 0;
+  const size_t shift = size_t(next());
+  call.normalise = {{1.f / 64, 1.f / 32, 1.f / 16}, {-1.f, -2.f, 0.5f}};
+  Input frames(size_t(call.N) * call.rows.length * call.columns.length * 3, shift);
+  emu::Guarded out(size_t(call.N) * call.rows.out * call.columns.out * 3 * kElementBytes[dtype], 0);
+  call.frames = frames.memory.begin();
+  call.out = out.begin();
+  switch (dtype) {
+    case float32: check(launch_preprocess<float>(call)); break;
+    case float16: check(launch_preprocess<__half>(call)); break;
+    default: check(launch_preprocess<__nv_bfloat16>(call)); break;
+  }
+  const int64_t path = 0;
+  fwrite(&path, sizeof path, 1, stdout);
+  finish(out, {&frames.memory});
+}
+
 void run_overlay() {
   OverlayCall call{};
   call.N = int(next());
@@ -273,6 +302,7 @@ int main() {
       if (op == 3) run_tiles();
       if (op == 4) run_eigen();
       if (op == 5) run_masks();
+      if (op == 6) run_preprocess();
       fflush(stdout);
     }
   } catch (const std::exception& error) {

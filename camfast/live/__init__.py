@@ -1,0 +1,9 @@
+"""A stream explained while it runs, shown on a page in the browser."""
+
+from __future__ import annotations
+
+from .hub import Hub
+from .server import application
+from .source import Source
+
+__all__ = ["Hub", "Source", "application"]
