@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ALLOWED = re.compile(r"^camfast(/[\w/]+)?/(\w+\.py|py\.typed|_C(_cuda)?\.abi3\.so)$|^camfast-[\d.]+\.dist-info/")
+TREE = Path(__file__).resolve().parent.parent
 FOREIGN_PATH = re.compile(rb"/(?:home|root|tmp|work|build|Users)/[\w./-]+")
 
 
@@ -23,6 +24,8 @@ def problems(wheel: Path, expect_cuda: bool) -> list[str]:
     with TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         found += [f"a file that does not belong: {n}" for n in names if not ALLOWED.match(n)]
+        modules = {str(file.relative_to(TREE)) for file in (TREE / "camfast").rglob("*.py")}
+        found += [f"missing, is its package in pyproject.toml?: {n}" for n in sorted(modules - set(names))]
         libraries = [n for n in names if n.endswith(".so")]
         wanted = {"camfast/_C.abi3.so"} | ({"camfast/_C_cuda.abi3.so"} if expect_cuda else set())
         found += [f"missing: {n}" for n in sorted(wanted - set(libraries))]
