@@ -84,7 +84,8 @@ class ActivationsAndGradients:
     @contextlib.contextmanager
     def counting(self) -> Iterator[dict[nn.Module, int]]:
         """How often each layer runs meanwhile."""
-        self._calls = calls = {}
+        calls: dict[nn.Module, int] = {}
+        self._calls = calls
         try:
             yield calls
         finally:
