@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import bench_compat
 import bench_methods
 import charts
 import gpu_report
@@ -21,6 +23,7 @@ import pytest
 import report
 import sanitizer_run
 import torch
+from explain_cases import Network
 from harness import Result, measure
 
 HERE = Path(__file__).resolve().parent
@@ -104,6 +107,20 @@ def test_methods_are_compared_and_written_down(tmp_path: Path, monkeypatch: pyte
     wrong["other"] = method_cases.Candidate(lambda: torch.eye(9).flip(0)[None])
     with pytest.raises(ValueError, match=r"other: expected camfast's heatmap, got a difference of 1"):
         bench_methods._check(method_cases.CASES[2], wrong, {})
+
+
+def test_one_script_runs_on_both_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pytorch_grad_cam")
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(8, 300)).eval()
+    images = torch.randn(2, 3, 16, 16)
+    monkeypatch.setitem(bench_compat.NETWORKS, "small", Network("1", 1.0, 1.0))
+    monkeypatch.setattr(bench_compat, "load", lambda case, device: (model, images))
+    options = argparse.Namespace(method="LayerCAM", seconds=0.1, quick=True)
+    found = bench_compat._measure(bench_compat.ExplainCase("small", 2), options)
+    assert [row["candidate"] for row in found["rows"]] == [bench_compat.PEER, bench_compat.OURS, "forward"]
+    assert "small batch 2" in bench_compat._table({"cases": [found], "failed": []})
 
 
 @pytest.mark.parametrize("layout", sanitizer_run.LAYOUTS[:5])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ class ActivationsAndGradients:
         self.ran: list[nn.Module] = []  # the layer of each activation
         self.taps: list[Tensor] = []  # what a backward pass must reach
         self._recording = False
+        self._calls: dict[nn.Module, int] | None = None
         self.handles = [layer.register_forward_hook(self._record) for layer in target_layers]
 
     @property
@@ -79,6 +81,16 @@ class ActivationsAndGradients:
         finally:
             self._recording = False
 
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[dict[nn.Module, int]]:
+        """How often each layer runs meanwhile."""
+        calls: dict[nn.Module, int] = {}
+        self._calls = calls
+        try:
+            yield calls
+        finally:
+            self._calls = None
+
     def save_activation(self, module: nn.Module, input: Any, output: Any) -> None:
         self.activations.append(self._kept(output))
         self.ran.append(module)
@@ -98,6 +110,8 @@ class ActivationsAndGradients:
         self.handles.clear()
 
     def _record(self, module: nn.Module, input: Any, output: Any) -> Any:
+        if self._calls is not None:
+            self._calls[module] = self._calls.get(module, 0) + 1
         if not self._recording:
             return None
         self.save_activation(module, input, output)

@@ -30,6 +30,10 @@ _STEPS = (
 )
 
 
+class _RanAgain(Exception):
+    """A layer runs several times in a pass: the original takes its first run, the engine the last."""
+
+
 class _Augmentation:
     """The image, perhaps mirrored, times a factor; and the map of it put right again."""
 
@@ -75,6 +79,7 @@ class BaseCAM:
         )
         self.detach = detach
         self.outputs: Any = None
+        self._layers_run_again = False
         self.activations_and_grads = ActivationsAndGradients(model, target_layers, reshape_transform, detach)
 
     def __call__(
@@ -88,23 +93,29 @@ class BaseCAM:
         """Maps ``[N, H, W]``, float32; one target an image, None for each image's top class."""
         input_tensor = input_tensor.to(self.device)
         if self.runs_in_engine(input_tensor, eigen_smooth):
-            return self._by_engine(input_tensor, targets, eigen_smooth)
-        with quiet(self.model), torch.set_grad_enabled(self.uses_gradients):
-            if self.uses_gradients:  # also of a frozen model
-                input_tensor = input_tensor.detach().clone().requires_grad_()
-            self.outputs = outputs = self.activations_and_grads(input_tensor)
-            if targets is None:
-                top = np.argmax(_array(outputs), axis=-1)
-                targets = [ClassifierOutputTarget(category) for category in top]
-            targets = _one_an_image(targets, len(outputs))
-            if self.uses_gradients:
-                self._backward(sum(t(o) for t, o in zip(targets, outputs, strict=False)), input_tensor)
-            layers = self.compute_cam_per_layer(input_tensor, targets, eigen_smooth)
-            heatmap = self.aggregate_multi_layers(layers)
-        self.activations_and_grads.taps = []  # they hold the graph
-        if isinstance(outputs, Tensor):
-            self.outputs = outputs.detach()
-        return heatmap
+            try:
+                return self._by_engine(input_tensor, targets, eigen_smooth)
+            except _RanAgain:
+                self._layers_run_again = True
+        try:
+            with quiet(self.model), torch.set_grad_enabled(self.uses_gradients):
+                return self._by_steps(input_tensor, targets, eigen_smooth)
+        finally:
+            self.activations_and_grads.taps = []  # they hold the graph
+            if isinstance(self.outputs, Tensor):
+                self.outputs = self.outputs.detach()
+
+    def _by_steps(self, input_tensor: Tensor, targets: Any, eigen_smooth: bool) -> np.ndarray:
+        if self.uses_gradients:  # also of a frozen model
+            input_tensor = input_tensor.detach().clone().requires_grad_()
+        self.outputs = outputs = self.activations_and_grads(input_tensor)
+        if targets is None:
+            top = np.argmax(_array(outputs), axis=-1)
+            targets = [ClassifierOutputTarget(category) for category in top]
+        targets = _one_an_image(targets, len(outputs))
+        if self.uses_gradients:
+            self._backward(sum(t(o) for t, o in zip(targets, outputs, strict=False)), input_tensor)
+        return self.aggregate_multi_layers(self.compute_cam_per_layer(input_tensor, targets, eigen_smooth))
 
     def forward_augmentation_smoothing(
         self, input_tensor: Tensor, targets: Any, eigen_smooth: bool = False
@@ -207,7 +218,8 @@ class BaseCAM:
             return False
         own = next(kind for kind in type(self).__mro__ if "engine" in vars(kind))
         untouched = all(getattr(type(self), s) is getattr(own, s) and s not in vars(self) for s in _STEPS)
-        return untouched and input_tensor.ndim == 4 and self.engine_fits(eigen_smooth)
+        fits = input_tensor.ndim == 4 and not self._layers_run_again
+        return untouched and fits and self.engine_fits(eigen_smooth)
 
     def _by_engine(self, input_tensor: Tensor, targets: Any, eigen_smooth: bool) -> np.ndarray:
         explainer = self.engine_explainer(self.target_layers, eigen_smooth)
@@ -223,7 +235,10 @@ class BaseCAM:
         found: list[LayerMap] = []
 
         def noted_run(*args: Any) -> Any:
-            self.outputs = output = run(*args)
+            with self.activations_and_grads.counting() as calls:
+                self.outputs = output = run(*args)
+            if any(count > 1 for count in calls.values()):
+                raise _RanAgain
             return output
 
         def noted_maps(*args: Any) -> Any:
