@@ -66,7 +66,7 @@ def uninstall(name: str) -> None:
     """
     sys.meta_path[:] = [f for f in sys.meta_path if not (isinstance(f, _Finder) and f.package == name)]
     for key in [key for key in sys.modules if key == name or key.startswith(name + ".")]:
-        if sys.modules[key].__name__.startswith(__name__ + "."):
+        if getattr(sys.modules[key], "__name__", "").startswith(__name__ + "."):
             del sys.modules[key]
 
 
