@@ -23,6 +23,7 @@ __all__ = [
     "eigen_smoothed",
     "own_gradient_plus_plus_weights",
     "plus_plus_weights",
+    "weights_of",
     "xgrad_weights",
 ]
 
@@ -71,7 +72,7 @@ def as_op(weights: WeightRule, name: str) -> Rule:
     """
 
     def op(activations: Tensor, gradients: Tensor, size=None, normalize: bool = True) -> Tensor:
-        W = _weights(op, activations, gradients)
+        W = weights_of(op, activations, gradients)
         return (ops.hires_cam if W.ndim == gradients.ndim else ops.cam)(activations, W, size, normalize)
 
     op.__name__ = op.__qualname__ = name
@@ -86,7 +87,7 @@ def eigen_smoothed(rule: Rule, activations: Tensor, second: Tensor) -> Tensor | 
     """
     if rule is not ops.cam and rule not in _WEIGHTS:
         return None
-    W = second if rule is ops.cam else _weights(rule, activations, second)
+    W = second if rule is ops.cam else weights_of(rule, activations, second)
     positions = activations.shape[2:]
     if W.ndim - (activations.ndim - 2) < 2:
         W = W[(...,) + (None,) * len(positions)].expand(*W.shape, *positions)
@@ -95,12 +96,12 @@ def eigen_smoothed(rule: Rule, activations: Tensor, second: Tensor) -> Tensor | 
 
 def channel_terms(rule: Rule, activations: Tensor, gradients: Tensor) -> Tensor:
     """What ``rule`` sums over the channels, ``[N, (K,) C, *map]``: weight times activation."""
-    W = _weights(rule, activations, gradients)
+    W = weights_of(rule, activations, gradients)
     A = activations if gradients.ndim == activations.ndim else activations.unsqueeze(1)
     return W[(...,) + (None,) * (gradients.ndim - W.ndim)] * A
 
 
-def _weights(rule: Rule, activations: Tensor, gradients: Tensor) -> Tensor:
+def weights_of(rule: Rule, activations: Tensor, gradients: Tensor) -> Tensor:
     """What the weight rule of ``rule`` gives: ``[N, (K,) C]`` or ``[N, (K,) C, *map]``, in fp32, or fp64 for fp64."""
     wide = torch.float64 if torch.float64 in (activations.dtype, gradients.dtype) else torch.float32
     A, G = activations.to(wide).flatten(2), gradients.to(wide)
