@@ -66,6 +66,8 @@ class Tap:
         self.graph = graph
         self.eval_mode = eval_mode
         self.quirks = quirks if quirks is not None else Quirks()
+        self.overwritten = False
+        """Whether an operation in place after a layer changes what was captured, as it does for plain hooks."""
         self._captured: dict[nn.Module, Tensor | None] = {}
         self._runs = 0  # of a lone layer, in this pass
         self._running_in: int | None = None  # the thread of the pass in progress
@@ -207,15 +209,18 @@ class Tap:
     def _capture(self, module: nn.Module, tensor: Tensor) -> Tensor:
         if not self.graph:
             self._captured[module] = tensor.detach()
-            return tensor.clone()
+            return tensor if self.overwritten else tensor.clone()
         if tensor.is_inference():
             raise ValueError("the model runs the layer in torch.inference_mode(), where no gradient can be recorded")
         # With several layers the later ones stay in the graph of the first, where they depend on it.
         started = len(self._captured) > 0 and len(set(self.layers)) > 1
         if not (started and tensor.requires_grad):
             tensor = tensor.detach().requires_grad_()
-        self._captured[module] = tensor
         torch.set_grad_enabled(True)
+        if self.overwritten:
+            tensor = self._captured[module] = tensor.clone()  # a leaf does not allow it
+            return tensor
+        self._captured[module] = tensor
         return tensor.clone()  # an operation in place must not overwrite what was captured
 
     def _kept(self, layer: nn.Module) -> Tensor:
@@ -242,6 +247,12 @@ class Tap:
 def hookable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Names and modules of ``model`` that take hooks: all but those compiled by TorchScript, and what is in them."""
     return ((name, module) for name, module in model.named_modules() if not isinstance(module, torch.jit.ScriptModule))
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` wrapped, whose layers have the names that the user gave them; else ``model``."""
+    inner = model._modules.get("_orig_mod")
+    return model if inner is None else inner
 
 
 def is_map(tensor: Tensor) -> bool:

@@ -156,6 +156,15 @@ def test_convergence_delta(net, x):
     both(script)
 
 
+def test_captums_noise_tunnel_takes_them(net, x):
+    from captum.attr import NoiseTunnel
+
+    def script(attr):
+        return NoiseTunnel(attr.GuidedGradCam(net, net.second)).attribute(x, nt_samples=3, stdevs=0.1, target=1)
+
+    both(script)
+
+
 def test_training_mode_is_kept(x):
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)

@@ -40,12 +40,11 @@ def run(code):
 def test_served_without_anything_else(name):
     """Neither the original nor OpenCV, matplotlib, Pillow, ... is imported for an import."""
     module, kind = CLASSES[name]
-    blocked = [other for other in BLOCKED if other != name]
     run(f"""
         import importlib.abc, sys
         class Blocked(importlib.abc.MetaPathFinder):
             def find_spec(self, fullname, path=None, target=None):
-                if fullname.partition(".")[0] in {blocked}:
+                if fullname.partition(".")[0] in {BLOCKED}:
                     raise ModuleNotFoundError(fullname + " is blocked", name=fullname)
         sys.meta_path.insert(0, Blocked())
         from camfast.compat import install
@@ -116,8 +115,39 @@ def test_uninstalled_again():
     """)
 
 
+@pytest.mark.parametrize(
+    "name, rest, calls",
+    [
+        (
+            "captum",
+            "from captum.attr import IntegratedGradients, NoiseTunnel",
+            "NoiseTunnel(ours).attribute(x, target=1)",
+        ),
+        ("monai", "from monai.visualize import VanillaGrad", "VanillaGrad(model)(x[:1])"),
+    ],
+)
+def test_the_rest_of_an_installed_original_stays(name, rest, calls):
+    pytest.importorskip(name)
+    module, kind = CLASSES[name]
+    out = run(f"""
+        from camfast.compat import install
+        install({name!r})
+        {rest}
+        import torch
+        from {module} import {kind}
+        from torch import nn
+        assert {kind}.__module__.startswith("camfast.compat.{name}")
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+        x = torch.rand(2, 3, 8, 8)
+        ours = {kind}(model, "1" if {name!r} == "monai" else model[1])
+        print({calls}.shape)
+    """)
+    assert "[" in out
+
+
 def test_a_script_of_the_originals():
     out = run("""
+        import sys
         from camfast.compat import install
         for name in ("torchcam", "captum", "monai"):
             install(name)
@@ -146,6 +176,9 @@ def test_a_script_of_the_originals():
 
 def test_what_is_absent_says_so():
     out = run("""
+        import importlib.util
+        find_spec = importlib.util.find_spec
+        importlib.util.find_spec = lambda name: None if name == "captum" else find_spec(name)  # not installed
         from camfast.compat import install
         install("captum")
         try:

@@ -209,3 +209,11 @@ def test_all_of_the_module_is_here_or_known_to_be_absent():
     public = {key for key, value in vars(visualize(PEER)).items() if not key.startswith("_") and key != "annotations"}
     ours = visualize(OURS)
     assert public == set(ours.__all__) | ours._ABSENT
+
+
+def test_compiled_models():
+    model, x = TokenHead().eval(), torch.rand(1, 1, 9, 8)
+    compiled = torch.compile(model, backend="eager")
+    for name in ("GradCAM", "CAM"):
+        found = getattr(visualize(OURS), name)(compiled, "second")(x, [1])
+        torch.testing.assert_close(found, getattr(visualize(OURS), name)(model, "second")(x, [1]))

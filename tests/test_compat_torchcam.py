@@ -163,6 +163,49 @@ def test_the_corrected_number_is_the_default(monkeypatch):
     torch.testing.assert_close(weights()[0], strict)
 
 
+def inplace_net(inplace):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=inplace), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    ).eval()
+
+
+@pytest.mark.parametrize(
+    "name", ["GradCAM", "GradCAMpp", "SmoothGradCAMpp", "XGradCAM", "LayerCAM", "ScoreCAM", "SSCAM", "ISCAM", "CAM"]
+)
+def test_an_operation_in_place_after_the_layer(name, monkeypatch):
+    model, x = inplace_net(True), torch.rand(2, 3, 9, 8)
+    options = {"num_samples": 2} if name in ("SSCAM", "ISCAM") else {}
+
+    def script(methods, model=model):
+        with getattr(methods, name)(model, "0", **options) as extractor:
+            return extractor([1, 2], model(x))
+
+    both(script)  # strict: the map of what the operation leaves
+    ours = importlib.import_module(OURS)
+    monkeypatch.setattr(ours, "strict", False)
+    if name != "CAM":  # whose weights are for what the operation leaves
+        found = []
+        for inplace in (True, False):
+            torch.manual_seed(5)
+            found.append(script(ours.methods, inplace_net(inplace))[0])
+        torch.testing.assert_close(*found)
+
+
+def test_frozen_networks_are_explained():
+    """torchcam needs an input that requires a gradient here."""
+    methods, x = importlib.import_module(OURS + ".methods"), torch.randn(2, 3, 64, 64)
+    maps = []
+    for frozen in (False, True):
+        model = resnet().requires_grad_(not frozen)
+        with methods.GradCAM(model, ["layer2", "layer4"]) as extractor:
+            maps.append(extractor([1, 2], model(x)))
+        with methods.LayerCAM(model, "conv1") as extractor:
+            maps[-1] += extractor([1, 2], model(x))
+    for one, other in zip(*maps, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-6, rtol=0)
+
+
 def test_hook_switches():
     model, x = resnet(), torch.randn(1, 3, 64, 64)
     methods = importlib.import_module(OURS + ".methods")
@@ -250,3 +293,31 @@ def test_installed_name_needs_nothing_else():
         "assert torchcam.methods.GradCAM is GradCAM and GradCAM.__module__.startswith('camfast.compat')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_compiled_models():
+    model, x = resnet(), torch.randn(2, 3, 32, 32)
+    methods = importlib.import_module(OURS + ".methods")
+    maps = []
+    for own, layer in (
+        (model, "layer3"),
+        (torch.compile(model, backend="eager"), "layer3"),
+        (torch.compile(model, backend="eager"), model.layer3),
+    ):
+        with methods.GradCAM(own, layer) as extractor:
+            assert extractor.target_names == ["layer3"]
+            maps.append(extractor([1, 2], own(x))[0])
+    torch.testing.assert_close(maps[1], maps[0])
+    torch.testing.assert_close(maps[2], maps[0])
+
+
+@pytest.mark.parametrize("name", ["GradCAM", "SmoothGradCAMpp", "XGradCAM", "LayerCAM", "FinerCAM", "ScoreCAM", "CAM"])
+def test_the_default_is_equal_where_nothing_is_corrected(name, monkeypatch):
+    monkeypatch.setattr(importlib.import_module(OURS), "strict", None)
+    model, x = resnet(), torch.randn(2, 3, 64, 64)
+
+    def script(methods):
+        with getattr(methods, name)(model, "layer4" if name == "CAM" else "layer2") as extractor:
+            return extractor([4, 7], model(x))
+
+    both(script)

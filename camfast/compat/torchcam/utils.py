@@ -19,7 +19,7 @@ def overlay_mask(img: Any, mask: Any, colormap: Any = "jet", alpha: float = 0.7)
         colormap: a name or a colormap of matplotlib. alpha: share of ``img``, in [0, 1).
     """
     Image = require("PIL.Image", "vision")
-    colormaps = require("matplotlib", "vision").colormaps
+    colormaps = require("matplotlib", "compat").colormaps
     if not isinstance(img, Image.Image) or not isinstance(mask, Image.Image):
         raise TypeError("img and mask arguments need to be PIL.Image")
     if not isinstance(alpha, float) or not 0 <= alpha < 1:

@@ -39,9 +39,18 @@ class _GradCAM(_CAM):
         super().reset_hooks()
         self._hook_outputs: list[Any] = [None] * len(self.target_names)
 
-    def _hook_g(self, _: nn.Module, _input: tuple[Tensor, ...], output: Tensor, idx: int = 0) -> None:
-        if self._hooks_enabled:
+    def _hook_a(self, module: nn.Module, _input: tuple[Tensor, ...], output: Tensor, idx: int = 0) -> None:
+        super()._hook_a(module, _input, output, idx)  # the hook below sees the same output, and passes on another
+
+    def _hook_g(self, _: nn.Module, _input: tuple[Tensor, ...], output: Tensor, idx: int = 0) -> Tensor | None:
+        if not self._hooks_enabled:
+            return None
+        if torch.is_grad_enabled() and isinstance(output, Tensor) and not output.requires_grad:
+            output = output.detach().requires_grad_()  # nothing before the layer has a gradient: the graph starts here
             self._hook_outputs[idx] = output
+            return output.clone()
+        self._hook_outputs[idx] = output
+        return self._passed_on(output)
 
     def _backprop(
         self,

@@ -37,6 +37,9 @@ class CAM(_CAM):
         weights = self.submodule_dict[self._resolve_fc(fc_layer)].weight.data
         self._fc_weights: Tensor = weights.flatten(2).squeeze(2) if weights.ndim > 2 else weights  # type: ignore
 
+    def _passed_on(self, output: Tensor) -> None:
+        """Nothing else: where a ReLU in place follows (DenseNet), the linear layer's weights are for what it leaves."""
+
     def _resolve_fc(self, fc_layer: Any) -> str:
         if isinstance(fc_layer, str):
             return fc_layer

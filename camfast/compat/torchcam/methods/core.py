@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from .... import ops
 from ....methods.base import Explainer, LayerMap
+from ....taps import Tap, uncompiled
+from ... import is_strict
 from ._utils import _model_eval, locate_candidate_layer
 
 __all__ = ["_CAM", "OutputTarget"]
@@ -84,7 +86,7 @@ class _CAM:
         if reshape_transform is not None and target_layer is None:
             raise ValueError("`target_layer` must be specified when using `reshape_transform`")
         self.model = model
-        self.submodule_dict = dict(model.named_modules())
+        self.submodule_dict = dict(uncompiled(model).named_modules())
         self.target_names = self._resolve_layers(target_layer, input_shape)
         self._reshape_transform = reshape_transform
         self.reset_hooks()
@@ -100,7 +102,7 @@ class _CAM:
 
     def _resolve_layers(self, target_layer: Any, input_shape: tuple[int, ...]) -> list[str]:
         if target_layer is None:
-            name = locate_candidate_layer(self.model, input_shape)
+            name = locate_candidate_layer(uncompiled(self.model), input_shape)
             if name is None:
                 raise ValueError("found no layer with a map: specify `target_layer` or fix `input_shape`")
             logger.warning("no value was provided for `target_layer`, thus set to '%s'.", name)
@@ -108,7 +110,10 @@ class _CAM:
         layers = target_layer if isinstance(target_layer, list) else [target_layer]
         if not all(isinstance(layer, (str, nn.Module)) for layer in layers):
             raise TypeError("invalid argument type for `target_layer`: expected modules, names, or a list of them")
-        names = [layer if isinstance(layer, str) else self._resolve_layer_name(layer) for layer in layers]
+        names = [
+            layer.removeprefix("_orig_mod.") if isinstance(layer, str) else self._resolve_layer_name(layer)
+            for layer in layers
+        ]
         missing = [name for name in names if name not in self.submodule_dict]
         if missing:
             close = {name: difflib.get_close_matches(name, self.submodule_dict) for name in missing}
@@ -128,9 +133,19 @@ class _CAM:
 
     # Hooks
 
-    def _hook_a(self, _: nn.Module, _input: tuple[Tensor, ...], output: Tensor, idx: int = 0) -> None:
-        if self._hooks_enabled:
-            self.hook_a[idx] = self._grid(output).detach()
+    def _hook_a(self, _: nn.Module, _input: tuple[Tensor, ...], output: Tensor, idx: int = 0) -> Tensor | None:
+        if not self._hooks_enabled:
+            return None
+        self.hook_a[idx] = self._grid(output).detach()
+        return self._passed_on(output)
+
+    def _passed_on(self, output: Tensor) -> Tensor | None:
+        """What goes on through the model in place of a layer's output that is kept: a copy, None for itself.
+
+        torchcam lets an operation in place that follows (``nn.ReLU(inplace=True)``) overwrite what it keeps, so that the
+        map is not the layer's; ``strict`` does so too.
+        """
+        return None if is_strict("torchcam") or not isinstance(output, Tensor) else output.clone()
 
     def _grid(self, tensor: Tensor) -> Tensor:
         return tensor if self._reshape_transform is None else self._reshape_transform(tensor)
@@ -261,6 +276,11 @@ class _CAM:
         """The layers' maps by a method of camfast that makes its own passes over ``images``."""
 
         class Maps(kind):  # type: ignore[misc,valid-type]
+            def tap(self) -> Tap:
+                tap = super().tap()
+                tap.overwritten = is_strict("torchcam")
+                return tap
+
             def result(self, maps: Any, *_: Any) -> Any:
                 return maps
 

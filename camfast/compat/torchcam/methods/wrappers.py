@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
+import operator
 from typing import Any, TypeVar
 
 import torch
@@ -17,40 +17,30 @@ __all__ = ["FinerCAM", "RefineCAM", "_CAMWrapper"]
 Self = TypeVar("Self", bound="_CAMWrapper")
 
 
+def _handed_on(name: str, meaning: str) -> Any:
+    """A method that calls ``base_cam``'s of the same name."""
+
+    def method(self: _CAMWrapper) -> Any:
+        return getattr(self.base_cam, name)()
+
+    method.__name__, method.__doc__ = name, meaning
+    return method
+
+
 class _CAMWrapper:
     """Hands everything about hooks on to ``base_cam``."""
 
+    model = property(operator.attrgetter("base_cam.model"), doc="The model explained.")
+    target_names = property(operator.attrgetter("base_cam.target_names"), doc="Names of the layers.")
+
+    enable_hooks = _handed_on("enable_hooks", "Record passes.")
+    disable_hooks = _handed_on("disable_hooks", "Let passes go by.")
+    reset_hooks = _handed_on("reset_hooks", "Forget what was recorded.")
+    remove_hooks = _handed_on("remove_hooks", "Take the hooks off the model.")
+    _hooks_off = _handed_on("_hooks_off", "Let passes inside ``with`` go by.")
+
     def __init__(self, base_cam: _CAM) -> None:
         self.base_cam = base_cam
-
-    @property
-    def model(self) -> nn.Module:
-        """The model explained."""
-        return self.base_cam.model
-
-    @property
-    def target_names(self) -> list[str]:
-        """Names of the layers."""
-        return self.base_cam.target_names
-
-    def enable_hooks(self) -> None:
-        """Record passes."""
-        self.base_cam.enable_hooks()
-
-    def disable_hooks(self) -> None:
-        """Let passes go by."""
-        self.base_cam.disable_hooks()
-
-    def reset_hooks(self) -> None:
-        """Forget what was recorded."""
-        self.base_cam.reset_hooks()
-
-    def remove_hooks(self) -> None:
-        """Take the hooks off the model."""
-        self.base_cam.remove_hooks()
-
-    def _hooks_off(self) -> contextlib.AbstractContextManager[None]:
-        return self.base_cam._hooks_off()
 
     def __enter__(self: Self) -> Self:
         return self
@@ -88,8 +78,8 @@ class RefineCAM(_CAMWrapper):
         **kwargs: Any,
     ) -> list[Tensor]:
         """One map ``[N, *target_shape]``, the largest layer's shape where none is asked for."""
-        cams = self.base_cam(class_idx, scores, True, targets=targets, **kwargs)
-        return [self.fuse_cams(cams, target_shape, normalized)]
+        maps = self.base_cam(class_idx, scores, targets=targets, **kwargs)
+        return [self.fuse_cams(maps, target_shape, normalized)]
 
     def compute_cams(
         self,
@@ -102,8 +92,8 @@ class RefineCAM(_CAMWrapper):
         **kwargs: Any,
     ) -> list[Tensor]:
         """The same without checks."""
-        cams = self.base_cam.compute_cams(class_idx, scores, True, targets=targets, **kwargs)
-        return [self.fuse_cams(cams, target_shape, normalized)]
+        maps = self.base_cam.compute_cams(class_idx, scores, targets=targets, **kwargs)
+        return [self.fuse_cams(maps, target_shape, normalized)]
 
     @staticmethod
     @torch.no_grad()

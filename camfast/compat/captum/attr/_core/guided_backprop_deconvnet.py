@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .....methods.guided import guided_modules
 from .....taps import quiet
 from .._utils.attribution import GradientAttribution
-from .._utils.common import as_arguments, as_given, as_inputs, chosen_scores
+from .._utils.common import as_arguments, as_given, as_inputs, chosen_scores, wrapped
 
 __all__ = ["GuidedBackprop"]
 
@@ -29,6 +29,7 @@ class GuidedBackprop(GradientAttribution):
         super().__init__(model)
         self.model = model
 
+    @wrapped
     def attribute(
         self, inputs: Tensor | tuple[Tensor, ...], target: Any = None, additional_forward_args: Any = None
     ) -> Any:

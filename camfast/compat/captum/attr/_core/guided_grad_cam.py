@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._utils.attribution import GradientAttribution, LayerAttribution
-from .._utils.common import as_given, as_inputs
+from .._utils.common import as_given, as_inputs, wrapped
 from .guided_backprop_deconvnet import GuidedBackprop
 from .layer.grad_cam import LayerGradCam
 
@@ -28,6 +28,7 @@ class GuidedGradCam(GradientAttribution):
         self.guided_backprop = GuidedBackprop(model)
         self.grad_cam = LayerGradCam(model, layer, device_ids)
 
+    @wrapped
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],

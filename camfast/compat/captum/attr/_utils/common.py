@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-__all__ = ["as_arguments", "as_given", "as_inputs", "chosen_scores", "select_targets"]
+__all__ = ["as_arguments", "as_given", "as_inputs", "chosen_scores", "select_targets", "wrapped"]
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def wrapped(method: Method) -> Method:
+    """The same, to be found under ``__wrapped__``, where captum's ``NoiseTunnel`` looks for it."""
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return method(*args, **kwargs)
+
+    return cast(Method, call)
 
 
 def as_inputs(inputs: Any) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ from ......layer_tensors import layer_pass
 from ......methods.rules import channel_terms
 from ..... import is_strict
 from ..._utils.attribution import GradientAttribution, LayerAttribution
-from ..._utils.common import as_arguments, as_given, as_inputs, chosen_scores
+from ..._utils.common import as_arguments, as_given, as_inputs, chosen_scores, wrapped
 
 __all__ = ["LayerGradCam"]
 
@@ -24,6 +24,7 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
     def __init__(self, forward_func: Callable[..., Any], layer: nn.Module, device_ids: list[int] | None = None) -> None:
         super().__init__(forward_func, layer, device_ids)
 
+    @wrapped
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
