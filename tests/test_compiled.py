@@ -70,6 +70,16 @@ def test_compiled_halves(model, by):
     assert not torch.jit.onednn_fusion_enabled()
 
 
+def test_inside_inference_mode(model, by):
+    expected = engine(model)(frames(1)[0])
+    with torch.inference_mode():
+        run = engine(model, compile=True)
+        for frame in frames(1)[[0, 0]]:
+            result = run(frame)
+    assert run.compile_problem is None
+    torch.testing.assert_close(result.heatmap, expected.heatmap, rtol=0, atol=1e-4)
+
+
 def test_weights_are_those_of_the_first_frame(model, by):
     run, frame = engine(model, compile=True), frames(1)[0]
     first = run(frame).scores
