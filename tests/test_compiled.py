@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -115,14 +117,23 @@ def test_onednn_is_taken_where_it_is_faster(monkeypatch):
     if torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         assert "prim::oneDNNFusionGuard" in kinds
 
-    def slow(images):
-        return network(network(images))
+    # Which is faster, by a clock that they turn themselves.
+    clock = [0.0]
 
-    monkeypatch.setattr(onednn, "fused", lambda network, images: slow)
-    assert onednn.fused_if_faster(network, images) is None
-    monkeypatch.setattr(onednn, "fused", lambda network, images: lambda images: expected)
-    assert onednn.fused_if_faster(network, images) is not None
-    assert onednn.fused_if_faster(network.double(), images.double()) is None
+    class Takes(nn.Module):
+        def __init__(self, seconds):
+            super().__init__()
+            self.seconds = seconds
+
+        def forward(self, x):
+            clock[0] += self.seconds
+            return x
+
+    monkeypatch.setattr(onednn, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    for seconds, taken in [(1.0, True), (3.0, False)]:
+        monkeypatch.setattr(onednn, "fused", lambda network, images, seconds=seconds: Takes(seconds))
+        assert (onednn.fused_if_faster(Takes(2.0), images) is not None) == taken
+    assert onednn.fused_if_faster(Takes(2.0), images.double()) is None
 
     class Refuses(nn.Module):
         def forward(self, x):
