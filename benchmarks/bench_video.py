@@ -228,7 +228,7 @@ def soak(clip: Path, model: torch.nn.Module, layers: str | None, minutes: float)
     with camfast.Realtime(model, layers=layers, smooth=0.5, compile="auto") as engine:
         while time.monotonic() < end:
             latencies, until = [], min(time.monotonic() + window, end)
-            while time.monotonic() < until:
+            while not latencies or time.monotonic() < until:
                 latencies.append(engine(next(source)).milliseconds)
             windows.append(
                 {

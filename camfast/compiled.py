@@ -99,15 +99,17 @@ def split(model: nn.Module, layer: nn.Module, images: Tensor, quick: bool = Fals
     is left as it is; else, and if not ``quick``, ``torch.compile`` compiles both. Raises ``ValueError`` with the reason for
     a model that is no single graph, or that reaches its scores by a way around the layer, and where nothing is faster.
     """
-    with quiet(model):
-        exported = _exported(model, layer, images)
-    trunk, head = _halves(exported.module())
-    fast = fused_if_faster(trunk, images)
-    if fast is not None:
-        return Split(fast, head)
-    if quick:
-        raise ValueError("oneDNN Graph makes it no faster")
-    return Split(_compiled_trunk(trunk), _compiled_head(head))
+    with torch.inference_mode(False):  # what is made here must take part in a graph
+        images = images.clone()
+        with quiet(model):
+            exported = _exported(model, layer, images)
+        trunk, head = _halves(exported.module())
+        fast = fused_if_faster(trunk, images)
+        if fast is not None:
+            return Split(fast, head)
+        if quick:
+            raise ValueError("oneDNN Graph makes it no faster")
+        return Split(_compiled_trunk(trunk), _compiled_head(head))
 
 
 class _Scores(nn.Module):

@@ -90,7 +90,7 @@ def test_imports_need_neither_the_peer_nor_opencv_nor_matplotlib():
             print(error)
     """
     script = textwrap.dedent(script) % modules
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run_python("-c", script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == 'cv2 is needed here: pip install "camfast[compat]"'
 

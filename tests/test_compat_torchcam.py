@@ -292,7 +292,8 @@ def test_installed_name_needs_nothing_else():
         "from torchcam.methods import GradCAM\n"
         "assert torchcam.methods.GradCAM is GradCAM and GradCAM.__module__.startswith('camfast.compat')\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_compiled_models():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,16 @@ def test_compiled_halves(model, by):
     assert not torch.jit.onednn_fusion_enabled()
 
 
+def test_inside_inference_mode(model, by):
+    expected = engine(model)(frames(1)[0])
+    with torch.inference_mode():
+        run = engine(model, compile=True)
+        for frame in frames(1)[[0, 0]]:
+            result = run(frame)
+    assert run.compile_problem is None
+    torch.testing.assert_close(result.heatmap, expected.heatmap, rtol=0, atol=1e-4)
+
+
 def test_weights_are_those_of_the_first_frame(model, by):
     run, frame = engine(model, compile=True), frames(1)[0]
     first = run(frame).scores
@@ -102,17 +114,26 @@ def test_onednn_is_taken_where_it_is_faster(monkeypatch):
     torch.testing.assert_close(script(images), expected, rtol=0, atol=1e-4)
     assert not script(images).requires_grad
     kinds = {node.kind() for node in torch.jit.last_executed_optimized_graph().nodes()}
-    if any("avx2" in flag.lower() for flag in [torch.backends.cpu.get_cpu_capability()]):
+    if torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         assert "prim::oneDNNFusionGuard" in kinds
 
-    def slow(images):
-        return network(network(images))
+    # Which is faster, by a clock that they turn themselves.
+    clock = [0.0]
 
-    monkeypatch.setattr(onednn, "fused", lambda network, images: slow)
-    assert onednn.fused_if_faster(network, images) is None
-    monkeypatch.setattr(onednn, "fused", lambda network, images: lambda images: expected)
-    assert onednn.fused_if_faster(network, images) is not None
-    assert onednn.fused_if_faster(network.double(), images.double()) is None
+    class Takes(nn.Module):
+        def __init__(self, seconds):
+            super().__init__()
+            self.seconds = seconds
+
+        def forward(self, x):
+            clock[0] += self.seconds
+            return x
+
+    monkeypatch.setattr(onednn, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    for seconds, taken in [(1.0, True), (3.0, False)]:
+        monkeypatch.setattr(onednn, "fused", lambda network, images, seconds=seconds: Takes(seconds))
+        assert (onednn.fused_if_faster(Takes(2.0), images) is not None) == taken
+    assert onednn.fused_if_faster(Takes(2.0), images.double()) is None
 
     class Refuses(nn.Module):
         def forward(self, x):

@@ -311,7 +311,9 @@ def test_the_command(clip, tmp_path, capsys):
     weights = tmp_path / "weights.pth"
     torch.save(torchvision.models.squeezenet1_1().state_dict(), weights)
     command = ["live", str(clip), "--loop", "--model", "squeezenet1_1", "--weights", str(weights), "--port"]
-    process = subprocess.Popen([sys.executable, "-m", "camfast", *command, "0"], stdout=subprocess.PIPE, text=True)
+    where = Path(camfast.__file__).parents[1]  # from the source tree an installed wheel would be hidden
+    arguments = [sys.executable, "-m", "camfast", *command, "0"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=where)
 
     async def look(address):
         async with aiohttp.ClientSession() as session, session.ws_connect(f"{address}ws") as socket:

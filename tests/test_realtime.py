@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import camfast
-from camfast import colormaps, ops, reference
+from camfast import colormaps, ops, realtime_network, reference
 from camfast.preparation import Preparation
 from camfast.temporal import Smoother, Top
 
@@ -281,10 +281,10 @@ def test_the_layout_is_the_faster_one(model, device, monkeypatch):
     assert engine(lying, channels_last=False).channels_last is False
 
 
-def test_the_layout_is_measured(model):
-    from camfast.realtime_network import faster_in_channels_last
-
-    seen = []
+def test_the_layout_is_measured(monkeypatch):
+    seen, clock = [], [0.0]
+    monkeypatch.setattr(realtime_network, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    faster_in_channels_last = realtime_network.faster_in_channels_last
 
     class Timed(nn.Module):
         def __init__(self, slow):
@@ -294,7 +294,7 @@ def test_the_layout_is_measured(model):
         def forward(self, x):
             last = x.is_contiguous(memory_format=torch.channels_last)
             seen.append((last, self.training))
-            time.sleep(0.02 if last == self.slow else 0.0)
+            clock[0] += 0.2 if last == self.slow else 0.1
             return self.conv(x)
 
     images = torch.ones(1, 3, 16, 16)
