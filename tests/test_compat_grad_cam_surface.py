@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 from compat_surface import module_names, public_names, signature_of
+from interpreter import run_python
 from torch import nn
 
 PEER, OURS = "pytorch_grad_cam", "camfast.compat.pytorch_grad_cam"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import subprocess
-import sys
 
 import pytest
 import torch
 import torchvision
+from interpreter import run_python
 from torch import nn
 
 pytest.importorskip("torchcam")
