@@ -94,3 +94,13 @@ def test_scaled_maps_equal_the_original(size):
     maps = np.random.default_rng(0).standard_normal((2, 9, 11)).astype(np.float32)
     ours, peer = (importlib.import_module(f"{p}.utils.image").scale_cam_image(maps, size) for p in (OURS, PEER))
     np.testing.assert_allclose(ours, peer, atol=2e-6)
+
+
+def test_strict_comes_from_the_attribute_or_the_environment(monkeypatch):
+    package, strictness = (importlib.import_module(OURS + name) for name in ("", ".strictness"))
+    monkeypatch.delenv("CAMFAST_COMPAT_STRICT", raising=False)
+    assert not strictness.is_strict()
+    monkeypatch.setenv("CAMFAST_COMPAT_STRICT", "1")
+    assert strictness.is_strict()
+    monkeypatch.setattr(package, "strict", False)
+    assert not strictness.is_strict()

@@ -112,6 +112,35 @@ def test_faint_maps(name, scale):
     assert_equal(CNN.replace("BATCH", "2") + textwrap.dedent(script), LOOSE)
 
 
+@pytest.mark.parametrize("eigen_smooth", [False, True])
+@pytest.mark.parametrize("name", [*SIGNED, *UNSIGNED])
+def test_a_map_of_one_place(name, eigen_smooth):
+    call = "images, None" if name == "RefineCAM" else f"images, None, eigen_smooth={eigen_smooth}"
+    script = f"""
+    images = images[:, :, :4, :3]
+    result = {name}(model, [model[4]])({call})
+    """
+    if name == "FullGrad" and eigen_smooth:
+        pytest.skip("the original resizes to an eighth of the image, which is nothing here")
+    theirs, ours = (result_of(p, CNN.replace("BATCH", "2") + textwrap.dedent(script)) for p in (PEER, OURS))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["LayerCAM", "GradCAMElementWise", "SegEigenCAM", "FEM", "ScoreCAM"])
+def test_channels_last_without_a_transform(name):
+    script = """
+    class Last(nn.Module):
+        def forward(self, x):
+            return x.permute(0, 2, 3, 1)
+    class First(nn.Module):
+        def forward(self, x):
+            return x.permute(0, 3, 1, 2)
+    model = nn.Sequential(model[:5], Last(), First(), model[5:])
+    result = NAME(model, [model[1]])(images, None)
+    """.replace("NAME", name)
+    assert_equal(CNN.replace("BATCH", "2") + textwrap.dedent(script), LOOSE)
+
+
 @pytest.mark.parametrize("name", ["GradCAM", "LayerCAM", "FEM", "ScoreCAM"])
 def test_a_layer_that_runs_twice(name):
     script = """

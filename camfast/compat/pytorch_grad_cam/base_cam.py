@@ -19,7 +19,7 @@ from .utils.image import scale_cam_image
 from .utils.model_targets import ClassifierOutputTarget
 from .utils.svd_on_activations import get_2d_projection
 
-__all__ = ["BaseCAM", "in_order"]
+__all__ = ["BaseCAM", "as_it_is", "in_order"]
 
 _STEPS = (
     "get_cam_weights",
@@ -148,8 +148,7 @@ class BaseCAM:
         weights = self.get_cam_weights(input_tensor, target_layer, targets, activations, grads)
         if isinstance(activations, Tensor):
             activations = activations.detach().cpu().numpy()
-        if activations.ndim not in (4, 5):
-            raise ValueError(f"activations must have 4 or 5 dimensions, got {activations.ndim}; use reshape_transform")
+        activations = as_it_is(activations)
         weighted = weights.reshape(*weights.shape, *(1,) * (activations.ndim - weights.ndim)) * activations
         return get_2d_projection(weighted) if eigen_smooth else weighted.sum(axis=1)
 
@@ -201,7 +200,9 @@ class BaseCAM:
         options: dict[str, Any] = (
             {"eigen_smooth": True} if eigen_smooth and "eigen_smooth" in self.engine.smoothing else {}
         )
-        return self.engine(self.model, list(layers), reshape=self.reshape_transform, **self.engine_options(), **options)
+        # Without a transform activations are taken as they are, also where the engine would see tokens or a single place.
+        reshape = as_it_is if self.reshape_transform is None else self.reshape_transform
+        return self.engine(self.model, list(layers), reshape=reshape, **self.engine_options(), **options)
 
     def engine_weights(self, input_tensor: Tensor, target_layer: nn.Module, targets: Any) -> np.ndarray:
         """The engine's weights ``[N, C]`` for one layer, by a pass of its own."""
@@ -264,6 +265,13 @@ class BaseCAM:
         found = torch.autograd.grad(loss, wanted, retain_graph=True, create_graph=not self.detach, allow_unused=True)
         if self.compute_input_gradient:
             input_tensor.grad = found[-1]
+
+
+def as_it_is(activations: Any) -> Any:
+    """``[N, C, *map]`` of a picture or a volume, checked to be that."""
+    if activations.ndim not in (4, 5):
+        raise ValueError(f"activations must have 4 or 5 dimensions, got {activations.ndim}; use reshape_transform")
+    return activations
 
 
 def _array(tensor: Tensor) -> np.ndarray:

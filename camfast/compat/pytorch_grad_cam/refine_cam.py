@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ... import methods
 from ...methods.gradient import GradientExplainer
+from .base_cam import as_it_is
 from .grad_cam_plusplus import GradCAMPlusPlus
 from .strictness import is_strict
 from .utils.image import scale_cam_image
@@ -45,7 +46,7 @@ class RefineCAM:
                 first.model,
                 layers,
                 base_method=first.engine,
-                reshape=first.reshape_transform,
+                reshape=first.reshape_transform or as_it_is,
                 eigen_smooth=eigen_smooth and "eigen_smooth" in first.engine.smoothing,
             )
             return explainer(input_tensor.to(first.device), targets).heatmap.float().cpu().numpy()
