@@ -39,8 +39,15 @@ def browser(tmp_path):
         pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1440,900"):
-        options.add_argument(argument)
+    alone = ("gpu", "quic", "dev-shm-usage", "background-networking", "component-update", "sync")
+    for argument in (
+        "headless=new",
+        "no-sandbox",
+        "no-first-run",
+        "window-size=1440,900",
+        *(f"disable-{n}" for n in alone),
+    ):
+        options.add_argument(f"--{argument}")
     options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
