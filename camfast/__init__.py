@@ -8,7 +8,7 @@ result.heatmap, result.scores, result.overlay()
 
 from __future__ import annotations
 
-from . import callbacks, methods, ops, reference, targets
+from . import callbacks, compat, methods, ops, reference, targets
 from .explanation import Explanation
 from .feature_gradients import Gradients
 from .features import FeatureMaps
@@ -27,6 +27,7 @@ __all__ = [
     "TopK",
     "__version__",
     "callbacks",
+    "compat",
     "grid",
     "ops",
     "reference",

@@ -43,7 +43,7 @@ def same(ours, theirs, x):
         (T.LogOdds(2), lambda y: torch.logit(y.softmax(0)[2])),
         (T.Value(3), lambda y: y[3]),
     ],
-    ids=str,
+    ids=["logit", "probability", "rest", "contrast", "negative", "negative probability", "log odds", "value"],
 )
 def test_of_classes(ours, theirs):
     same(ours, theirs, scores(5))
