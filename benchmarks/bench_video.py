@@ -274,7 +274,7 @@ def draw_chart(report: dict[str, Any], picture: Path) -> None:
             at += width
     labels = [f"{case['model']}{', compiled' if 'comp' in kind else ''}\n{_clip(case)}" for case, kind in rows]
     left.set_yticks(range(len(rows)), labels, fontsize=7)
-    left.set_xlabel("stages of camfast's loop: milliseconds a frame, lower quartile")
+    left.set_xlabel(f"stages of camfast's loop: milliseconds a frame, {report['stages']}")
     left.legend(ncols=len(STAGES), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=8)
     candidates = ("camfast, compiled", "camfast", "forward", "pytorch-grad-cam")
     for i, (name, color) in enumerate(zip(candidates, ("#c8102e", "#ef8a8f", "#1b3a5c", "#b5bac4"), strict=True)):
@@ -325,9 +325,9 @@ def main() -> int:
     if missing:
         parser.error(f"expected a video file, got {missing[0]}")
     output = options.output or RESULTS / ("video-soak-cpu.json" if options.soak else "video-cpu.json")
-    report: dict[str, Any] = {"kind": "video", "meta": metadata("cpu"), "cases": []}
+    report: dict[str, Any] = {"kind": "video", "meta": metadata("cpu"), "stages": "lower quartile", "cases": []}
     if output.exists():
-        report["cases"] = json.loads(output.read_text())["cases"]
+        report = {**json.loads(output.read_text()), "meta": report["meta"]}
     for clip, name in itertools.product(options.clips, options.models):
         torch.manual_seed(0)
         model = network(name).eval()
