@@ -39,10 +39,10 @@ from report import RESULTS, metadata, write_json
 
 import camfast
 from camfast import ops, zoo
-from camfast.compiled import compiled
 from camfast.frame_drawing import draw
 from camfast.realtime import IMAGENET_MEAN, IMAGENET_STD
-from camfast.realtime_network import faster_in_channels_last
+from camfast.realtime.compiled import compiled
+from camfast.realtime.network import faster_in_channels_last
 from camfast.video.threads import Ahead
 
 LAYERS = {"resnet50": "layer4", "mobilenet_v3_large": "features", "efficientnet-lite0": None}

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import camfast
-from camfast import onednn
-from camfast.compiled import compiled, split
+from camfast.realtime import onednn
+from camfast.realtime.compiled import compiled, split
 from camfast.reasons import reason
 
 
@@ -28,9 +28,9 @@ def by(request, device, monkeypatch):
     if request.param == "oneDNN Graph":
         if device.type != "cpu":
             pytest.skip("oneDNN Graph is for the CPU")
-        monkeypatch.setattr("camfast.compiled.fused_if_faster", onednn.fused)
+        monkeypatch.setattr("camfast.realtime.compiled.fused_if_faster", onednn.fused)
     else:
-        monkeypatch.setattr("camfast.compiled.fused_if_faster", lambda trunk, images: None)
+        monkeypatch.setattr("camfast.realtime.compiled.fused_if_faster", lambda trunk, images: None)
     return request.param
 
 
@@ -94,7 +94,7 @@ def test_weights_are_those_of_the_first_frame(model, by):
 def test_auto_is_quick_or_not_at_all(model, device, monkeypatch):
     """No ``torch.compile``, which takes a minute, and no warning where oneDNN Graph is not faster."""
     asked = []
-    monkeypatch.setattr("camfast.compiled.fused_if_faster", lambda trunk, images: asked.append(images.shape))
+    monkeypatch.setattr("camfast.realtime.compiled.fused_if_faster", lambda trunk, images: asked.append(images.shape))
     run, plain = engine(model, compile="auto"), engine(model)
     for frame in frames(2):
         torch.testing.assert_close(run(frame).scores, plain(frame).scores, rtol=0, atol=1e-5)

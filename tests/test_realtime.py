@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 import camfast
-from camfast import colormaps, ops, realtime_network, reference
+from camfast import colormaps, ops, reference
 from camfast.preparation import Preparation
-from camfast.temporal import Smoother, Top
+from camfast.realtime import network as realtime_network
+from camfast.realtime.temporal import Smoother, Top
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -266,7 +267,7 @@ def test_the_layout_is_the_faster_one(model, device, monkeypatch):
         asked.append((measured, images.shape))
         return True
 
-    monkeypatch.setattr("camfast.realtime.faster_in_channels_last", faster)
+    monkeypatch.setattr("camfast.realtime.engine.faster_in_channels_last", faster)
     expected = engine(model, channels_last=False)(frames(1)[0])
     assert not asked
     run = engine(model)

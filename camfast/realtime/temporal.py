@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .targets import Policy
+from ..targets import Policy
 
 __all__ = ["Fixed", "Smoother", "Top"]
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from . import colormaps
-from .layers import Layer, resolve
-from .methods import METHODS
-from .targets import Policy, TopK
+from .. import colormaps
+from ..layers import Layer, resolve
+from ..methods import METHODS
+from ..targets import Policy, TopK
+from ..zoo import find_class
 from .temporal import Fixed, Top
-from .zoo import find_class
 
 __all__ = ["Adjustable", "Settings", "policy"]
 

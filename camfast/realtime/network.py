@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .preparation import Preparation
-from .taps import quiet
+from ..preparation import Preparation
+from ..taps import quiet
 
 __all__ = ["faster_in_channels_last", "in_channels_last", "placed", "prepared_by"]
 

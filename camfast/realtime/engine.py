@@ -19,22 +19,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import ops
+from .. import ops
+from ..frame_drawing import Box, as_frames, draw
+from ..layers import Layer
+from ..methods import METHODS, Explainer
+from ..methods.base import unwrapped
+from ..preparation import Preparation
+from ..reasons import reason
 from .compiled import compiled
-from .frame_drawing import Box, as_frames, draw
 from .graphs import Captured, pieces
-from .layers import Layer
-from .methods import METHODS, Explainer
-from .methods.base import unwrapped
-from .preparation import Preparation
-from .realtime_network import faster_in_channels_last, in_channels_last, placed, prepared_by
-from .realtime_result import RealtimeResult
-from .realtime_settings import Adjustable, Settings, policy
-from .reasons import reason
+from .network import faster_in_channels_last, in_channels_last, placed, prepared_by
+from .result import RealtimeResult
+from .settings import Adjustable, Settings, policy
 from .temporal import Smoother, Top
 from .transfers import overlapped
 
-__all__ = ["Realtime", "RealtimeResult"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Realtime"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .frame_drawing import Box
+from ..frame_drawing import Box
 
 __all__ = ["RealtimeResult"]
 

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .layouts import layout_of
-from .methods import Explainer
-from .methods.gradient import GradientExplainer
+from ..layouts import layout_of
+from ..methods import Explainer
+from ..methods.gradient import GradientExplainer
+from ..reasons import reason
+from ..structures import replace_first, scores_in
+from ..taps import is_map, quiet
 from .onednn import fused_if_faster
-from .reasons import reason
-from .structures import replace_first, scores_in
-from .taps import is_map, quiet
 
 __all__ = ["Split", "compiled", "split"]
 
