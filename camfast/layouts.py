@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["Layout", "layout_of", "size_of"]
+__all__ = ["Layout", "layout_of", "same_proportions", "size_of"]
 
 MAX_PREFIX = 9  # a class token and eight registers
 MAX_GUESSED_PREFIX = 5  # a class token and four registers, where the model's patch embedding does not tell the grid
@@ -72,8 +72,8 @@ def layout_of(shape: Sequence[int], image: Sequence[int], model: nn.Module) -> L
         return Layout("channels_first", first) if not ranks or 1 in ranks else None
     if len(image) <= rank + 1:
         return Layout("channels_first", first)
-    plausible = _same_proportions(first, size)
-    if _same_proportions(last, size) and (not plausible or (_exact(last, size) and not _exact(first, size))):
+    plausible = same_proportions(first, size)
+    if same_proportions(last, size) and (not plausible or (_exact(last, size) and not _exact(first, size))):
         return Layout("channels_last", last)
     return Layout("channels_first", first, plausible=plausible)
 
@@ -148,7 +148,7 @@ def _grid_of_proportions(count: int, size: Sequence[int]) -> tuple[tuple[int, ..
         for grid in _factorisations(count - prefix, len(size)):
             if _exact(grid, size):
                 exact.append((grid, prefix))
-            elif _same_proportions(grid, size):
+            elif same_proportions(grid, size):
                 rounded.append((grid, prefix))
     found = exact or rounded
     found = [(grid, prefix) for grid, prefix in found if math.prod(grid) > 1] or found  # the whole image as one: hardly
@@ -174,7 +174,7 @@ def _exact(grid: Sequence[int], size: Sequence[int]) -> bool:
     return all(a * size[j] == b * size[i] for (i, a), (j, b) in itertools.combinations(enumerate(grid), 2))
 
 
-def _same_proportions(grid: Sequence[int], size: Sequence[int]) -> bool:
+def same_proportions(grid: Sequence[int], size: Sequence[int]) -> bool:
     """Whether ``grid`` is ``size`` divided by one number, give or take a position lost to borders.
 
     The first dimension of a volume, its frames or slices, may be divided by another number.

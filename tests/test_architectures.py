@@ -261,6 +261,25 @@ def test_videos_with_the_frames_before_the_channels(name):
     assert_in_its_corner(response)
 
 
+def test_frames_before_the_channels_are_masked_as_frames():
+    """A mask of Score-CAM covers frames, rows and columns, not the three channels."""
+    config, options, _ = FRAMES_FIRST["VideoMAEForVideoClassification"]
+    model = transformer_for_video("VideoMAEForVideoClassification", config, options)
+    video, seen = torch.rand(1, 8, 3, 32, 32) + 0.5, []
+    with model.register_forward_pre_hook(lambda module, args: seen.append(args[0])):
+        camfast.score_cam(model, video)
+    masks = torch.cat([images for images in seen if len(images) > 1]) / video
+    torch.testing.assert_close(masks, masks[:, :, :1].expand_as(masks))
+    assert (masks.amax(1) - masks.amin(1)).amax() > 0.1
+
+
+def test_images_without_a_channel_dimension():
+    """[N, H, W], to which the model itself gives its channel."""
+    layers = nn.Unflatten(1, (1, -1)), nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 7 * 11, 3)
+    result = camfast.grad_cam(model_of(lambda: nn.Sequential(*layers)), torch.randn(2, 16, 24))
+    assert result.layers == ["2"] and result.heatmap.shape == (2, 16, 24)
+
+
 def test_the_image_among_several_inputs():
     """The tokens of a text are no map, though they may be as many as a grid has positions."""
     towers = {
@@ -297,3 +316,5 @@ def test_not_supported():
     layer = "audio_spectrogram_transformer.layernorm"
     with pytest.raises(ValueError, match=r"must give \[N, C, \*map\] or tokens.*pass reshape="):
         camfast.grad_cam(spectra, torch.randn(1, 64, 32), layers=layer)
+    with pytest.raises(ValueError, match=r"map \[2, 5\] must have the proportions of images \[1, 64, 32\]; pass size="):
+        camfast.grad_cam(spectra, torch.randn(1, 64, 32))

@@ -16,7 +16,7 @@ from .. import eigen, ops, reference
 from ..explanation import Explanation
 from ..inputs import Images, Inputs
 from ..layers import Layer, find_layers, resolve
-from ..layouts import layout_of, size_of
+from ..layouts import layout_of, same_proportions, size_of
 from ..taps import Quirks, Tap
 from ..targets import Chosen, Targets, choose, scores_of
 from . import augmentation
@@ -270,7 +270,16 @@ class Explainer:
                 raise ValueError(
                     f"the layer's map has {rank} dimensions, more than images {list(inputs.image.shape)}; pass size="
                 )
-            return size_of(inputs.image.shape, self.model)[-rank:]
+            whole = size_of(inputs.image.shape, self.model)
+            if len(whole) >= rank:
+                return whole[-rank:]
+            whole = tuple(inputs.image.shape[-rank:])  # images without a channel dimension, [N, *size]
+            if not all(same_proportions(layer.size, whole) for layer in maps):
+                raise ValueError(
+                    f"the layer's map {list(maps[0].size)} must have the proportions of images "
+                    f"{list(inputs.image.shape)}; pass size="
+                )
+            return whole
         if isinstance(size, int):
             return (size,) * rank
         if not isinstance(size, (tuple, list)) or len(size) != rank:

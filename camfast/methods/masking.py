@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import ops, reference
 from ..inputs import Inputs
+from ..layouts import size_of
 from ..taps import Tap
 from ..targets import Chosen
 from .base import LayerMap
@@ -93,7 +94,10 @@ class ScoreCAM(PerturbationExplainer):
 
     def _run(self, one: Inputs, maps: Tensor, turn: int, dtype: torch.dtype | None) -> Any:
         """What the model returns for one image masked by ``maps`` ``[1, B, *map]``."""
-        masked = self._masked(one.image, maps, turn)
+        if size_of(one.image.shape, self.model) == one.image.shape[2:]:
+            masked = self._masked(one.image, maps, turn)
+        else:  # videos with the frames before the channels
+            masked = self._masked(one.image.transpose(1, 2), maps, turn).transpose(1, 2)
         if self._takes_channels_last:
             try:
                 return self._pass(one.with_image(masked), dtype)
