@@ -1,25 +1,29 @@
 """Grids of feature maps: the fused op against torchvision's make_grid, which loops over maps in Python.
 
-    python benchmarks/bench_grid.py [--device cuda] [--rounds 20] [--json FILE]
+    python benchmarks/bench_grid.py                        # CPU, two minutes
+    python benchmarks/bench_grid.py --device cuda
 
 For each convolution of AlexNet and VGG-16 at 224 x 224: all its maps, each from its least to its greatest value, side
-by side in one uint8 picture. Candidates take turns in one process; medians and quartiles are of single grids. Both give
-the same picture, which is checked first.
+by side in one uint8 picture. All give the same picture, which is checked first. Writes a JSON, prints a table, draws a
+chart.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
-import time
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
+from harness import HostTimer, measure, progress
+from report import OURS, RESULTS, metadata, table, tick, write_json
 from torchvision import models
 from torchvision.utils import make_grid
 
 import camfast
+
+LOOP = "make_grid"
 
 
 def by_make_grid(maps: torch.Tensor, columns: int) -> torch.Tensor:
@@ -37,64 +41,73 @@ def by_camfast(maps: torch.Tensor, columns: int) -> torch.Tensor:
     return camfast.ops.tile_maps(maps, columns)
 
 
-CANDIDATES = {"make_grid": by_make_grid, "batched torch": by_batched_torch, "camfast": by_camfast}
+CANDIDATES = {OURS: by_camfast, LOOP: by_make_grid, "batched torch": by_batched_torch}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time a layer (default 4)")
+    parser.add_argument("--output", type=Path, metavar="JSON", help="default benchmarks/results/grid-DEVICE.json")
+    parser.add_argument("--no-chart", dest="chart", action="store_false")
     options = parser.parse_args()
-    device = torch.device(options.device)
+    path = options.output or RESULTS / f"grid-{options.device}.json"
     torch.manual_seed(0)
-    images = torch.randn(1, 3, 224, 224, device=device)
-    rows = []
-    print(f"{'layer':24} {'maps':>14}  " + "  ".join(f"{name:>22}" for name in CANDIDATES) + "  over make_grid")
+    images = torch.randn(1, 3, 224, 224, device=options.device)
+    report: dict[str, Any] = {
+        "kind": "grid",
+        "meta": metadata(options.device),
+        "settings": {"seconds": options.seconds, "weights": "random", "images": "random"},
+        "cases": [],
+    }
+    layers = []
     for name in ("alexnet", "vgg16"):
-        model = models.get_model(name, weights=None).eval().to(device)
-        for layer, maps in camfast.FeatureMaps(model)(images).items():
-            row = measure(maps[0], device, options.rounds)
-            row |= {"network": name, "layer": layer, "maps": list(maps.shape[1:])}
-            rows.append(row)
-            line(f"{name} {layer}", "x".join(map(str, maps.shape[1:])), row["microseconds"])
-        total = {c: sum(r["microseconds"][c][1] for r in rows if r["network"] == name) for c in CANDIDATES}
-        line(f"{name}, all", "", {c: [t, t, t] for c, t in total.items()})
-    if options.json:
-        machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-        about = {"device": machine, "torch": torch.__version__, "camfast": camfast.__version__}
-        with open(options.json, "w") as file:
-            json.dump(about | {"threads": torch.get_num_threads(), "rows": rows}, file, indent=1)
+        model = models.get_model(name, weights=None).eval().to(options.device)
+        layers += [(f"{name} {layer}", maps[0]) for layer, maps in camfast.FeatureMaps(model)(images).items()]
+    for label, maps in progress(layers, "grids"):
+        label = f"{label}, {'x'.join(map(str, maps.shape))}"
+        report["cases"].append({"label": label, "rows": compared(maps, options.seconds)})
+    write_json(path, report)
+    print(tables(report))
+    print(f"\n{path}")
+    if options.chart:
+        from charts import draw
+
+        print(draw(path))
 
 
-def measure(maps: torch.Tensor, device: torch.device, rounds: int) -> dict:
-    """Quartiles of each candidate's time, in microseconds, taken in turns."""
+def compared(maps: torch.Tensor, seconds: float) -> list[dict[str, Any]]:
+    """Each candidate's time for one picture of ``maps`` ``[C, h, w]``."""
     columns = camfast.grid(maps).columns
     wanted = by_make_grid(maps, columns)
     for name, candidate in CANDIDATES.items():
         difference = (candidate(maps, columns).int() - wanted.int()).abs()
         # Of a value on the edge between two greys, rounding may take either.
         assert difference.max() <= 1 and (difference > 0).float().mean() < 0.01, name
-    times: dict[str, list[float]] = {name: [] for name in CANDIDATES}
-    for _ in range(rounds):
-        for name, candidate in CANDIDATES.items():
-            synchronize(device)
-            start = time.perf_counter()
-            candidate(maps, columns)
-            synchronize(device)
-            times[name].append((time.perf_counter() - start) * 1e6)
-    return {"microseconds": {name: statistics.quantiles(values, n=4) for name, values in times.items()}}
+    wait = torch.cuda.synchronize if maps.is_cuda else None
+    timers = {name: HostTimer(partial(call, maps, columns), wait) for name, call in CANDIDATES.items()}
+    results = measure(timers, seconds=seconds, min_rounds=5, max_rounds=200)
+    ours = results[OURS]
+    return [
+        {"candidate": name, "mode": "wall", **result.summary(), "over_camfast": result.ratio(ours)}
+        for name, result in results.items()
+    ]
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def line(what: str, shape: str, quartiles: dict[str, list[float]]) -> None:
-    cells = [f"{q[1]:>10.0f} us ±{(q[2] - q[0]) / 2:>6.0f}" for q in quartiles.values()]
-    ratio = quartiles["make_grid"][1] / quartiles["camfast"][1]
-    print(f"{what:24} {shape:>14}  " + "  ".join(f"{cell:>22}" for cell in cells) + f"  {ratio:.0f}x")
+def tables(report: dict[str, Any]) -> str:
+    rows = []
+    for case in report["cases"]:
+        by_name = {row["candidate"]: row for row in case["rows"]}
+        others = [f"{row['over_camfast']:.1f}x" for name, row in by_name.items() if name != OURS]
+        rows.append([case["label"], tick(by_name[OURS]["median_s"]), *others])
+    for network in ("alexnet", "vgg16"):
+        own = [case["rows"] for case in report["cases"] if case["label"].startswith(network)]
+        total = {
+            name: sum(r["median_s"] for rows in own for r in rows if r["candidate"] == name) for name in CANDIDATES
+        }
+        others = [f"{total[name] / total[OURS]:.1f}x" for name in CANDIDATES if name != OURS]
+        rows.append([f"{network}, all", tick(total[OURS]), *others])
+    return table(["maps", OURS, *(name for name in CANDIDATES if name != OURS)], rows)
 
 
 if __name__ == "__main__":
