@@ -21,6 +21,7 @@ from PIL import Image
 import camfast
 from camfast.cli import main
 from camfast.video import VideoError, explain_video
+from camfast.video.decode import Clip, Picture
 from camfast.video.threads import Ahead, Behind
 
 
@@ -381,3 +382,22 @@ def test_the_command(tmp_path, capsys):
     assert main(["video", str(tmp_path / "none.mp4"), "-o", str(output)]) == 2
     assert "no such file" in capsys.readouterr().err
     torch.set_num_threads(2)
+
+
+def test_a_device_that_decodes(engine, tmp_path):
+    """Without the device: one sentence, and no file. With it the pictures are those of the processor, to a few greys."""
+    from av.codec.hwaccel import hwdevices_available
+
+    clip = make(tmp_path / "clip.mp4", moving(6))
+    with pytest.raises(ValueError, match="decoder must be 'cpu' or one of .*, got 'abacus'"):
+        explain_video(clip, tmp_path / "out.mp4", engine, decoder="abacus")
+    for device in hwdevices_available():
+        try:
+            with Clip(clip, decoder=device) as found, Clip(clip) as expected:
+                ours, theirs = ([x.pixels for x in c if isinstance(x, Picture)] for c in (found, expected))
+        except VideoError as error:
+            assert "by the chosen decoder" in str(error) and "'cpu' reads all" in str(error)
+            continue
+        assert len(ours) == len(theirs)
+        assert np.abs(np.stack(ours).astype(int) - np.stack(theirs)).mean() < 4
+    assert leftovers(tmp_path) == []

@@ -32,6 +32,9 @@ def add_arguments(video: argparse.ArgumentParser) -> None:
     part.add_argument(
         "--quality", type=_seconds, metavar="Q", help="the codec's constant rate factor, lower is better (h264: 18)"
     )
+    part.add_argument(
+        "--decoder", default="cpu", metavar="D", help="cpu, or a device: cuda (NVDEC), qsv, vaapi, ... (%(default)s)"
+    )
     part.add_argument("--no-summary", action="store_true", help="no table and chart of the classes beside the clip")
     part.add_argument("--every", type=_count, default=1, metavar="N", help="look at each N-th frame (%(default)s)")
 
@@ -73,6 +76,7 @@ def run(options: argparse.Namespace, network: Any, targets: Any) -> int:
             codec=options.codec,
             quality=options.quality,
             progress=progress,
+            decoder=options.decoder,
         )
     finally:
         bar.close()

@@ -69,6 +69,8 @@ class Clip:
         audio: the audio streams (of PyAV).
         notes: what was not as it should be, in sentences.
 
+    ``decoder`` is ``"cpu"``, or a device of FFmpeg's that decodes: ``"cuda"`` (NVDEC), ``"qsv"``, ``"vaapi"``, ...
+
     Raises :class:`VideoError` where there is no such file, it is no video, or no picture can be decoded from it;
     ``ValueError`` for a part that is empty.
     """
@@ -83,6 +85,7 @@ class Clip:
         format: str | None = None,
         timeout: float | None = None,
         audio: bool = True,
+        decoder: str = "cpu",
     ) -> None:
         if start < 0 or (end is not None and end <= start):
             raise ValueError(f"expected a part of the clip, 0 <= start < end, got {start:g} to {end}")
@@ -91,7 +94,7 @@ class Clip:
         self.end = None if end is None else Fraction(end).limit_denominator(10**6)
         self.notes: list[str] = []
         self._av = require("av", "video")
-        self._container = self._open(options, format, timeout)
+        self._container = self._open(options, format, timeout, self._device(decoder))
         try:
             self._stream = self._video_stream()
             self._stream.thread_type = "AUTO"
@@ -149,7 +152,17 @@ class Clip:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self, options: dict[str, str] | None, format: str | None, timeout: float | None) -> Any:
+    def _device(self, decoder: str) -> Any:
+        """The device that decodes, for PyAV; None for the processor. Its pictures come back to the processor's memory."""
+        if decoder == "cpu":
+            return None
+        hwaccel = require("av.codec.hwaccel", "video")
+        known = hwaccel.hwdevices_available()
+        if decoder not in known:
+            raise ValueError(f"decoder must be 'cpu' or one of {', '.join(map(repr, known))}, got {decoder!r}")
+        return hwaccel.HWAccel(decoder, allow_software_fallback=False)
+
+    def _open(self, options: dict[str, str] | None, format: str | None, timeout: float | None, device: Any) -> Any:
         path = self.path
         is_file = "://" not in path and format is None
         if is_file:
@@ -161,8 +174,13 @@ class Clip:
             if Path(path).is_file() and Path(path).stat().st_size == 0:
                 raise VideoError(f"cannot read {path}: the file is empty")
         try:
-            return self._av.open(path, format=format, options=options or {}, timeout=timeout)
-        except (self._av.FFmpegError, OSError, ValueError) as error:
+            return self._av.open(path, format=format, options=options or {}, timeout=timeout, hwaccel=device)
+        except (self._av.FFmpegError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+            if device is not None:
+                raise VideoError(
+                    f"cannot read {path} by the chosen decoder, {reason_of(error)}: it needs that device and a codec that it "
+                    "knows; 'cpu' reads all"
+                ) from error
             if is_file and isinstance(error, (self._av.InvalidDataError, EOFError)):
                 raise VideoError(f"cannot read {path}: it is no video, or one that was cut short or damaged") from error
             raise VideoError(f"cannot read {path}: {reason_of(error)}") from error

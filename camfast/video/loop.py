@@ -64,6 +64,7 @@ def explain_video(
     quality: float | None = None,
     classes: int = 3,
     progress: Progress | None = None,
+    decoder: str = "cpu",
 ) -> Report:
     """Explains each frame of the clip ``source`` and writes a clip ``output`` of as many frames, with its times and sound.
 
@@ -74,6 +75,7 @@ def explain_video(
         start, end: the part, in seconds. Times of the output begin with it.
         codec, quality: see :class:`camfast.video.Writer`.
         classes: how many of the best classes a row of the report holds.
+        decoder: "cpu", or a device of FFmpeg's: "cuda" (NVDEC), "qsv", "vaapi", ...
 
     On Ctrl-C, a clip that breaks off, a full disk or an error of the engine, what was explained so far becomes a valid
     file, and ``stopped`` of the report says why. The threads have ended when this returns.
@@ -85,7 +87,7 @@ def explain_video(
         raise ValueError(f"expected a layout, {', '.join(LAYOUTS)}, got {layout!r}")
     if Path(source).exists() and Path(output).exists() and Path(source).samefile(output):
         raise VideoError(f"expected an output other than the clip itself, got {output}")
-    clip = Clip(source, start, end)
+    clip = Clip(source, start, end, decoder=decoder)
     report = Report(None)
     began = time.perf_counter()
     items = Ahead(iter(clip), _AHEAD, "decode")
