@@ -11,10 +11,11 @@ Needs Linux, a CUDA GPU, nvcc, Python >= 3.10 and torch >= 2.11 in that Python. 
 order (STEPS is a comma-separated list of them):
 
   install    builds from this tree for the GPU present, without build isolation (or installs WHEEL)
-  tests      the test suite, with CAMFAST_REQUIRE_CUDA=1, against what was installed
+  tests      the test suite's cases on CUDA, with CAMFAST_REQUIRE_CUDA=1, against what was installed
   sanitizer  compute-sanitizer's memcheck, racecheck, initcheck, synccheck over every kernel variant
   ops        every op against copy bandwidth, an empty kernel, eager PyTorch, torch.compile
   explain    whole explanations against the plain forward, and other libraries where installed
+  realtime   the real-time engine: frames a second and latency, with frames on the device and in memory
   ncu        hardware counters of the main kernels, where the machine allows it
 
 OUT_DIR (default build/gpu_check) gets gpu.json, gpu.txt (a short table, also printed) and gpu_check.log. A failed step does
@@ -32,12 +33,12 @@ Environment:
   TOTAL_LIMIT=470         seconds for everything; LIMIT_INSTALL, LIMIT_TESTS, ... for a step
   TEST_WORKERS=4          test processes, where pytest-xdist is installed
   SANITIZER_TOOLS="memcheck racecheck initcheck synccheck"
-  PYTEST_ARGS, SANITIZER_ARGS, OPS_ARGS, EXPLAIN_ARGS     further arguments, split at blanks
+  PYTEST_ARGS="-k cuda", SANITIZER_ARGS, OPS_ARGS, EXPLAIN_ARGS, REALTIME_ARGS     further arguments, split at blanks
   KEEP_WORK=1             keep the working folder
 USAGE
 }
 
-readonly STEPS="install tests sanitizer ops explain ncu"
+readonly STEPS="install tests sanitizer ops explain realtime ncu"
 readonly UNAVAILABLE=77 # exit code of a step that this machine does not allow
 
 # ---------------------------------------------------------------------------------------------------------- the steps
@@ -75,10 +76,16 @@ step_tests() {
         workers=(-n "${TEST_WORKERS:-4}")
         export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
     fi
-    [ -n "$REHEARSE" ] || export CAMFAST_REQUIRE_CUDA=1
+    # The emulator's tests need no GPU; neither do the cases on the processor, which are thousands.
+    local chosen="-k cuda --ignore=tests/test_cuda_kernels.py"
+    if [ -n "$REHEARSE" ]; then
+        chosen=
+    else
+        export CAMFAST_REQUIRE_CUDA=1
+    fi
     # shellcheck disable=SC2086
     (cd "$WORK/run" && run "$PYTHON" -m pytest tests -p no:cacheprovider "${workers[@]}" \
-        --junitxml="$WORK/tests.xml" ${PYTEST_ARGS:-})
+        --junitxml="$WORK/tests.xml" ${PYTEST_ARGS:-$chosen})
 }
 
 step_sanitizer() {
@@ -127,6 +134,12 @@ step_explain() {
     # shellcheck disable=SC2086
     run "$PYTHON" "$BENCH/bench_explain.py" --device "$DEVICE" --seconds 0.6 --deadline $((STEP_LIMIT - 20)) \
         --output "$WORK/explain.json" --no-chart ${REHEARSE:+--models mobilenet_v3_large --batch 1 --memory} ${EXPLAIN_ARGS:-}
+}
+
+step_realtime() {
+    # shellcheck disable=SC2086
+    run "$PYTHON" "$BENCH/bench_realtime.py" --device "$DEVICE" --output "$WORK/realtime.json" \
+        ${REHEARSE:+--models mobilenet_v3_large --frames 10} ${REALTIME_ARGS:-}
 }
 
 step_ncu() {
@@ -286,7 +299,7 @@ main() {
     command -v nvcc >/dev/null || [ ! -x /usr/local/cuda/bin/nvcc ] || PATH=$PATH:/usr/local/cuda/bin
     TOTAL_LIMIT=${TOTAL_LIMIT:-470}
     LIMIT_INSTALL=${LIMIT_INSTALL:-150} LIMIT_TESTS=${LIMIT_TESTS:-150} LIMIT_SANITIZER=${LIMIT_SANITIZER:-110}
-    LIMIT_OPS=${LIMIT_OPS:-95} LIMIT_EXPLAIN=${LIMIT_EXPLAIN:-80} LIMIT_NCU=${LIMIT_NCU:-40}
+    LIMIT_OPS=${LIMIT_OPS:-95} LIMIT_EXPLAIN=${LIMIT_EXPLAIN:-80} LIMIT_REALTIME=${LIMIT_REALTIME:-60} LIMIT_NCU=${LIMIT_NCU:-40}
     CAMFAST_COMMIT=${CAMFAST_COMMIT:-$(commit)}
     export CAMFAST_COMMIT ROOT OUT LOG WORK SITE BENCH DEVICE WHEEL PATH PYTHON DRY_RUN REHEARSE
     export PYTHONPATH="$SITE${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

@@ -108,6 +108,7 @@ def write(work: Path, out: Path) -> int:
         "sanitizer": _sanitizer(work),
         "ops": _json(work / "ops.json", None),
         "explain": _json(work / "explain.json", None),
+        "realtime": _json(work / "realtime.json", None),
         "counters": _counters(work / "ncu.csv", work / "ncu-cases.json"),
     }
     report["targets"] = targets(report)
@@ -231,13 +232,17 @@ def _text(report: dict[str, Any]) -> str:
         parts.append("tests: {tests} run, {failures} failed, {errors} errors, {skipped} skipped".format(**tests))
         parts += [f"  FAILED {name}" for name in tests["failed"][:15]]
     parts += [f"{s['tool']}: {s['summary']} (exit code {s['exit_code']})" for s in report["sanitizer"]]
-    for kind in ("ops", "explain"):
+    for kind in ("ops", "explain", "realtime"):
         for case in (report[kind] or {}).get("failed", []):
             parts.append(f"{kind} FAILED {case['label']}: {case['reason']}")
         if skipped := (report[kind] or {}).get("skipped"):
             parts.append(f"{kind}: {len(skipped)} cases not reached in time, from {skipped[0]['label']} on")
     if report["ops"]:
         parts.append(_ops_table(report["ops"]))
+    if report["realtime"]:
+        from bench_realtime import tables
+
+        parts.append(tables({**report["realtime"], "failed": []}).strip())
     if counters := report["counters"]:
         parts.append(_counters_table(counters))
     if report["targets"]:

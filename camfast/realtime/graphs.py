@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,6 +31,8 @@ class Captured:
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
                 step(self.frames)
+            with _no_waiting():
+                step(self.frames)
         torch.cuda.current_stream(device).wait_stream(stream)
         torch.cuda.synchronize(device)
         # Other threads may allocate and copy meanwhile; the backward pass launches from a thread of its own.
@@ -41,6 +45,22 @@ class Captured:
             self.frames.copy_(frames, non_blocking=True)
         self._graph.replay()
         return self.results
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """Raises ``RuntimeError`` where the host waits for the device: what a capture would break over, and not recover from.
+
+    PyTorch's switch is the process's: another thread that waits through PyTorch meanwhile gets the error too.
+    """
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the switch is a prototype, it says
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def pieces(results: Any) -> Any:

@@ -33,21 +33,47 @@ class _Slot:
     shown: Tensor | None = None  # the picture on the device, held until it is down
     rest: Any = None
 
+    def landed(self) -> tuple[Tensor, Any]:
+        """The picture and the rest, once they are down; frees the slot."""
+        self.downloaded.synchronize()
+        assert self.answer is not None
+        picture, rest = self.answer.clone(), self.rest
+        self.shown = self.rest = None
+        return picture, rest
+
+
+class _Stays:
+    """A frame that was on the device, and whose picture stays there."""
+
+    def __init__(self, picture: Tensor, rest: Any) -> None:
+        self.picture, self.rest, self.computed = picture, rest, torch.cuda.Event()
+        self.computed.record()
+
+    def landed(self) -> tuple[Tensor, Any]:
+        """The picture and the rest, once they are computed."""
+        self.computed.synchronize()
+        return self.picture, self.rest
+
 
 def overlapped(
     frames: Iterable[Tensor], compute: Callable[[Tensor], tuple[Tensor, Any]], device: torch.device
 ) -> Iterator[tuple[Tensor, Any]]:
-    """``(picture, rest)`` of each of ``frames`` (uint8, in memory), in order; the picture is in memory of its own.
+    """``(picture, rest)`` of each of ``frames`` (uint8), in order; the picture is in memory of its own, finished.
+
+    Frames that are on ``device`` already, and their pictures, stay there.
 
     ``compute`` is called on the current stream with a frame on ``device`` and returns a picture on it, and anything else.
     """
     up, down = torch.cuda.Stream(device), torch.cuda.Stream(device)
     slots: list[_Slot | None] = [None] * DEPTH
-    flying: deque[_Slot] = deque()
+    flying: deque[_Slot | _Stays] = deque()
     try:
         for turn, frame in enumerate(frames):
             if len(flying) == DEPTH:
-                yield _landed(flying.popleft())
+                yield flying.popleft().landed()
+            if frame.device == device:
+                flying.append(_Stays(*compute(frame)))
+                continue
             slot = slots[turn % DEPTH]
             if slot is None or slot.pinned.shape != frame.shape:
                 pinned = torch.empty(frame.shape, dtype=torch.uint8, pin_memory=True)
@@ -70,14 +96,6 @@ def overlapped(
                 slot.downloaded.record()
             flying.append(slot)
         while flying:
-            yield _landed(flying.popleft())
+            yield flying.popleft().landed()
     finally:
         torch.cuda.synchronize(device)  # no copy may outlive the memory it goes to
-
-
-def _landed(slot: _Slot) -> tuple[Tensor, Any]:
-    slot.downloaded.synchronize()
-    assert slot.answer is not None
-    picture, rest = slot.answer.clone(), slot.rest
-    slot.shown = slot.rest = None
-    return picture, rest

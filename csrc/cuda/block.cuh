@@ -46,6 +46,20 @@ struct Pack {
   __device__ __forceinline__ AccOf<In> operator[](int i) const { return widen(values[i]); }
 };
 
+// V values of shared memory, 16 bytes at a time (bank conflicts otherwise): V is 1, or `from` is aligned.
+template <int V, class T>
+__device__ __forceinline__ void load_shared(const T* from, T* to) {
+  if constexpr (V == 1) {
+    *to = *from;
+  } else {
+#pragma unroll
+    for (int i = 0; i < int(V * sizeof(T) / 16); ++i) {
+      const uint4 raw = reinterpret_cast<const uint4*>(from)[i];
+      memcpy(to + i * (16 / sizeof(T)), &raw, sizeof(raw));
+    }
+  }
+}
+
 // The sum over `width` neighbouring lanes (a power of two), in every one of them.
 template <class T>
 __device__ __forceinline__ T warp_sum(T x, int width = kWarp) {
@@ -60,7 +74,7 @@ struct Range {
 };
 
 template <class T>
-__device__ Range<T> block_range(Range<T> r, T* shared) {
+__device__ __forceinline__ Range<T> warp_range(Range<T> r) {
   for (int offset = kWarp / 2; offset > 0; offset /= 2) {
     const T low = __shfl_xor_sync(kFullMask, r.low, offset);
     const T high = __shfl_xor_sync(kFullMask, r.high, offset);
@@ -69,22 +83,45 @@ __device__ Range<T> block_range(Range<T> r, T* shared) {
     r.high = high > r.high ? high : r.high;
     r.unknown += unknown;
   }
-  const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
+  return r;
+}
+
+template <class T>
+__device__ __forceinline__ void put_range(const Range<T>& r, T* shared) {
+  const int warp = threadIdx.x / kWarp;
+  shared[warp] = r.low;
+  shared[kMaxWarps + warp] = r.high;
+  shared[2 * kMaxWarps + warp] = r.unknown;
+}
+
+template <class T>
+__device__ __forceinline__ Range<T> all_ranges(const T* shared) {
+  const int lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp, other = lane < warps ? lane : 0;
+  return warp_range(Range<T>{shared[other], shared[kMaxWarps + other], lane < warps ? shared[2 * kMaxWarps + lane] : T(0)});
+}
+
+template <class T>
+__device__ Range<T> block_range(Range<T> r, T* shared) {
+  r = warp_range(r);
   __syncthreads(); // the previous use of `shared` is over
+  if (threadIdx.x % kWarp == 0) put_range(r, shared);
+  __syncthreads();
+  return all_ranges(shared);
+}
+
+// Two at once; `shared`: 6 * kMaxWarps values.
+template <class T>
+__device__ void block_ranges(Range<T>* one, Range<T>* two, T* shared) {
+  *one = warp_range(*one);
+  *two = warp_range(*two);
+  __syncthreads();
   if (threadIdx.x % kWarp == 0) {
-    shared[warp] = r.low;
-    shared[kMaxWarps + warp] = r.high;
-    shared[2 * kMaxWarps + warp] = r.unknown;
+    put_range(*one, shared);
+    put_range(*two, shared + 3 * kMaxWarps);
   }
   __syncthreads();
-  for (int w = 0; w < warps; ++w) {
-    const T low = shared[w], high = shared[kMaxWarps + w];
-    r.low = low < r.low ? low : r.low;
-    r.high = high > r.high ? high : r.high;
-  }
-  r.unknown = T(0);
-  for (int w = 0; w < warps; ++w) r.unknown += shared[2 * kMaxWarps + w];
-  return r;
+  *one = all_ranges(shared);
+  *two = all_ranges(shared + 3 * kMaxWarps);
 }
 
 } // namespace camfast::cuda

@@ -28,7 +28,7 @@ struct CamJob {
 };
 
 template <class In, bool weighted, bool channels_adjacent>
-__global__ void __launch_bounds__(kMaxCamThreads, 1) cam_kernel(const CamJob<In> job) {
+__global__ void __launch_bounds__(kMaxCamThreads, sizeof(AccOf<In>) == 8 ? 1 : 2) cam_kernel(const CamJob<In> job) {
   using T = AccOf<In>;
   const ChannelSumJob<In>& sum = job.sum;
   const int S = sum.S, V = kVector<In>;
@@ -62,13 +62,14 @@ __global__ void __launch_bounds__(kMaxCamThreads, 1) cam_kernel(const CamJob<In>
       sum_channels_adjacent<weighted, In, 1>(sum, slice, w, sum_a, threads, map);
     }
   } else {
-    sum_positions_adjacent<weighted>(sum, slice, w, threads, map);
+    sum_positions_adjacent<weighted>(sum, slice, threads, map);
   }
 
   if (job.exchange == Exchange::cluster) {
     group::cluster_sync();
     for (int s = threadIdx.x; s < S; s += blockDim.x) {
       T value = T(0);
+#pragma unroll 8
       for (int r = 0; r < job.group; ++r) value += group::cluster_peer(map, r)[s];
       full[s] = value;
     }
@@ -89,8 +90,7 @@ __global__ void __launch_bounds__(kMaxCamThreads, 1) cam_kernel(const CamJob<In>
 
   const Normalizer<T> normalizer = find_normalizer(job.resize, full, &range_scratch);
   const int area = job.resize.out.positions();
-  write_outputs(job.resize, full, normalizer, share_begin<T>(area, rank, job.group), share_begin<T>(area, rank + 1, job.group),
-                job.out + (long long)m * area);
+  write_outputs(job.resize, full, normalizer, rank, job.group, job.out + (long long)m * area);
   // A block's shared memory must live until its peers have read it.
   if (job.exchange == Exchange::cluster) group::cluster_sync();
 }

@@ -94,8 +94,7 @@ __global__ void __launch_bounds__(kGramThreads, 1) eigen_kernel(const EigenJob<I
   __syncthreads();
   const Normalizer<T> normalizer = find_normalizer(job.resize, map, &range_scratch);
   const int area = job.resize.out.positions();
-  write_outputs(job.resize, map, normalizer, share_begin<T>(area, rank, job.group), share_begin<T>(area, rank + 1, job.group),
-                job.out + (long long)m * area);
+  write_outputs(job.resize, map, normalizer, rank, job.group, job.out + (long long)m * area);
   // A block's shared memory must live until its peers have read it.
   if (job.exchange == Exchange::cluster) group::cluster_sync();
 }

@@ -129,8 +129,7 @@ __global__ void __launch_bounds__(kLargeThreads) large_write_kernel(const LargeF
   using T = AccOf<In>;
   const int S = job.resize.in.positions(), area = job.resize.out.positions();
   const int m = blockIdx.x / job.group, rank = blockIdx.x % job.group;
-  write_outputs(job.resize, job.maps + (long long)m * S, job.normalizer[m], share_begin<T>(area, rank, job.group),
-                share_begin<T>(area, rank + 1, job.group), job.out + (long long)m * area);
+  write_outputs(job.resize, job.maps + (long long)m * S, job.normalizer[m], rank, job.group, job.out + (long long)m * area);
 }
 
 } // namespace camfast::cuda

@@ -1,6 +1,7 @@
 // One kernel launch with its attributes.
 #pragma once
 
+#include "plan.h"
 #include "portable.cuh"
 
 namespace camfast::cuda {
@@ -15,7 +16,7 @@ struct Launch {
 
 template <class Job>
 cudaError_t launch(void (*kernel)(Job), const Launch& how, const Job& job) {
-  constexpr int kWithoutAsking = 48 * 1024; // of shared memory
+  constexpr int kWithoutAsking = 48 * 1024 - kStaticSharedBytes; // the limit counts static shared memory too
   if (how.shared_bytes > kWithoutAsking) {
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, how.shared_bytes);
     if (error != cudaSuccess) return error;

@@ -29,8 +29,11 @@ enum class Exchange : int { none, cluster, grid };
 
 constexpr int kMaxCamThreads = 512; // a block's threads when there are fewer blocks than multiprocessors
 constexpr int kCamThreads = 256;    // and when there are more: several such blocks share one
+constexpr int kRowValues = 8;       // of a channel's positions, that a thread holds in registers at most (register_rows.cuh)
 constexpr long long kBytesABlock = 16 * 1024; // less work than this does not pay for another block
 constexpr int kStaticSharedBytes = 10 * 1024; // an upper bound of the kernels' static shared memory
+
+CAMFAST_HD bool rows_in_registers(int S, int threads) { return S <= kRowValues * threads; }
 
 // Dynamic shared memory of the cam kernel, in values of the accumulation type, one region after the other.
 struct CamShared {
@@ -81,9 +84,10 @@ inline CamPlan plan_cam(const Machine& machine, const CamShape& shape) {
   const long long bytes = row * shape.C * inputs + shape.area * shape.accumulation_bytes;
 
   CamPlan plan{};
-  // Two blocks a multiprocessor keep its memory system busy; more maps than that need no groups.
-  long long group = (2LL * machine.multiprocessors + shape.maps - 1) / std::max(1LL, shape.maps);
-  group = std::min(group, std::max(1LL, bytes / kBytesABlock));
+  // As many groups as are on the GPU at once: a second wave would wait for the slowest of the first.
+  const int wide = rows_in_registers(shape.S, kCamThreads) ? 1 : 2; // blocks of twice the threads
+  const long long resident = machine.multiprocessors * (shape.accumulation_bytes == 8 ? 2LL : 4LL) / wide;
+  long long group = std::min(resident / std::max(1LL, shape.maps), std::max(1LL, bytes / kBytesABlock));
   if (machine.max_cluster > 1) {
     group = std::min<long long>(group, machine.max_cluster);
     plan.exchange = Exchange::cluster;
@@ -95,20 +99,22 @@ inline CamPlan plan_cam(const Machine& machine, const CamShape& shape) {
   }
   plan.group = int(std::max(1LL, group));
   if (plan.group == 1) plan.exchange = Exchange::none;
-  const int threads = shape.maps * plan.group <= machine.multiprocessors ? kMaxCamThreads : kCamThreads;
-  plan.threads = threads;
+  const bool few = shape.maps * plan.group <= machine.multiprocessors;
+  plan.threads = few || wide == 2 ? kMaxCamThreads : kCamThreads;
 
-  // Channels at a time: all of a block's, but where activations are read twice only as many as the first-level cache keeps.
-  const long long own = ((long long)shape.C + plan.group - 1) / plan.group;
-  long long chunk = std::min(own, 2048LL);
-  if (weights_need_activations(shape.rule)) chunk = std::min(chunk, std::max(64LL, 64 * 1024 / row));
-  if (shape.channels_adjacent) chunk = std::min<long long>(chunk, threads);
+  // Channels at a time, where they are adjacent: all of a block's, of which every thread owns a pack; but where activations are
+  // read twice, only as many as the caches keep. Rows in registers need no chunks.
+  long long chunk = vector;
+  if (shape.channels_adjacent) {
+    chunk = std::min(((long long)shape.C + plan.group - 1) / plan.group, (long long)plan.threads * vector);
+    if (weights_need_activations(shape.rule)) chunk = std::min(chunk, std::max(64LL, 32 * 1024 / row));
+  }
   plan.chunk = std::max(vector, round_up(chunk, vector));
-  if (shape.channels_adjacent) plan.chunk = std::min(plan.chunk, threads / vector * vector);
 
-  const CamShared shared(plan.chunk, shape.S, vector, weights_need_activations(shape.rule), threads, plan.group > 1);
+  const CamShared shared(plan.chunk, shape.S, vector, weights_need_activations(shape.rule), plan.threads, plan.group > 1);
   const long long needed = shared.values() * shape.accumulation_bytes;
-  plan.fits = needed <= machine.shared_bytes - kStaticSharedBytes;
+  plan.fits = needed <= machine.shared_bytes - kStaticSharedBytes &&
+      (shape.channels_adjacent || rows_in_registers(shape.S, plan.threads));
   plan.shared_bytes = int(needed);
   if (!plan.fits) {
     plan.scratch_bytes = large_scratch_bytes(shape.maps, shape.S, shape.accumulation_bytes) +

@@ -57,7 +57,7 @@ __device__ __forceinline__ Borders borders_of(int in, int out, const int* list, 
 // Shared memory that find_ranges needs.
 template <class T>
 struct RangeScratch {
-  T warps[3 * kMaxWarps];
+  T warps[6 * kMaxWarps];
   int lists[3][kMaxBorders];
   int counters[3];
 };
@@ -80,19 +80,17 @@ __device__ Ranges<T> find_ranges(const ResizeJob& job, const T* map, RangeScratc
   list_borders<T, corners>(in.h, out.h, scratch->lists[1], &scratch->counters[1]);
   list_borders<T, corners>(in.w, out.w, scratch->lists[2], &scratch->counters[2]);
 
-  Range<T> own{infinity, -infinity, T(0)};
+  __syncthreads();
+  const Borders zs = borders_of(in.d, out.d, scratch->lists[0], &scratch->counters[0]);
+  const Borders ys = borders_of(in.h, out.h, scratch->lists[1], &scratch->counters[1]);
+  const Borders xs = borders_of(in.w, out.w, scratch->lists[2], &scratch->counters[2]);
+  Range<T> own{infinity, -infinity, T(0)}, resized{infinity, -infinity, T(0)};
   for (int s = threadIdx.x; s < in.positions(); s += blockDim.x) {
     const T v = map[s];
     own.low = v < own.low ? v : own.low;
     own.high = v > own.high ? v : own.high;
     own.unknown += v * T(0); // NaN as soon as one value is NaN or Inf
   }
-  own = block_range(own, scratch->warps); // also the barrier after the lists
-
-  const Borders zs = borders_of(in.d, out.d, scratch->lists[0], &scratch->counters[0]);
-  const Borders ys = borders_of(in.h, out.h, scratch->lists[1], &scratch->counters[1]);
-  const Borders xs = borders_of(in.w, out.w, scratch->lists[2], &scratch->counters[2]);
-  Range<T> resized{infinity, -infinity, T(0)};
   const long long samples = (long long)zs.count * ys.count * xs.count;
   for (long long i = threadIdx.x; i < samples; i += blockDim.x) {
     const int x = xs[int(i % xs.count)];
@@ -103,7 +101,7 @@ __device__ Ranges<T> find_ranges(const ResizeJob& job, const T* map, RangeScratc
     resized.low = v < resized.low ? v : resized.low;
     resized.high = v > resized.high ? v : resized.high;
   }
-  resized = block_range(resized, scratch->warps);
+  block_ranges(&own, &resized, scratch->warps);
   return {own.low, own.high, resized.low, resized.high, own.unknown};
 }
 
@@ -116,52 +114,83 @@ __device__ Normalizer<T> find_normalizer(const ResizeJob& job, const T* map, Ran
   return min_max_normalizer<T>(r.map_min, r.map_max + r.finite, r.low, r.high);
 }
 
-// Outputs [begin, end) of one map, flat; `out` is the map's first output. begin is a multiple of the vector.
-template <class T>
-__device__ void write_outputs(const ResizeJob& job, const T* map, const Normalizer<T>& normalizer, int begin, int end, T* out) {
-  constexpr int V = kVector<T>;
+// The share of `rank` among `ranks` blocks of one map's outputs; `out` is the map's first. Threads lie side by side along a row
+// and walk down the rows: samples along x stay in registers, and so do the two rows of the map between which outputs lie.
+template <class T, int V>
+__device__ void write_packs(const ResizeJob& job, const T* map, const Normalizer<T>& normalizer, int rank, int ranks, T* out) {
   const MapExtent& in = job.in;
   const MapExtent& size = job.out;
-  const bool aligned = reinterpret_cast<uintptr_t>(out) % 16 == 0;
-  for (long long wide = begin + (long long)threadIdx.x * V; wide < end; wide += (long long)blockDim.x * V) {
-    const int first = int(wide);
-    int x = first % size.w;
-    const int zy = first / size.w;
-    int y = zy % size.h, z = zy / size.h;
-    Sample<T> along_y = sample_at<T>(y, in.h, size.h), along_z = sample_at<T>(z, in.d, size.d);
-    T values[V];
-#pragma unroll
-    for (int e = 0; e < V; ++e) {
-      values[e] = normalizer(sample_map(map, in, along_z, along_y, sample_at<T>(x, in.w, size.w)));
-      if (++x == size.w) { // into the next row; past the last one nothing is stored
-        x = 0;
-        if (++y == size.h) {
-          y = 0;
-          z = z + 1 < size.d ? z + 1 : z;
-          along_z = sample_at<T>(z, in.d, size.d);
-        }
-        along_y = sample_at<T>(y, in.h, size.h);
-      }
+  const int rows = size.d * size.h, packs = size.w / V, plane = in.h * in.w;
+  const int across = packs < int(blockDim.x) ? packs : int(blockDim.x);
+  const int tiles = (packs + across - 1) / across, lines = int(blockDim.x) / across;
+  const int line = int(threadIdx.x) / across, column = int(threadIdx.x) % across;
+  if (line >= lines) return;
+  // A unit is a row of a tile; a line of threads takes units that follow each other.
+  const unsigned units = unsigned(tiles) * rows, slots = unsigned(ranks) * lines, each = (units + slots - 1) / slots;
+  const unsigned own = (unsigned(rank) * lines + line) * each;
+  const int begin = int(own < units ? own : units), end = int(own + each < units ? own + each : units);
+  int tile = begin / rows, row = begin % rows, known_tile = -1, known_y = -1, known_z = -1;
+  Sample<T> along_x[V], along_z{0, 0, T(0)};
+  T top[V], bottom[V];
+#pragma unroll 1
+  for (int unit = begin; unit < end; ++unit, ++row) {
+    if (row == rows) {
+      row = 0;
+      ++tile;
     }
-    if (aligned && first + V <= end) {
-      uint4 raw;
-      memcpy(&raw, values, sizeof(raw));
-      *reinterpret_cast<uint4*>(out + first) = raw;
-    } else {
+    const int pack = tile * across + column;
+    if (pack >= packs) continue; // the last tile is narrower
+    if (tile != known_tile) {
+#pragma unroll
+      for (int e = 0; e < V; ++e) along_x[e] = sample_at<T>(pack * V + e, in.w, size.w);
+      known_tile = tile;
+      known_y = -1;
+    }
+    const int z = size.d == 1 ? 0 : row / size.h, y = row - z * size.h;
+    const Sample<T> along_y = sample_at<T>(y, in.h, size.h);
+    if (along_y.low != known_y || z != known_z) {
+      along_z = sample_at<T>(z, in.d, size.d);
+      known_y = along_y.low;
+      known_z = z;
+      const T* upper = map + along_z.low * plane + along_y.low * in.w;
+      const T* lower = map + along_z.low * plane + along_y.high * in.w;
+      const int deeper = (along_z.high - along_z.low) * plane;
 #pragma unroll
       for (int e = 0; e < V; ++e) {
-        if (first + e < end) out[first + e] = values[e];
+        const Sample<T>& x = along_x[e];
+        T a = upper[x.low], b = upper[x.high], c = lower[x.low], d = lower[x.high];
+        if (deeper) {
+          a = mix(a, upper[deeper + x.low], along_z.weight);
+          b = mix(b, upper[deeper + x.high], along_z.weight);
+          c = mix(c, lower[deeper + x.low], along_z.weight);
+          d = mix(d, lower[deeper + x.high], along_z.weight);
+        }
+        top[e] = along(a, b, x);
+        bottom[e] = along(c, d, x);
       }
+    }
+    alignas(16) T values[V];
+#pragma unroll
+    for (int e = 0; e < V; ++e) values[e] = normalizer(along(top[e], bottom[e], along_y));
+    T* to = out + row * size.w + pack * V;
+    if constexpr (V == 1) {
+      *to = values[0];
+    } else {
+      uint4 raw;
+      memcpy(&raw, values, sizeof(raw));
+      *reinterpret_cast<uint4*>(to) = raw;
     }
   }
 }
 
-// The share of `rank` among `ranks` of `total` outputs: [begin(rank), begin(rank + 1)), cut at multiples of the vector.
+// The same, 16 bytes at a time where that is possible.
 template <class T>
-__device__ __forceinline__ int share_begin(int total, int rank, int ranks) {
-  if (rank >= ranks) return total;
-  const long long cut = (long long)total * rank / ranks;
-  return int(cut / kVector<T> * kVector<T>);
+__device__ void write_outputs(const ResizeJob& job, const T* map, const Normalizer<T>& normalizer, int rank, int ranks, T* out) {
+  if (job.out.w % kVector<T> == 0 && reinterpret_cast<uintptr_t>(out) % 16 == 0) {
+    write_packs<T, kVector<T>>(job, map, normalizer, rank, ranks, out);
+  } else {
+    write_packs<T, 1>(job, map, normalizer, rank, ranks, out);
+  }
 }
 
 } // namespace camfast::cuda

@@ -32,8 +32,7 @@ __global__ void __launch_bounds__(kResizeThreads) resize_kernel(const ResizeMaps
   __syncthreads();
   const Normalizer<T> normalizer = find_normalizer(job.resize, map, &range_scratch);
   const int area = job.resize.out.positions();
-  write_outputs(job.resize, map, normalizer, share_begin<T>(area, rank, job.group), share_begin<T>(area, rank + 1, job.group),
-                job.out + (long long)m * area);
+  write_outputs(job.resize, map, normalizer, rank, job.group, job.out + (long long)m * area);
 }
 
 } // namespace camfast::cuda
