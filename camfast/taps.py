@@ -295,13 +295,14 @@ def _survey(model: nn.Module) -> tuple[list[nn.Module], bool]:
     """
     training, compiled = [], False
     seen: set[nn.Module] = set()
+    held = _held.data  # a plain dict: asking the weak one for its length costs more than all else here
     waiting: list[nn.Module | None] = [model]
     while waiting:
         module = waiting.pop()
         if module is None or module in seen:
             continue
         seen.add(module)
-        if module.training or (_held and module in _held):
+        if module.training or (held and module in _held):
             training.append(module)
         children = module._modules
         if module._compiled_call_impl is not None or "_orig_mod" in children:
