@@ -12,7 +12,7 @@ order (STEPS is a comma-separated list of them):
 
   install    builds from this tree for the GPU present, without build isolation (or installs WHEEL)
   tests      the test suite's cases on CUDA, with CAMFAST_REQUIRE_CUDA=1, against what was installed
-  sanitizer  compute-sanitizer's memcheck, racecheck, initcheck, synccheck over every kernel variant
+  sanitizer  compute-sanitizer's memcheck, racecheck, initcheck, synccheck over every kernel variant (beside the tests)
   ops        every op against copy bandwidth, an empty kernel, eager PyTorch, torch.compile
   explain    whole explanations against the plain forward, and other libraries where installed
   realtime   the real-time engine: frames a second and latency, with frames on the device and in memory
@@ -73,7 +73,7 @@ step_import() {
 step_tests() {
     local workers=()
     if "$PYTHON" -c 'import xdist' 2>/dev/null; then
-        workers=(-n "${TEST_WORKERS:-4}")
+        workers=(-n "${TEST_WORKERS:-4}" --dist worksteal)
         export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
     fi
     # The emulator's tests need no GPU; neither do the cases on the processor, which are thousands.
@@ -182,34 +182,41 @@ find_tool() {
 
 # ------------------------------------------------------------------------------------------------------- the procedure
 
-# Runs one step in a process group of its own, within its time and what is left of the total; notes how it went.
+# Runs steps side by side, each in a process group of its own, within its time and what is left of the total; notes how they
+# went.
 perform() {
-    local name=$1 limit code=0 start status left lines
-    limit="LIMIT_${name^^}"
-    limit=${!limit}
+    local name limit code status left start=$SECONDS
+    local -A limits=() pids=()
     left=$((TOTAL_LIMIT - SECONDS - 5))
-    [ "$limit" -le "$left" ] || limit=$left
-    if [ "$limit" -lt 15 ]; then
-        note "$name" "no time left" 0
-        return
-    fi
-    start=$SECONDS
-    lines=$(wc -l <"$LOG")
-    echo "== $name (at most $limit s)"
-    printf '\n======== %s\n' "$name" >>"$LOG"
-    STEP_LIMIT=$limit timeout -k 5 "$limit" bash "$SELF" --step "$name" >>"$LOG" 2>&1 &
-    CHILD=$!
-    wait "$CHILD"
-    code=$?
-    CHILD=
-    case $code in
-        0) status=passed ;;
-        "$UNAVAILABLE") status=unavailable ;;
-        124 | 137) status="out of time" ;;
-        *) status=failed ;;
-    esac
-    note "$name" "$status" $((SECONDS - start))
-    [ "$FAILED_STEP" = 0 ] || tail -n "+$((lines + 2))" "$LOG" | tail -n 25 | cut -c1-200 | sed 's/^/   | /'
+    for name in "$@"; do
+        limit="LIMIT_${name^^}"
+        limit=${!limit}
+        [ "$limit" -le "$left" ] || limit=$left
+        if [ "$limit" -lt 15 ]; then
+            note "$name" "no time left" 0
+            continue
+        fi
+        limits[$name]=$limit
+        echo "== $name (at most $limit s)"
+        STEP_LIMIT=$limit timeout -k 5 "$limit" bash "$SELF" --step "$name" >"$WORK/$name.log" 2>&1 &
+        pids[$name]=$!
+        CHILDREN+=($!)
+    done
+    for name in "$@"; do
+        [ -n "${pids[$name]:-}" ] || continue
+        wait "${pids[$name]}"
+        code=$?
+        case $code in
+            0) status=passed ;;
+            "$UNAVAILABLE") status=unavailable ;;
+            124 | 137) status="out of time" ;;
+            *) status=failed ;;
+        esac
+        { printf '\n======== %s\n' "$name" && cat "$WORK/$name.log"; } >>"$LOG"
+        note "$name" "$status" $((SECONDS - start))
+        [ "$FAILED_STEP" = 0 ] || tail -n 25 "$WORK/$name.log" | cut -c1-200 | sed 's/^/   | /'
+    done
+    CHILDREN=()
 }
 
 note() {
@@ -253,7 +260,7 @@ copy_tree() {
 finish() {
     local code=$?
     trap - EXIT INT TERM
-    [ -z "${CHILD:-}" ] || kill "$CHILD" 2>/dev/null # timeout hands it on to the step's whole group
+    [ "${#CHILDREN[@]}" = 0 ] || kill "${CHILDREN[@]}" 2>/dev/null # timeout hands it on to the step's whole group
     if [ -n "${KEEP_WORK:-}" ]; then
         echo "working folder: $WORK"
     else
@@ -288,6 +295,7 @@ main() {
     PYTHON=$(command -v "$PYTHON") || { echo "gpu_check.sh: no Python found" >&2 && exit 2; }
     [[ $PYTHON == /* ]] || PYTHON=$PWD/$PYTHON
     WORK=$(mktemp -d) || exit 2
+    CHILDREN=()
     trap finish EXIT
     trap 'exit 143' TERM
     trap 'exit 130' INT
@@ -314,9 +322,12 @@ main() {
     FAILED=0
     local name
     for name in $STEPS; do
-        if selected "$name"; then
-            perform "$name"
-        fi
+        selected "$name" || continue
+        case $name in
+            tests) if selected sanitizer; then perform tests sanitizer; else perform tests; fi ;; # nothing is timed in them
+            sanitizer) selected tests || perform sanitizer ;;
+            *) perform "$name" ;;
+        esac
         # After a failed build an older camfast elsewhere must not stand in for this one.
         if [ "$name" = install ] && [ -z "$DRY_RUN" ] && { [ "$FAILED" = 1 ] || ! step_import >>"$LOG" 2>&1; }; then
             echo "gpu_check.sh: camfast is not installed for $PYTHON; nothing else can run (see $LOG)" >&2

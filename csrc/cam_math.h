@@ -74,8 +74,8 @@ struct Sample {
 };
 
 template <class T, bool corners = false>
-CAMFAST_HD Sample<T> sample_at(int64_t out_index, int64_t in_size, int64_t out_size) {
-  if (in_size == out_size) return {int32_t(out_index), int32_t(out_index), T(0)};
+CAMFAST_HD Sample<T> sample_at(int32_t out_index, int32_t in_size, int32_t out_size) {
+  if (in_size == out_size) return {out_index, out_index, T(0)};
   T centre;
   if (corners) {
     centre = out_size > 1 ? T(in_size - 1) / T(out_size - 1) * T(out_index) : T(0);
@@ -84,11 +84,11 @@ CAMFAST_HD Sample<T> sample_at(int64_t out_index, int64_t in_size, int64_t out_s
     centre = scale * (T(out_index) + T(0.5)) - T(0.5);
     if (centre < T(0)) centre = T(0);
   }
-  int64_t low = int64_t(centre);
+  int32_t low = int32_t(centre); // 64 bits would take a GPU several times as long
   if (low > in_size - 1) low = in_size - 1;
   T weight = centre - T(low);
   if (weight > T(1)) weight = T(1);
-  return {int32_t(low), int32_t(low < in_size - 1 ? low + 1 : low), weight};
+  return {low, low < in_size - 1 ? low + 1 : low, weight};
 }
 
 template <class T>
@@ -101,7 +101,7 @@ CAMFAST_HD T mix(T low, T high, T weight) {
 // (7x7 -> 224x224: 256 samples instead of 50,176). True for samples at the border of a cell, and for the two ends.
 // Where the samples lie does not matter to this, so that it holds with aligned corners too.
 template <class T, bool corners = false>
-CAMFAST_HD bool is_cell_border(int64_t out_index, int64_t in_size, int64_t out_size) {
+CAMFAST_HD bool is_cell_border(int32_t out_index, int32_t in_size, int32_t out_size) {
   if (out_index == 0 || out_index == out_size - 1) return true;
   const int32_t low = sample_at<T, corners>(out_index, in_size, out_size).low;
   return low != sample_at<T, corners>(out_index - 1, in_size, out_size).low ||

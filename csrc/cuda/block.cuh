@@ -26,6 +26,11 @@ __device__ __forceinline__ double widen(double x) { return x; }
 __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
 __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 
+// A byte as a float, and a float from 0 to below 2^23 without its fraction, by adding 2^23: conversions run at a quarter of the
+// speed of additions.
+__device__ __forceinline__ float widened(uint8_t x) { return __uint_as_float(0x4B000000u | x) - 8388608.f; }
+__device__ __forceinline__ int truncated(float x) { return int(__float_as_uint(__fadd_rz(x, 8388608.f)) & 0x7FFFFFu); }
+
 // 16 bytes of values: what one thread loads or stores at a time. V = 1 is the path for addresses that are not aligned.
 template <class In>
 constexpr int kVector = int(16 / sizeof(In));

@@ -24,10 +24,13 @@ struct OverlayJob {
 __device__ __forceinline__ void blend_pixel(const OverlayJob& job, const float* heat, const float (*table)[256],
                                             const Sample<float>& along_y, int x, uint8_t* bytes) {
   const Sample<float> flat{0, 0, 0.f};
-  const int index = color_index(sample_map(heat, job.in, flat, along_y, sample_at<float>(x, job.in.w, job.size.w)));
-  if (index < 0) return;
+  const float value = sample_map(heat, job.in, flat, along_y, sample_at<float>(x, job.in.w, job.size.w));
+  if (!(value == value)) return;
+  const int index = truncated((value < 0.f ? 0.f : value > 1.f ? 1.f : value) * 255.f); // color_index of cam_math.h
 #pragma unroll
-  for (int c = 0; c < 3; ++c) bytes[c] = blend(float(bytes[c]), job.frame_share, table[c][index]);
+  for (int c = 0; c < 3; ++c) {
+    bytes[c] = uint8_t(truncated(widened(bytes[c]) * job.frame_share + table[c][index] + 0.5f)); // blend
+  }
 }
 
 // One frame, by all blocks of its row of the grid: groups of 16 pixels where addresses allow, then what is left over.

@@ -70,6 +70,12 @@ inline To bit_cast(From from) {
 }
 }  // namespace emu
 
+// Rounded towards zero; the sum of two floats is exact as a double, or close enough to tell on which side it lies.
+inline float __fadd_rz(float a, float b) {
+  const double sum = double(a) + double(b);
+  const float nearest = float(sum);
+  return std::fabs(double(nearest)) > std::fabs(sum) ? std::nextafter(nearest, 0.f) : nearest;
+}
 inline float __int_as_float(int v) { return emu::bit_cast<float>(v); }
 inline float __uint_as_float(unsigned v) { return emu::bit_cast<float>(v); }
 inline int __float_as_int(float v) { return emu::bit_cast<int>(v); }
