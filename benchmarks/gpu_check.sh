@@ -33,6 +33,7 @@ Environment:
   TOTAL_LIMIT=470         seconds for everything; LIMIT_INSTALL, LIMIT_TESTS, ... for a step
   TEST_WORKERS=4          test processes, where pytest-xdist is installed
   SANITIZER_TOOLS="memcheck racecheck initcheck synccheck"
+  SANITIZER_PARTS=2       processes a tool
   PYTEST_ARGS="-k cuda", SANITIZER_ARGS, OPS_ARGS, EXPLAIN_ARGS, REALTIME_ARGS     further arguments, split at blanks
   KEEP_WORK=1             keep the working folder
 USAGE
@@ -94,32 +95,41 @@ step_sanitizer() {
         run "$PYTHON" "$BENCH/sanitizer_run.py" --device cpu --quick ${SANITIZER_ARGS:-}
         return
     fi
-    local sanitizer tool failed=0 pids=() tools
+    local sanitizer tool failed=0 pids=() names=() tools
     sanitizer=$(find_tool compute-sanitizer) || {
         echo "compute-sanitizer: not found on PATH, beside nvcc, or under CUDA_HOME"
         return 1
     }
     read -ra tools <<<"${SANITIZER_TOOLS:-memcheck racecheck initcheck synccheck}"
-    # First without a checker: what fails here is wrong, and the checkers would only say so more slowly.
+    # Also without a checker, compared with the reference, over memory full of NaN.
     # shellcheck disable=SC2086
-    run "$PYTHON" "$BENCH/sanitizer_run.py" --quick --poison ${SANITIZER_ARGS:-} || failed=1
+    run "$PYTHON" "$BENCH/sanitizer_run.py" --quick --poison ${SANITIZER_ARGS:-} >"$WORK/sanitizer-none.out" 2>&1 &
+    local plain=$! part name parts=${SANITIZER_PARTS:-2}
     # An allocation a tensor: what runs over one tensor's end must not fall into another's.
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     for tool in "${tools[@]}"; do
-        # shellcheck disable=SC2086
-        run "$sanitizer" --tool "$tool" --error-exitcode 86 --report-api-errors no --log-file "$WORK/sanitizer-$tool.log" \
-            "$PYTHON" "$BENCH/sanitizer_run.py" --quick ${SANITIZER_ARGS:-} >"$WORK/sanitizer-$tool.out" 2>&1 &
-        pids+=($!)
+        for ((part = 0; part < parts; part++)); do
+            # shellcheck disable=SC2086
+            run "$sanitizer" --tool "$tool" --error-exitcode 86 --report-api-errors no \
+                --log-file "$WORK/sanitizer-$tool-$part.log" "$PYTHON" "$BENCH/sanitizer_run.py" --quick --launch-only \
+                --part "$part" "$parts" ${SANITIZER_ARGS:-} >"$WORK/sanitizer-$tool-$part.out" 2>&1 &
+            pids+=($!)
+            names+=("$tool-$part")
+        done
     done
+    wait "$plain" || failed=1
+    echo "== compared with the reference"
+    tail -n 15 "$WORK/sanitizer-none.out"
     local i code
-    for i in "${!tools[@]}"; do
+    for i in "${!names[@]}"; do
+        name=${names[$i]}
         wait "${pids[$i]}"
         code=$?
         # A checker that found nothing says so; silence is no proof.
-        [ "$code" -eq 0 ] && grep -Eqs 'SUMMARY: 0 (errors|hazards)' "$WORK/sanitizer-${tools[$i]}.log" || failed=1
-        [ -n "$DRY_RUN" ] || printf '%s\t%s\n' "${tools[$i]}" "$code" >>"$WORK/sanitizer.tsv"
-        echo "== ${tools[$i]}: exit code $code"
-        tail -n 15 "$WORK/sanitizer-${tools[$i]}.out" "$WORK/sanitizer-${tools[$i]}.log" 2>/dev/null
+        [ "$code" -eq 0 ] && grep -Eqs 'SUMMARY: 0 (errors|hazards)' "$WORK/sanitizer-$name.log" || failed=1
+        [ -n "$DRY_RUN" ] || printf '%s\t%s\n' "$name" "$code" >>"$WORK/sanitizer.tsv"
+        echo "== $name: exit code $code"
+        tail -n 15 "$WORK/sanitizer-$name.out" "$WORK/sanitizer-$name.log" 2>/dev/null
     done
     [ -n "$DRY_RUN" ] || return "$failed"
 }

@@ -47,6 +47,9 @@ AWKWARD: tuple[Shapes, ...] = (
     ((37, 40, 4, 4), None),
     ((2, 33, 14, 14), (5, 6)),  # down
     ((1, 48, 56, 56), (56, 56)),
+    ((1, 16, 28, 28), (9, 9)),  # a channel's values in the registers of a block, of 16 bytes or single
+    ((1, 9, 35, 35), (9, 9)),
+    ((1, 8, 47, 47), (3, 2000)),
     ((1, 3, 97, 61), (31, 200)),
     ((1, 4, 256, 256), (64, 64)),  # more positions than shared memory holds
     ((2, 2, 70001), (100,)),
@@ -185,10 +188,13 @@ def inputs(v: Variant, device: str, seed: int) -> tuple[tuple[Tensor, ...], tupl
     return (placed(A, v.layout, device), placed(G, layout_g, device)), (A, G)
 
 
-def check(v: Variant, device: str, seed: int, poison: bool) -> float:
-    """Runs one variant; its largest difference from the reference. NaN counts as infinite."""
+def check(v: Variant, device: str, seed: int, poison: bool, compare: bool = True) -> float:
+    """Runs one variant; its largest difference from the reference. NaN counts as infinite. Without ``compare``, 0."""
     on_device, on_host = inputs(v, device, seed)
     arguments = (v.size, v.normalize, *((v.relu,) if v.op == "resize_normalize" else ()))
+    if not compare:
+        getattr(ops, v.op)(*on_device, *arguments).cpu()
+        return 0.0
     expected = getattr(reference, v.op)(*(t.double() for t in on_host), *arguments)
     if poison:
         # What the allocator hands out next holds NaN, so an element that is never written shows.
@@ -270,9 +276,12 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="fewer combinations of layout and number of targets")
     parser.add_argument("--poison", action="store_true", help="fill freed memory with NaN first (a kernel of its own)")
+    parser.add_argument("--launch-only", action="store_true", help="compare nothing: for a checker of memory and races")
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="every N-th variant, from I on")
     parser.add_argument("--list", action="store_true", help="print the variants and run nothing")
     options = parser.parse_args()
-    chosen = list(variants(options.quick))
+    part, parts = options.part
+    chosen = list(variants(options.quick))[part::parts]
     if options.list:
         print(*chosen, sep="\n")
         return 0
@@ -282,7 +291,7 @@ def main() -> int:
     failed = []
     for seed, v in enumerate(chosen):
         try:
-            difference = check(v, options.device, seed, options.poison)
+            difference = check(v, options.device, seed, options.poison, not options.launch_only)
         except (RuntimeError, ValueError, TypeError) as error:
             failed.append(f"{v}: {error}")
             if "CUDA error" in str(error):  # the context is lost: nothing after it means anything
@@ -291,27 +300,28 @@ def main() -> int:
         worst[v.dtype] = max(worst.get(v.dtype, 0.0), difference)
         if not difference <= tolerance(v):
             failed.append(f"{v}: differs by {difference:.2g}")
-    for (frame, grid), offset in itertools.product(OVERLAYS, (0, 1, 16)):
+    overlays = list(itertools.product(OVERLAYS, (0, 1, 16)))[part::parts]
+    for (frame, grid), offset in overlays:
         levels = check_overlay(frame, grid, options.device, offset, seed=offset)
         if levels:
             failed.append(f"overlay {list(frame)} {list(grid)} offset {offset}: differs by {levels:.0f} levels")
-    masks = list(itertools.product(MASKS, DTYPES, LAYOUTS[:4]))
+    masks = list(itertools.product(MASKS, DTYPES, LAYOUTS[:4]))[part::parts]
     for (shape, grid), dtype, layout in masks:
         over = check_masks(shape, grid, dtype, layout, options.device)
         if not over <= 1:
             failed.append(
                 f"mask_images {list(shape)} {list(grid)} {dtype} {layout}: {over:.2g} of what rounding explains"
             )
-    for (frame, size), dtype, last, offset in itertools.product(
-        PREPROCESSED, (torch.float32, torch.float16, torch.bfloat16), (False, True), (0, 1)
-    ):
+    halves = (torch.float32, torch.float16, torch.bfloat16)
+    prepared = list(itertools.product(PREPROCESSED, halves, (False, True), (0, 1)))[part::parts]
+    for (frame, size), dtype, last, offset in prepared:
         difference = check_preprocess(frame, size, dtype, last, options.device, offset)
         if not difference <= {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]:
             failed.append(f"preprocess {list(frame)} {list(size)} {dtype} offset {offset}: differs by {difference:.2g}")
     for line in failed[:40]:
         print("FAILED", line)
     errors = ", ".join(f"{str(dtype).removeprefix('torch.')} {error:.1e}" for dtype, error in worst.items())
-    calls = len(chosen) + 4 * len(masks) + 3 * len(OVERLAYS)
+    calls = len(chosen) + 4 * len(masks) + len(overlays) + len(prepared)
     print(f"{calls} calls on {options.device}, {len(failed)} failed; largest error: {errors}")
     return 1 if failed else 0
 

@@ -94,5 +94,14 @@ SAMPLES = [
     Sample(1, 4, (2, 6, 3), 12, K=2),
     Sample(2, 1, (6, 6), 11),
     Sample(9, 24, (8, 8), 16),
+    # a channel's values in the registers of a warp or of a block, 16 bytes at a time or singly; and too many for that
+    Sample(2, 9, (13, 13), 20),
+    Sample(2, 10, (16, 16), (5, 777)),
+    Sample(1, 20, (28, 28), (2, 4100), K=2),
+    Sample(1, 7, (19, 19), 9),
+    Sample(1, 9, (35, 35), 30),
+    Sample(1, 12, (48, 64), 10),
+    Sample(1, 5, (47, 47), 8),
+    Sample(1, 3, (65, 66), 12),
 ]
 EMPTY = [Sample(0, 8, (7, 7), 14), Sample(2, 8, (7, 7), 14, K=0), Sample(2, 0, (7, 7), 14)]

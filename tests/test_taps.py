@@ -367,7 +367,10 @@ def test_dtypes_and_memory_formats(dtype, memory, device):
         (gradient,) = tap.gradients(tap.run(x)[:, 0].sum())
         (theirs,) = expected.gradients(expected.run(IMAGES.to(device))[:, 0].sum())
         assert gradient.dtype == dtype == tap.activations[0].dtype
-        assert tap.activations[0].is_contiguous(memory_format=memory)
+        plain: list[torch.Tensor] = []
+        model.body.register_forward_hook(lambda *arguments: plain.append(arguments[2]))
+        model(x)  # a layer may give another memory format than it was given: cuDNN does, in fp64
+        assert tap.activations[0].stride() == plain[0].stride()
         atol = max(TOLERANCES[dtype]["atol"], 1e-6)
         torch.testing.assert_close(gradient.to(theirs), theirs, rtol=0, atol=atol)
 

@@ -46,6 +46,29 @@ __device__ void sum_positions_adjacent(const ChannelSumJob<In>& job, const Slice
 // ---------------------------------------------------------------------------------------------------------------------
 // Channels adjacent
 
+// Sums over every slices-th position, of V columns: of a row's values x, or of what `rule` makes of them.
+template <Rule rule, class In, int V>
+__device__ __forceinline__ void add_positions(const In* x, long long x_step, const In* other, long long other_step, int S, int slice,
+                                              int slices, const AccOf<In>* sum_a, AccOf<In>* sum, AccOf<In>* sum_other) {
+#pragma unroll 4
+  for (int s = slice; s < S; s += slices) {
+    const Pack<In, V> values(x + s * x_step);
+    if constexpr (rule == Rule::xgrad_cam) {
+      const Pack<In, V> others(other + s * other_step);
+#pragma unroll
+      for (int e = 0; e < V; ++e) {
+        sum[e] += values[e] * others[e];
+        sum_other[e] += others[e];
+      }
+    } else {
+#pragma unroll
+      for (int e = 0; e < V; ++e) {
+        sum[e] += rule == Rule::grad_cam_plus_plus ? plus_plus_term(values[e], sum_a[e]) : AccOf<In>(values[e]);
+      }
+    }
+  }
+}
+
 // w[c] for c < n <= blockDim.x * V: a thread owns V columns and every slices-th row; slices meet in `shared`
 // (blockDim.x * V values). `sum_a`, n values, is used by the rules that need the activations.
 template <class In, int V>
@@ -56,62 +79,51 @@ __device__ void weights_of_columns(const ChannelSumJob<In>& job, const In* a, co
   const int slices = int(blockDim.x) / columns;
   const int column = int(threadIdx.x) % columns * V, slice = int(threadIdx.x) / columns;
   const bool works = slice < slices;
-  const bool both = job.rule == Rule::xgrad_cam; // sums are taken side by side
-  for (int pass = job.rule == Rule::grad_cam_plus_plus ? 0 : 1; pass < 2; ++pass) { // 0: sums of activations; 1: the weights
-    T sum[V], sum_other[V];
+  T sum[V], sum_other[V], known[V];
+  const auto clear = [&] {
 #pragma unroll
     for (int e = 0; e < V; ++e) sum[e] = sum_other[e] = T(0);
+  };
+  const auto totals = [&](const T* own, T* to) { // of the slices' sums, into to[c], c < n
+    __syncthreads();
     if (works) {
-#pragma unroll 4
-      for (int s = slice; s < job.S; s += slices) {
-        const Pack<In, V> x(pass == 0 ? a + s * job.a_step + column : g + s * job.s_step + column);
-        if (pass == 1 && job.rule == Rule::grad_cam_plus_plus) {
 #pragma unroll
-          for (int e = 0; e < V; ++e) sum[e] += plus_plus_term(x[e], sum_a[column + e]);
-        } else if (pass == 1 && job.rule == Rule::xgrad_cam) {
-          const Pack<In, V> y(a + s * job.a_step + column);
-#pragma unroll
-          for (int e = 0; e < V; ++e) {
-            sum[e] += x[e] * y[e];
-            sum_other[e] += y[e];
-          }
-        } else {
-#pragma unroll
-          for (int e = 0; e < V; ++e) sum[e] += x[e];
-        }
-      }
+      for (int e = 0; e < V; ++e) shared[slice * columns * V + column + e] = own[e];
     }
-    const auto over_slices = [&](const T* own) { // of the thread's first columns; V of them a thread
-      __syncthreads();
-      if (works) {
-#pragma unroll
-        for (int e = 0; e < V; ++e) shared[slice * columns * V + column + e] = own[e];
-      }
-      __syncthreads();
-    };
-    const auto total_of = [&](int c) {
+    __syncthreads();
+    for (int c = threadIdx.x; c < n; c += blockDim.x) {
       T total = T(0);
 #pragma unroll 4
       for (int i = 0; i < slices; ++i) total += shared[i * columns * V + c];
-      return total;
-    };
-    if (both) {
-      over_slices(sum_other);
-      for (int c = threadIdx.x; c < n; c += blockDim.x) sum_a[c] = total_of(c);
+      to[c] = total;
     }
-    over_slices(sum);
-    for (int c = threadIdx.x; c < n; c += blockDim.x) {
-      T total = total_of(c);
-      if (pass == 0) {
-        sum_a[c] = total;
-      } else {
-        if (job.rule == Rule::grad_cam) total /= T(job.S);
-        if (job.rule == Rule::xgrad_cam) total = xgrad_weight(total, sum_a[c]);
-        w[c] = total;
-      }
+  };
+  clear();
+  if (job.rule == Rule::xgrad_cam) {
+    if (works) {
+      add_positions<Rule::xgrad_cam, In, V>(g + column, job.s_step, a + column, job.a_step, job.S, slice, slices, nullptr, sum,
+                                            sum_other);
     }
+    totals(sum_other, sum_a);
+  } else if (job.rule == Rule::grad_cam_plus_plus) {
+    if (works) add_positions<Rule::grad_cam, In, V>(a + column, job.a_step, a, 0, job.S, slice, slices, nullptr, sum, sum_other);
+    totals(sum, sum_a);
     __syncthreads();
+    clear();
+    if (works) {
+#pragma unroll
+      for (int e = 0; e < V; ++e) known[e] = sum_a[column + e];
+      add_positions<Rule::grad_cam_plus_plus, In, V>(g + column, job.s_step, a, 0, job.S, slice, slices, known, sum, sum_other);
+    }
+  } else if (works) {
+    add_positions<Rule::grad_cam, In, V>(g + column, job.s_step, a, 0, job.S, slice, slices, nullptr, sum, sum_other);
   }
+  totals(sum, w);
+  for (int c = threadIdx.x; c < n; c += blockDim.x) { // each what it has just written itself
+    if (job.rule == Rule::grad_cam) w[c] /= T(job.S);
+    if (job.rule == Rule::xgrad_cam) w[c] = xgrad_weight(w[c], sum_a[c]);
+  }
+  __syncthreads();
 }
 
 constexpr int kRows = 4; // positions a warp sums side by side
@@ -121,6 +133,7 @@ template <bool weighted, class In, int V>
 __device__ void add_columns(const ChannelSumJob<In>& job, const In* a, const In* g, const AccOf<In>* w, int n, AccOf<In>* map) {
   using T = AccOf<In>;
   const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp, lane = threadIdx.x % kWarp;
+  const ElementTerm<T> term(job.rule);
   for (int s = warp * kRows; s < job.S; s += warps * kRows) {
     T sum[kRows];
     const In *row[kRows], *other[kRows];
@@ -144,7 +157,7 @@ __device__ void add_columns(const ChannelSumJob<In>& job, const In* a, const In*
         } else {
           const Pack<In, V> y(other[j] + c);
 #pragma unroll
-          for (int e = 0; e < V; ++e) sum[j] += element_term_of<T>(job.rule, x[e], y[e]);
+          for (int e = 0; e < V; ++e) sum[j] += term(x[e], y[e]);
         }
       }
     }

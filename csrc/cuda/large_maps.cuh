@@ -73,6 +73,7 @@ __device__ void large_position(const LargeJob<In>& job, int m, int s) {
   const In* a = job.activations + n * job.a.image + s * job.a.position;
   const In* g = job.second + n * job.g.image + k * job.g.target + (job.rule == Rule::weights ? 0 : s * job.g.position);
   const T* w = job.weights + (long long)m * job.C;
+  const ElementTerm<T> term(job.rule);
   T sum = T(0);
 #pragma unroll 4
   for (int c = 0; c < job.C; ++c) {
@@ -82,7 +83,7 @@ __device__ void large_position(const LargeJob<In>& job, int m, int s) {
     } else if (has_weights(job.rule)) {
       sum += x * w[c];
     } else {
-      sum += element_term_of<T>(job.rule, x, widen(g[c * job.g.channel]));
+      sum += term(x, widen(g[c * job.g.channel]));
     }
   }
   job.maps[(long long)m * job.S + s] = sum;

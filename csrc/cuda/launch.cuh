@@ -21,7 +21,6 @@ cudaError_t launch(void (*kernel)(Job), const Launch& how, const Job& job) {
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, how.shared_bytes);
     if (error != cudaSuccess) return error;
   }
-  constexpr int kPortableCluster = 8; // blocks of a cluster that every GPU with clusters allows
   if (how.cluster > kPortableCluster) {
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     if (error != cudaSuccess) return error;

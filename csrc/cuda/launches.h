@@ -97,6 +97,9 @@ struct MaskCall {
   cudaStream_t stream;
 };
 
+// Blocks of the largest cluster that the current device, of compute capability 9.0 or later, has room for.
+int largest_cluster();
+
 template <class In>
 cudaError_t launch_eigen(const EigenCall& call);
 template <class In>

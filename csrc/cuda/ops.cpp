@@ -30,7 +30,7 @@ const cuda::Machine& machine(int device) {
     STD_CUDA_CHECK(cudaDeviceGetAttribute(&m.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
     STD_CUDA_CHECK(cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device));
-    m.max_cluster = major >= 9 ? 8 : 1; // 8 blocks are portable to every GPU with clusters
+    m.max_cluster = major >= 9 ? cuda::largest_cluster() : 1;
     m.cooperative = cooperative != 0;
   });
   return machines[device];

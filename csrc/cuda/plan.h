@@ -21,12 +21,13 @@ struct ResizeJob {
 struct Machine {
   int multiprocessors;
   int shared_bytes;  // dynamic and static shared memory a block may have
-  int max_cluster;   // blocks; 1: no clusters
+  int max_cluster;   // blocks; 1: no clusters; more than kPortableCluster: what this GPU allows beyond the others
   bool cooperative;  // grid-wide barriers
 };
 
 enum class Exchange : int { none, cluster, grid };
 
+constexpr int kPortableCluster = 8; // blocks of a cluster that every GPU with clusters allows
 constexpr int kMaxCamThreads = 512; // a block's threads when there are fewer blocks than multiprocessors
 constexpr int kCamThreads = 256;    // and when there are more: several such blocks share one
 constexpr int kRowValues = 8;       // of a channel's positions, that a thread holds in registers at most (register_rows.cuh)
@@ -89,7 +90,9 @@ inline CamPlan plan_cam(const Machine& machine, const CamShape& shape) {
   const long long resident = machine.multiprocessors * (shape.accumulation_bytes == 8 ? 2LL : 4LL) / wide;
   long long group = std::min(resident / std::max(1LL, shape.maps), std::max(1LL, bytes / kBytesABlock));
   if (machine.max_cluster > 1) {
-    group = std::min<long long>(group, machine.max_cluster);
+    // Larger clusters fit into fewer places: for few maps only.
+    const bool alone = shape.maps * machine.max_cluster <= machine.multiprocessors;
+    group = std::min<long long>(group, alone ? machine.max_cluster : std::min(machine.max_cluster, kPortableCluster));
     plan.exchange = Exchange::cluster;
   } else if (machine.cooperative) { // all blocks must be on the GPU at once: one a multiprocessor always is
     group = std::min(group, machine.multiprocessors / shape.maps);
@@ -182,7 +185,7 @@ inline EigenPlan plan_eigen(const Machine& machine, const EigenShape& shape) {
   // A block adds up at least 128 channels; one block a multiprocessor.
   long long group = std::max(1LL, std::min<long long>(machine.multiprocessors / std::max(1LL, shape.N), shape.C / 128));
   if (machine.max_cluster > 1) {
-    group = std::min<long long>(group, machine.max_cluster);
+    group = std::min<long long>(group, std::min(machine.max_cluster, kPortableCluster));
     plan.exchange = Exchange::cluster;
   } else {
     group = machine.cooperative ? group : 1;

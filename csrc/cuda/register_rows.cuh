@@ -15,12 +15,22 @@
 
 namespace camfast::cuda {
 
+// element_term of cam_math.h for a rule known at run time: bounds instead of a branch for each element. Without a bound, minus
+// infinity; NaN passes both.
 template <class T>
-__device__ __forceinline__ T element_term_of(Rule rule, T a, T g) {
-  if (rule == Rule::layer_cam) return positive(g) * a;
-  if (rule == Rule::grad_cam_elementwise) return positive(g * a);
-  return g * a;
-}
+struct ElementTerm {
+  T least_gradient, least_product;
+
+  __device__ __forceinline__ explicit ElementTerm(Rule rule) {
+    const T none = -T(__builtin_huge_val());
+    least_gradient = rule == Rule::layer_cam ? T(0) : none;
+    least_product = rule == Rule::grad_cam_elementwise ? T(0) : none;
+  }
+  __device__ __forceinline__ T operator()(T a, T g) const {
+    const T product = (g < least_gradient ? least_gradient : g) * a;
+    return product < least_product ? least_product : product;
+  }
+};
 
 // The sums of x[0], ..., x[U - 1] over a team, in every thread of it. `exchange`: 2 * U * kMaxWarps values, used in turns.
 template <bool whole_block, int U, class T>
@@ -44,26 +54,35 @@ __device__ __forceinline__ void team_sums(T* x, int lanes, T* exchange, int* tur
 template <bool whole_block, int U, int N, class T>
 __device__ __forceinline__ void row_weights(Rule rule, const T (*a)[N], const T (*g)[N], int S, int lanes, T* exchange, int* turn,
                                             T* w) {
+  // A loop for each rule: a branch inside would be one for each element.
   T sum_a[U];
+#pragma unroll
+  for (int j = 0; j < U; ++j) w[j] = sum_a[j] = T(0);
   if (weights_need_activations(rule)) {
 #pragma unroll
     for (int j = 0; j < U; ++j) {
-      sum_a[j] = T(0);
 #pragma unroll
       for (int i = 0; i < N; ++i) sum_a[j] += a[j][i];
     }
     team_sums<whole_block, U>(sum_a, lanes, exchange, turn);
   }
+  if (rule == Rule::xgrad_cam) {
 #pragma unroll
-  for (int j = 0; j < U; ++j) {
-    w[j] = T(0);
+    for (int j = 0; j < U; ++j) {
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      if (rule == Rule::xgrad_cam) {
-        w[j] += g[j][i] * a[j][i];
-      } else {
-        w[j] += rule == Rule::grad_cam_plus_plus ? plus_plus_term(g[j][i], sum_a[j]) : g[j][i];
-      }
+      for (int i = 0; i < N; ++i) w[j] += g[j][i] * a[j][i];
+    }
+  } else if (rule == Rule::grad_cam_plus_plus) {
+#pragma unroll
+    for (int j = 0; j < U; ++j) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) w[j] += plus_plus_term(g[j][i], sum_a[j]);
+    }
+  } else {
+#pragma unroll
+    for (int j = 0; j < U; ++j) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) w[j] += g[j][i];
     }
   }
   team_sums<whole_block, U>(w, lanes, exchange, turn);
@@ -102,6 +121,7 @@ __device__ void add_rows(Rule rule, const In* a, const In* g, int n, int S, int 
   constexpr int N = P * V;
   constexpr int U = N >= kRowValues ? 1 : kRowValues / N; // channels a turn
   const int lane = threadIdx.x % lanes, team = threadIdx.x / lanes, teams = blockDim.x / lanes;
+  const ElementTerm<T> term(rule);
   T sum[N];
 #pragma unroll
   for (int i = 0; i < N; ++i) sum[i] = T(0);
@@ -130,7 +150,7 @@ __device__ void add_rows(Rule rule, const In* a, const In* g, int n, int S, int 
 #pragma unroll
       for (int j = 0; j < U; ++j) {
 #pragma unroll
-        for (int i = 0; i < N; ++i) sum[i] += element_term_of(rule, x[j][i], y[j][i]);
+        for (int i = 0; i < N; ++i) sum[i] += term(x[j][i], y[j][i]);
       }
     }
   }
