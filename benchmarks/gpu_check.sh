@@ -136,13 +136,13 @@ step_sanitizer() {
 
 step_ops() {
     # shellcheck disable=SC2086
-    run "$PYTHON" "$BENCH/bench_ops.py" --device "$DEVICE" --seconds 0.5 --deadline $((STEP_LIMIT - 20)) \
+    run "$PYTHON" "$BENCH/bench_ops.py" --device "$DEVICE" --seconds 0.3 --deadline $((STEP_LIMIT - 10)) \
         --output "$WORK/ops.json" --no-chart --compile few ${REHEARSE:+--quick --compile none --only grad_cam} ${OPS_ARGS:-}
 }
 
 step_explain() {
     # shellcheck disable=SC2086
-    run "$PYTHON" "$BENCH/bench_explain.py" --device "$DEVICE" --seconds 0.6 --deadline $((STEP_LIMIT - 20)) \
+    run "$PYTHON" "$BENCH/bench_explain.py" --device "$DEVICE" --seconds 0.6 --deadline $((STEP_LIMIT - 12)) \
         --output "$WORK/explain.json" --no-chart ${REHEARSE:+--models mobilenet_v3_large --batch 1 --memory} ${EXPLAIN_ARGS:-}
 }
 
