@@ -277,7 +277,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer combinations of layout and number of targets")
     parser.add_argument("--poison", action="store_true", help="fill freed memory with NaN first (a kernel of its own)")
     parser.add_argument("--launch-only", action="store_true", help="compare nothing: for a checker of memory and races")
-    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="every N-th variant, from I on")
+    parser.add_argument(
+        "--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="every N-th variant, from I on"
+    )
     parser.add_argument("--list", action="store_true", help="print the variants and run nothing")
     options = parser.parse_args()
     part, parts = options.part

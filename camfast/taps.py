@@ -107,6 +107,11 @@ class Tap:
         """The captured outputs, in the order of ``layers``, without a graph."""
         return [self._kept(layer).detach() for layer in self.layers]
 
+    @property
+    def leaf(self) -> Tensor | None:
+        """What the graph of a lone layer starts from, with its graph; None for several layers."""
+        return self._kept(self.layers[0]) if len(self.layers) == 1 else None
+
     def gradients(
         self,
         outputs: Tensor | GradientEdge,
@@ -295,7 +300,8 @@ def _survey(model: nn.Module) -> tuple[list[nn.Module], bool]:
     """
     training, compiled = [], False
     seen: set[nn.Module] = set()
-    held = _held.data  # a plain dict: asking the weak one for its length costs more than all else here
+    # A plain dict: asking the weak one for its length costs more than all else here.
+    held = _held.data  # type: ignore[attr-defined]
     waiting: list[nn.Module | None] = [model]
     while waiting:
         module = waiting.pop()

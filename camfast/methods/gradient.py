@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from .. import ops
 from ..explanation import Explanation
 from ..inputs import Images, Inputs
+from ..pooled_layer import gradient_of_pooled
 from ..taps import Tap
 from ..targets import Chosen, Targets, choose, scores_of
 from . import closed_form
@@ -73,7 +75,11 @@ class GradientExplainer(Explainer):
         grids = [view(A) for view, (_, A) in zip(views, layers, strict=True)]
         targets = chosen.per_image
         if targets is None:
-            found = tap.gradients(*chosen.start())
+            origin = chosen.start()
+            weights = self._uniform_weights(tap, grids, *origin)
+            if weights is not None:
+                return [LayerMap(ops.cam, grids[0], weights)]
+            found = tap.gradients(*origin)
             return [LayerMap(self.rule, A, view(G)) for view, A, G in zip(views, grids, found, strict=True)]
         projected = self._projected(grids[0], chosen, self._head(tap, grids, chosen, inputs)) if targets > 1 else None
         if projected is not None:
@@ -88,6 +94,18 @@ class GradientExplainer(Explainer):
             ]
             parts.append(own if at_once >= targets else [layer.summed(self.eigen_smooth) for layer in own])
         return parts[0] if len(parts) == 1 else [joined(of_layer) for of_layer in zip(*parts, strict=True)]
+
+    def _uniform_weights(
+        self, tap: Tap, grids: list[Tensor], start: Tensor | GradientEdge, gradient: Tensor | None
+    ) -> Tensor | None:
+        """The channels' weights ``[N, C]`` where only pooling lies between the layer and ``start``; else None."""
+        if self.uniform is None or self.eigen_smooth or not isinstance(start, GradientEdge) or gradient is None:
+            return None
+        leaf = tap.leaf
+        if leaf is None or grids[0].shape != leaf.shape:
+            return None
+        weights = gradient_of_pooled(leaf, start, gradient)
+        return weights.clamp(min=0) if weights is not None and self.uniform == "positive gradient" else weights
 
     def _head(self, tap: Tap, grids: list[Tensor], chosen: Chosen, inputs: Inputs) -> Head | None:
         """The linear head after the layer, looked for once for each shape; the tap holds a graph."""
