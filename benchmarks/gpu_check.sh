@@ -34,7 +34,7 @@ Environment:
   TEST_WORKERS=4          test processes, where pytest-xdist is installed
   SANITIZER_TOOLS="memcheck racecheck initcheck synccheck"
   SANITIZER_PARTS=2       processes a tool
-  PYTEST_ARGS="-k cuda", SANITIZER_ARGS, OPS_ARGS, EXPLAIN_ARGS, REALTIME_ARGS     further arguments, split at blanks
+  PYTEST_ARGS="-k cuda -v", SANITIZER_ARGS, OPS_ARGS, EXPLAIN_ARGS, REALTIME_ARGS     further arguments, split at blanks
   KEEP_WORK=1             keep the working folder
 USAGE
 }
@@ -78,7 +78,8 @@ step_tests() {
         export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
     fi
     # The emulator's tests need no GPU; neither do the cases on the processor, which are thousands.
-    local chosen="-k cuda --ignore=tests/test_cuda_kernels.py"
+    # Names as they come (-v): a run that is cut short still says what failed.
+    local chosen="-k cuda --ignore=tests/test_cuda_kernels.py -v --tb=short"
     if [ -n "$REHEARSE" ]; then
         chosen=
     else

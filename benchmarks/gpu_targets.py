@@ -26,6 +26,8 @@ def targets(report: Row) -> list[Row]:
         found += _ops(report["ops"]["cases"])
     if report.get("explain") and report.get("devices"):
         found += _explain(report["explain"])
+    if report.get("realtime") and report.get("devices"):
+        found += _realtime(report["realtime"]["cases"])
     return [target for target in found if target is not None]
 
 
@@ -93,6 +95,26 @@ def _explain(explain: Row) -> list[Row | None]:
     ]
     found.append(_most("memory added to the forward's, over A + G + output", 1.0, over))
     return found
+
+
+def _realtime(cases: list[Row]) -> list[Row | None]:
+    judged = [
+        (f"{c['model']} {c['dtype']}", c["rows"]) for c in cases if c["model"] == "resnet50" and c["dtype"] == "float16"
+    ]
+    call, stream, peer = "call, on the device", "stream, on the device", "pytorch-grad-cam"
+    return [
+        _least("Realtime, 1080p, frames a second", 1000.0, [(name, r[stream]["frames_per_s"]) for name, r in judged]),
+        _most(
+            "Realtime, the slowest of 100 calls over the median",
+            1.5,
+            [(name, r[call]["p99_over_median"]) for name, r in judged],
+        ),
+        _least(
+            "pytorch-grad-cam's loop over Realtime's",
+            30.0,
+            [(name, r[peer]["median_ms"] / r[call]["median_ms"]) for name, r in judged if peer in r],
+        ),
+    ]
 
 
 def _row(case: Row, candidate: str, mode: str) -> Row | None:
