@@ -2,13 +2,12 @@
 #pragma once
 
 #include "../cam_math.h"
+#include "plan.h"
 #include "portable.cuh"
 
 namespace camfast::cuda {
 
-constexpr int kWarp = 32;
 constexpr unsigned kFullMask = 0xffffffffu;
-constexpr int kMaxWarps = 32;
 
 template <class In>
 struct Accumulation {

@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kMaxCamThreads, sizeof(AccOf<In>) == 8 ? 1 : 2
   const int n = m / job.K, k = m % job.K;
 
   CAMFAST_DYNAMIC_SHARED(T, shared);
-  const CamShared sizes(sum.chunk, S, V, weights_need_activations(sum.rule), blockDim.x, job.group > 1);
+  const CamShared sizes(sum.chunk, S, V, sum.rule, channels_adjacent, blockDim.x, job.group > 1);
   T* w = shared;
   T* sum_a = w + sizes.w;
   T* threads = sum_a + sizes.sum_a;

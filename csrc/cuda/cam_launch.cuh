@@ -55,6 +55,7 @@ cudaError_t launch_fused(const CamCall& call) {
   Launch how{dim3(unsigned(call.maps) * unsigned(plan.group)), dim3(unsigned(plan.threads)), plan.shared_bytes, call.stream};
   how.cluster = plan.exchange == Exchange::cluster ? plan.group : 1;
   how.cooperative = plan.exchange == Exchange::grid;
+  how.carveout = plan.carveout;
   return launch(call.channels_adjacent ? &cam_kernel<In, weighted, true> : &cam_kernel<In, weighted, false>, how, job);
 }
 

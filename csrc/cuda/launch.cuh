@@ -12,6 +12,7 @@ struct Launch {
   cudaStream_t stream;
   int cluster = 1;          // blocks along x
   bool cooperative = false; // grid-wide barriers
+  int carveout = 0;         // percent of the multiprocessor's memory to be shared memory; 0: as the driver has it
 };
 
 template <class Job>
@@ -19,6 +20,10 @@ cudaError_t launch(void (*kernel)(Job), const Launch& how, const Job& job) {
   constexpr int kWithoutAsking = 48 * 1024 - kStaticSharedBytes; // the limit counts static shared memory too
   if (how.shared_bytes > kWithoutAsking) {
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, how.shared_bytes);
+    if (error != cudaSuccess) return error;
+  }
+  if (how.carveout) {
+    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, how.carveout);
     if (error != cudaSuccess) return error;
   }
   if (how.cluster > kPortableCluster) {

@@ -27,20 +27,25 @@ struct Machine {
 
 enum class Exchange : int { none, cluster, grid };
 
+constexpr int kWarp = 32;
+constexpr int kMaxWarps = 32;        // of a block
 constexpr int kPortableCluster = 8; // blocks of a cluster that every GPU with clusters allows
 constexpr int kMaxCamThreads = 512; // a block's threads when there are fewer blocks than multiprocessors
 constexpr int kCamThreads = 256;    // and when there are more: several such blocks share one
 constexpr int kRowValues = 8;       // of a channel's positions, that a thread holds in registers at most (register_rows.cuh)
 constexpr long long kBytesABlock = 16 * 1024; // less work than this does not pay for another block
-constexpr int kStaticSharedBytes = 10 * 1024; // an upper bound of the kernels' static shared memory
+constexpr int kStaticSharedBytes = 6 * 1024; // an upper bound of what kernels with dynamic shared memory have besides
 
 CAMFAST_HD bool rows_in_registers(int S, int threads) { return S <= kRowValues * threads; }
+// Whether a warp holds a channel's positions; else all of a block's threads do, and need less shared memory.
+CAMFAST_HD bool rows_of_warps(int S) { return rows_in_registers(S, kWarp); }
 
 // Dynamic shared memory of the cam kernel, in values of the accumulation type, one region after the other.
 struct CamShared {
   int w, sum_a, threads, map, full;
-  CAMFAST_HD CamShared(int chunk, int S, int vector, bool needs_activations, int block, bool grouped)
-      : w(chunk), sum_a(needs_activations ? chunk : 0), threads(block * vector), map(S), full(grouped ? S : 0) {}
+  CAMFAST_HD CamShared(int chunk, int S, int vector, Rule rule, bool channels_adjacent, int block, bool grouped)
+      : w(channels_adjacent ? chunk : 0), sum_a(channels_adjacent && weights_need_activations(rule) ? chunk : 0),
+        threads(channels_adjacent || rows_of_warps(S) ? block * vector : 2 * kRowValues * kMaxWarps), map(S), full(grouped ? S : 0) {}
   CAMFAST_HD long long values() const { return (long long)w + sum_a + threads + map + full; }
 };
 
@@ -51,6 +56,7 @@ struct CamPlan {
   Exchange exchange;
   int chunk;  // channels at a time
   int shared_bytes;
+  int carveout;            // percent of a multiprocessor's memory to be shared memory; 0: as the driver has it
   long long scratch_bytes; // of global memory, for the launch's own use
 };
 
@@ -76,6 +82,14 @@ inline int round_up(long long n, int unit) { return int((n + unit - 1) / unit * 
 // The last two launches for large maps: the map in the accumulation type, and a normaliser of four values.
 inline long long large_scratch_bytes(long long maps, long long S, int accumulation_bytes) {
   return maps * (S + 4) * accumulation_bytes;
+}
+
+// So much shared memory that `blocks` of a launch fit on a multiprocessor. Up to a quarter the driver is left alone: the rest of
+// the memory is cache, and a change of the partition makes kernels wait for each other.
+inline int carveout(const Machine& machine, long long dynamic_bytes, int blocks) {
+  const long long wanted = blocks * (dynamic_bytes + kStaticSharedBytes);
+  const int percent = int(std::min(100LL, (100 * wanted + machine.shared_bytes - 1) / machine.shared_bytes));
+  return percent > 25 ? percent : 0;
 }
 
 inline CamPlan plan_cam(const Machine& machine, const CamShape& shape) {
@@ -114,11 +128,12 @@ inline CamPlan plan_cam(const Machine& machine, const CamShape& shape) {
   }
   plan.chunk = std::max(vector, round_up(chunk, vector));
 
-  const CamShared shared(plan.chunk, shape.S, vector, weights_need_activations(shape.rule), plan.threads, plan.group > 1);
+  const CamShared shared(plan.chunk, shape.S, vector, shape.rule, shape.channels_adjacent, plan.threads, plan.group > 1);
   const long long needed = shared.values() * shape.accumulation_bytes;
   plan.fits = needed <= machine.shared_bytes - kStaticSharedBytes &&
       (shape.channels_adjacent || rows_in_registers(shape.S, plan.threads));
   plan.shared_bytes = int(needed);
+  plan.carveout = carveout(machine, needed, int(resident / machine.multiprocessors));
   if (!plan.fits) {
     plan.scratch_bytes = large_scratch_bytes(shape.maps, shape.S, shape.accumulation_bytes) +
         shape.maps * (shape.C + shape.S) * shape.accumulation_bytes;

@@ -1,7 +1,7 @@
 // Rows of positions that fit in registers: a team of threads holds a channel's activations and gradients at once, so that both
 // are loaded once, side by side, and a weight is a sum over the team.
 //
-//   team of up to a warp           c0: |p p p p|p p p p|...   kUnroll channels a turn, a pack p of V values a thread and step
+//   team of up to a warp           c0: |p p p p|p p p p|...   U channels a turn; p: a pack of V values, P of them a thread
 //   (map of up to 256 positions)   c1: |p p p p|...           no barrier: weights are summed by shuffles
 //
 //   team of all the block          the same for larger maps: the weights of a turn's channels meet in shared memory, at one
@@ -114,7 +114,7 @@ __device__ __forceinline__ void load_rows(const In* rows, int own, int S, int la
 }
 
 // Adds the rows of n channels to `map` (S values): `a` and `g` (for Rule::weights, the weights) start at the first one. V divides
-// S, and a team's P * V * lanes values hold a row. `shared`: blockDim.x * V values, and 2 * U * kMaxWarps of them.
+// S, and a team's P * V * lanes values hold a row. `shared`: as CamShared has it for `threads`.
 template <bool weighted, bool whole_block, int V, int P, class In>
 __device__ void add_rows(Rule rule, const In* a, const In* g, int n, int S, int lanes, AccOf<In>* shared, AccOf<In>* map) {
   using T = AccOf<In>;
@@ -187,8 +187,8 @@ __device__ __forceinline__ int team_lanes(int S, int V, int P) {
 
 // Adds the rows of n channels to `map`, of S <= kRowValues * blockDim.x values. With `vectors`, addresses allow loads of 16 bytes.
 template <bool weighted, class In>
-__device__ void add_register_rows(Rule rule, bool vectors, const In* a, const In* g, int n, int S,
-                                 AccOf<In>* shared, AccOf<In>* map) {
+__device__ void add_register_rows(Rule rule, bool vectors, const In* a, const In* g, int n, int S, AccOf<In>* shared,
+                                  AccOf<In>* map) {
   constexpr int V = kVector<In>, P = kRowValues / V; // steps of the widest row
   const int block = blockDim.x;
   if (vectors && S % V == 0) {

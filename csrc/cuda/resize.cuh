@@ -31,7 +31,7 @@ __device__ __forceinline__ T sample_map(const T* map, const MapExtent& in, const
 
 // The outputs along one axis that decide the range (is_cell_border in cam_math.h). Long axes count every output instead
 // of keeping a list.
-constexpr int kMaxBorders = 512;
+constexpr int kMaxBorders = 256;
 
 struct Borders {
   int count;

@@ -15,6 +15,7 @@ using cudaStream_t = struct CUstream_st*;
 
 enum cudaFuncAttribute {
   cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+  cudaFuncAttributePreferredSharedMemoryCarveout = 9,
   cudaFuncAttributeNonPortableClusterSizeAllowed = 13
 };
 enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2, cudaLaunchAttributeClusterDimension = 4 };
@@ -58,6 +59,8 @@ cudaError_t cudaFuncSetAttribute(void (*kernel)(Params...), cudaFuncAttribute at
   emu::Allowance& allowed = emu::allowance(reinterpret_cast<const void*>(kernel));
   if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed) {
     allowed.large_clusters = value != 0;
+  } else if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) {
+    if (value < -1 || value > 100) return cudaErrorInvalidValue; // else a hint
   } else {
     if (value < 0 || value > 227 * 1024) return cudaErrorInvalidValue;
     allowed.dynamic_shared = size_t(value);
