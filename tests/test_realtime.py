@@ -316,6 +316,18 @@ def test_stream_is_a_call_a_frame(model):
         assert not result.overlay.is_cuda
 
 
+def test_stream_of_frames_on_the_device(cuda):
+    layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
+    model = nn.Sequential(*layers).to(cuda)
+    batch = [torch.from_numpy(frame) for frame in frames(6)]
+    mixed = [frame.to(cuda) if i != 3 else frame for i, frame in enumerate(batch)]  # one from memory among them
+    expected = [engine(model, layers="1")(frame).overlay for frame in batch]
+    found = [result.overlay for result in engine(model, layers="1").stream(iter(mixed))]
+    assert [overlay.is_cuda for overlay in found] == [i != 3 for i in range(6)]
+    for one, other in zip(found, expected, strict=True):
+        assert (one.cpu().int() - other.int()).abs().float().mean() < 0.1
+
+
 @pytest.mark.parametrize("options", [{}, {"smooth": 0.5}, {"sticky": 0.1}, {"targets": [1, 2]}, {"every": 2}], ids=str)
 def test_graph_equals_eager(cuda, options):
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-// Maps too large for a block's shared memory: four plain launches instead of one. Each is coalesced and reads its inputs
+// Maps too large for a block's registers or shared memory: four plain launches instead of one. Each is coalesced and reads its inputs
 // once; against the size of such maps the launches are nothing.
 #pragma once
 
