@@ -190,7 +190,8 @@ class Realtime(Adjustable):
         """The results of ``frames``, in order: more of them a second on CUDA, each a little later.
 
         There a frame is uploaded while the one before is computed and the picture before that comes down, and two more
-        frames are taken from ``frames`` than results have been given. Elsewhere this is a call for each frame.
+        frames are taken from ``frames`` than results have been given. Frames that are on the device, and their overlays, stay
+        there. Elsewhere this is a call for each frame.
         """
         if self.device.type != "cuda":
             for frame in frames:
