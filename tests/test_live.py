@@ -24,6 +24,7 @@ import av
 from clips import make, moving
 from live_server import NAMES, Served, Webcam, receive, small_clip, small_hub, threads_left, until
 from PIL import Image
+from rtsp_server import RtspCamera
 
 import camfast
 from camfast.cli import main
@@ -256,6 +257,20 @@ def test_addresses(clip, hub):
         hub.source = Source("http://127.0.0.1:9/none")
         async with Served(hub) as served, served.look() as socket:
             assert "cannot read http://127.0.0.1:9/none" in (await receive(socket, "problem"))["problem"]
+
+    asyncio.run(run())
+
+
+def test_rtsp(hub):
+    async def run():
+        with RtspCamera(moving(12), count=60) as camera:
+            hub.source = Source(camera.address)
+            async with Served(hub) as served, served.look() as socket:
+                first = await receive(socket, "picture")
+                seen = [await receive(socket, "picture") for _ in range(4)]
+                assert first.shape == (48, 64, 3) and any((first != picture).any() for picture in seen)
+                assert "has ended" in (await receive(socket, "problem"))["problem"]  # the camera hangs up
+                await until(lambda: not hub.running)
 
     asyncio.run(run())
 
