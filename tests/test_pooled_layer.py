@@ -84,6 +84,30 @@ def test_channels_last(used, device):
     assert used == [True, True]
 
 
+def test_reshape_that_moves_channels(used):
+    model = Pooled(POOLS["mean"]()).eval()
+    plain = camfast.GradCAM(model, "body")(IMAGES, 1, "map", False)
+    turned = camfast.GradCAM(model, "body", reshape=lambda x: x.flip(1))(IMAGES, 1, "map", False)
+    torch.testing.assert_close(turned.heatmap, plain.heatmap, rtol=1e-5, atol=1e-6)
+    assert used == [True]  # the second is not asked
+
+
+def test_adapter_shows_the_gradients():
+    from camfast.compat.pytorch_grad_cam import GradCAM, LayerCAM
+
+    model = Pooled(POOLS["mean"]()).eval()
+    A, expected = autograds(model, torch.tensor([1, 1]))
+    for kind in (GradCAM, LayerCAM):
+        with kind(model, [model.body]) as extractor:
+            extractor(IMAGES, [lambda scores: scores[1]] * 2)
+            by_callables = extractor.activations_and_grads.gradients
+            extractor(IMAGES, [camfast.compat.pytorch_grad_cam.utils.model_targets.ClassifierOutputTarget(1)] * 2)
+            (found,), (kept,) = extractor.activations_and_grads.gradients, extractor.activations_and_grads.activations
+            torch.testing.assert_close(by_callables[0], expected)
+            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(kept, A)
+
+
 def test_dimensions_that_are_not_the_maps(used):
     class Sideways(nn.Module):
         def __init__(self) -> None:

@@ -39,6 +39,7 @@ class LayerMap:
     rule: Rule
     activations: Tensor  # [N, C, *map]
     weights: Tensor  # gradients [N, (K,) C, *map], or weights [N, (K,) C]
+    gradients: Tensor | None = None  # [N, C, *map], where they are known and not the weights
 
     @property
     def size(self) -> tuple[int, ...]:

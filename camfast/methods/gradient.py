@@ -76,9 +76,9 @@ class GradientExplainer(Explainer):
         targets = chosen.per_image
         if targets is None:
             origin = chosen.start()
-            weights = self._uniform_weights(tap, grids, *origin)
-            if weights is not None:
-                return [LayerMap(ops.cam, grids[0], weights)]
+            layer = self._pooled(tap, grids, *origin)
+            if layer is not None:
+                return [layer]
             found = tap.gradients(*origin)
             return [LayerMap(self.rule, A, view(G)) for view, A, G in zip(views, grids, found, strict=True)]
         projected = self._projected(grids[0], chosen, self._head(tap, grids, chosen, inputs)) if targets > 1 else None
@@ -95,17 +95,20 @@ class GradientExplainer(Explainer):
             parts.append(own if at_once >= targets else [layer.summed(self.eigen_smooth) for layer in own])
         return parts[0] if len(parts) == 1 else [joined(of_layer) for of_layer in zip(*parts, strict=True)]
 
-    def _uniform_weights(
+    def _pooled(
         self, tap: Tap, grids: list[Tensor], start: Tensor | GradientEdge, gradient: Tensor | None
-    ) -> Tensor | None:
-        """The channels' weights ``[N, C]`` where only pooling lies between the layer and ``start``; else None."""
+    ) -> LayerMap | None:
+        """The layer's map where only pooling lies between it and ``start``; else None."""
         if self.uniform is None or self.eigen_smooth or not isinstance(start, GradientEdge) or gradient is None:
             return None
-        leaf = tap.leaf
-        if leaf is None or grids[0].shape != leaf.shape:
+        leaf, A = tap.leaf, grids[0]
+        if leaf is None or A.shape != leaf.shape or A.stride() != leaf.stride() or A.data_ptr() != leaf.data_ptr():
             return None
         weights = gradient_of_pooled(leaf, start, gradient)
-        return weights.clamp(min=0) if weights is not None and self.uniform == "positive gradient" else weights
+        if weights is None:
+            return None
+        gradients = weights[(...,) + (None,) * (A.ndim - 2)].expand(A.shape)
+        return LayerMap(ops.cam, A, weights.clamp(min=0) if self.uniform == "positive gradient" else weights, gradients)
 
     def _head(self, tap: Tap, grids: list[Tensor], chosen: Chosen, inputs: Inputs) -> Head | None:
         """The linear head after the layer, looked for once for each shape; the tap holds a graph."""

@@ -70,8 +70,13 @@ class ActivationsAndGradients:
             self._maps = []
             self._activations = [layer.activations.detach().cpu() for layer in maps]
             if self._with_gradients:
-                own = [layer.weights for layer in maps if layer.weights.shape == layer.activations.shape]
-                self._gradients = [gradient.detach().cpu() for gradient in own]
+                own = [layer.weights if layer.gradients is None else layer.gradients for layer in maps]
+                known = [
+                    gradient
+                    for gradient, layer in zip(own, maps, strict=True)
+                    if gradient.shape == layer.activations.shape
+                ]
+                self._gradients = [gradient.detach().cpu() for gradient in known]
 
     def __call__(self, x: Any) -> Any:
         self.gradients, self.activations, self.ran, self.taps = [], [], [], []
