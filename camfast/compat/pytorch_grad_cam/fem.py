@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from ... import methods, ops
 from ...methods.base import Explainer
 from ...methods.eigen import fem_weights
-from .base_cam import BaseCAM
+from .plain_cam import ProjectionCAM
 
 __all__ = ["FEM"]
 
 
-class FEM(BaseCAM):
+class FEM(ProjectionCAM):
     """:class:`camfast.FEM` with pytorch-grad-cam's interface."""
 
     engine: ClassVar[type[Explainer] | None] = methods.FEM
+    needs_gradients: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -29,18 +30,10 @@ class FEM(BaseCAM):
         reshape_transform: Callable[[Any], Tensor] | None = None,
         k: float = 2,
     ) -> None:
-        super().__init__(model, target_layers, reshape_transform, uses_gradients=False)
+        super().__init__(model, target_layers, reshape_transform)
         self.k = k
 
-    def get_cam_image(  # type: ignore[override]
-        self,
-        input_tensor: Tensor,
-        target_layer: Any,
-        target_category: Any,
-        activations: Any,
-        grads: Any,
-        eigen_smooth: bool,
-    ) -> np.ndarray:
+    def project(self, activations: Any, grads: Any) -> np.ndarray:
         A = torch.as_tensor(activations)
         return ops.cam(A, fem_weights(A, self.k), None, False).float().numpy()
 

@@ -10,16 +10,17 @@ from torch import Tensor, nn
 
 from ... import methods
 from ...methods.base import Explainer
-from .base_cam import BaseCAM
+from .plain_cam import ProjectionCAM
 from .utils.svd_on_activations import get_2d_projection_kernel
 
 __all__ = ["KPCA_CAM"]
 
 
-class KPCA_CAM(BaseCAM):
+class KPCA_CAM(ProjectionCAM):
     """Activations on the first component of a kernel PCA; its sign is described in ``utils.svd_on_activations``."""
 
     engine: ClassVar[type[Explainer] | None] = methods.KPCACAM
+    needs_gradients: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -29,19 +30,11 @@ class KPCA_CAM(BaseCAM):
         kernel: str = "sigmoid",
         gamma: float | None = None,
     ) -> None:
-        super().__init__(model, target_layers, reshape_transform, uses_gradients=False)
+        super().__init__(model, target_layers, reshape_transform)
         self.kernel = kernel
         self.gamma = gamma
 
-    def get_cam_image(  # type: ignore[override]
-        self,
-        input_tensor: Tensor,
-        target_layer: Any,
-        target_category: Any,
-        activations: Any,
-        grads: Any,
-        eigen_smooth: bool,
-    ) -> np.ndarray:
+    def project(self, activations: Any, grads: Any) -> np.ndarray:
         return get_2d_projection_kernel(activations, self.kernel, self.gamma)
 
     def engine_options(self) -> dict[str, Any]:

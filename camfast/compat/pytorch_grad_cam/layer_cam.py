@@ -7,7 +7,7 @@ from typing import ClassVar
 from ... import methods, ops
 from ...methods.base import Explainer
 from ...methods.rules import Rule
-from .position_cam import PositionCAM
+from .plain_cam import PositionCAM
 
 __all__ = ["LayerCAM"]
 

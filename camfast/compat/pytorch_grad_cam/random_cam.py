@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
-from .base_cam import BaseCAM
+from .plain_cam import PlainCAM
 
 __all__ = ["RandomCAM"]
 
 
-class RandomCAM(BaseCAM):
+class RandomCAM(PlainCAM):
     """Uniform random weights from -1 to 1, a baseline; the same for the same ``np.random.seed``."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: Sequence[nn.Module],
-        reshape_transform: Callable[[Any], Tensor] | None = None,
-    ) -> None:
-        super().__init__(model, target_layers, reshape_transform)
 
     def get_cam_weights(
         self, input_tensor: Tensor, target_layer: Any, target_category: Any, activations: Any, grads: Any

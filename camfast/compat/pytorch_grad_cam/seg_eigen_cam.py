@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor, nn
 
 from ... import methods
 from ...methods.base import Explainer
-from .base_cam import BaseCAM
+from .plain_cam import ProjectionCAM
 from .utils.svd_on_activations import get_2d_projection_with_sign_correction
 
 __all__ = ["SegEigenCAM"]
 
 
-class SegEigenCAM(BaseCAM):
+class SegEigenCAM(ProjectionCAM):
     """Absolute gradient times activation on its first principal component.
 
     Its sign is described in ``utils.svd_on_activations``.
@@ -24,21 +22,5 @@ class SegEigenCAM(BaseCAM):
 
     engine: ClassVar[type[Explainer] | None] = methods.SegEigenCAM
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: Sequence[nn.Module],
-        reshape_transform: Callable[[Any], Tensor] | None = None,
-    ) -> None:
-        super().__init__(model, target_layers, reshape_transform, uses_gradients=True)
-
-    def get_cam_image(  # type: ignore[override]
-        self,
-        input_tensor: Tensor,
-        target_layer: Any,
-        target_category: Any,
-        activations: Any,
-        grads: Any,
-        eigen_smooth: bool,
-    ) -> np.ndarray:
+    def project(self, activations: Any, grads: Any) -> np.ndarray:
         return get_2d_projection_with_sign_correction(np.abs(grads) * activations)
