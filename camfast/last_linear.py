@@ -12,7 +12,12 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-__all__ = ["behind_last_linear"]
+__all__ = ["behind_last_linear", "operation"]
+
+
+def operation(node: Any) -> str:
+    """The name of what a node of the graph goes back through, without its version: ``"AddmmBackward"``."""
+    return type(node).__name__.rstrip("0123456789")
 
 
 def behind_last_linear(scores: Tensor, ids: Tensor) -> tuple[GradientEdge, Tensor] | None:
@@ -22,7 +27,7 @@ def behind_last_linear(scores: Tensor, ids: Tensor) -> tuple[GradientEdge, Tenso
     come straight from a matrix product whose first factor depends on the activations.
     """
     node: Any = scores.grad_fn
-    name = type(node).__name__.rstrip("0123456789")
+    name = operation(node)
     if scores.ndim != 2 or name not in ("AddmmBackward", "MmBackward"):
         return None
     before, output = node.next_functions[1 if name == "AddmmBackward" else 0]

@@ -13,6 +13,8 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from .last_linear import operation
+
 __all__ = ["gradient_of_pooled"]
 
 
@@ -24,16 +26,16 @@ def gradient_of_pooled(activations: Tensor, start: GradientEdge, gradient: Tenso
     shape = tuple(activations.shape)
     pooled = shape[:2] + (1,) * len(shape[2:])
     node: Any = start.node
-    if _name(node) in ("ViewBackward", "ReshapeAliasBackward", "UnsafeViewBackward"):
+    if operation(node) in ("ViewBackward", "ReshapeAliasBackward", "UnsafeViewBackward"):
         if tuple(node._saved_self_sym_sizes) != pooled:
             return None
         node = node.next_functions[0][0]
-    if _name(node) == "AsStridedBackward":  # how adaptive pooling names the memory format of [N, C, 1, 1]
+    if operation(node) == "AsStridedBackward":  # how adaptive pooling names the memory format of [N, C, 1, 1]
         same = tuple(node._saved_size) == pooled and tuple(node._saved_stride[:2]) == (shape[1], 1)
         if not same or node._saved_storage_offset:
             return None
         node = node.next_functions[0][0]
-    if _name(node) != "MeanBackward" or tuple(node._saved_self_sym_sizes) != shape or not node._saved_dim:
+    if operation(node) != "MeanBackward" or tuple(node._saved_self_sym_sizes) != shape or not node._saved_dim:
         return None
     rank = len(shape)
     # Dimensions counted from the end come back as unsigned numbers.
@@ -41,12 +43,8 @@ def gradient_of_pooled(activations: Tensor, start: GradientEdge, gradient: Tenso
     if dims != set(range(2, rank)):
         return None
     node = node.next_functions[0][0]
-    if _name(node) == "CloneBackward":
+    if operation(node) == "CloneBackward":
         node = node.next_functions[0][0]
-    if _name(node) != "AccumulateGrad" or node.variable is not activations:
+    if operation(node) != "AccumulateGrad" or node.variable is not activations:
         return None
     return gradient / activations.shape[2:].numel()
-
-
-def _name(node: Any) -> str:
-    return type(node).__name__.rstrip("0123456789")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..last_linear import operation
 from ..taps import Tap
 from ..targets import ALL, Chosen, Targets, TopK
 from .projection import Head, candidates
@@ -107,7 +108,7 @@ def _is_linear(scores: Tensor) -> bool:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if type(node).__name__.rstrip("0123456789") not in _LINEAR:
+        if operation(node) not in _LINEAR:
             return False
         waiting += [following for following, _ in node.next_functions]
     return bool(seen)

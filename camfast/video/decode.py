@@ -175,7 +175,7 @@ class Clip:
                 raise VideoError(f"cannot read {path}: the file is empty")
         try:
             return self._av.open(path, format=format, options=options or {}, timeout=timeout, hwaccel=device)
-        except (self._av.FFmpegError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        except (self._av.FFmpegError, OSError, ValueError, RuntimeError) as error:
             if device is not None:
                 raise VideoError(
                     f"cannot read {path} by the chosen decoder, {reason_of(error)}: it needs that device and a codec that it "
