@@ -26,10 +26,10 @@ __device__ __forceinline__ void blend_pixel(const OverlayJob& job, const float* 
   const Sample<float> flat{0, 0, 0.f};
   const float value = sample_map(heat, job.in, flat, along_y, sample_at<float>(x, job.in.w, job.size.w));
   if (!(value == value)) return;
-  const int index = truncated((value < 0.f ? 0.f : value > 1.f ? 1.f : value) * 255.f); // color_index of cam_math.h
+  const int index = truncated(color_place(value));
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
-    bytes[c] = uint8_t(truncated(widened(bytes[c]) * job.frame_share + table[c][index] + 0.5f)); // blend
+    bytes[c] = uint8_t(truncated(blended(widened(bytes[c]), job.frame_share, table[c][index])));
   }
 }
 
