@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 import camfast
 from camfast import ops, zoo
-from camfast.realtime import IMAGENET_MEAN, IMAGENET_STD
+from camfast.video.realtime import IMAGENET_MEAN, IMAGENET_STD
 
 LAYERS = {"resnet50": "layer4", "mobilenet_v3_large": "features", "efficientnet_b0": "features"}
 SIZE, BATCH, WARM = 224, 8, 20

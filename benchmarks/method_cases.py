@@ -21,7 +21,8 @@ from explain_cases import ExplainCase, load, min_max
 from torch import Tensor, nn
 
 import camfast
-from camfast import ops, reference
+from camfast import ops
+from camfast.ops import reference
 
 __all__ = ["CASES", "Candidate", "MethodCase", "candidates", "opposite"]
 

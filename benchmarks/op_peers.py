@@ -20,7 +20,8 @@ from op_cases import EIGEN_OPS, OpCase
 from report import OURS
 from torch import Tensor, nn
 
-from camfast import colormaps, ops, reference
+from camfast import ops
+from camfast.ops import colormaps, reference
 
 __all__ = ["Peer", "limit", "ours", "peers_of", "reference_result"]
 

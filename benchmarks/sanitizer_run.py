@@ -22,7 +22,8 @@ import torch
 from report import GRADIENT_OPS
 from torch import Tensor
 
-from camfast import colormaps, ops, reference
+from camfast import ops
+from camfast.ops import colormaps, reference
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LAYOUTS = ("contiguous", "channels_last", "strided", "misaligned", "swapped", "expanded", "mixed")

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
-from .explanation import Explanation
-from .extras import require
-from .features import FeatureMaps, Maps
-from .grids import grid, pictures_of
-from .inputs import Images, Inputs
-from .layers import Layer
+from .errors import require
+from .features.maps import FeatureMaps, Maps
 from .methods import METHODS, Explainer
-from .pictures import as_frames
+from .methods.explanation import Explanation
+from .model.inputs import Images, Inputs
+from .model.layers import Layer
+from .pictures.frames import as_frames
+from .pictures.grids import grid, pictures_of
+from .pictures.tensorboard import opened
 from .targets import Targets
-from .tensorboard import opened
 
 __all__ = ["Watch", "huggingface_callback", "lightning_callback"]
 

@@ -7,7 +7,7 @@ import difflib
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import weights as checkpoints
-from .extras import require
-from .preparation import Preparation
+from .errors import closest, require
+from .model import checkpoints
+from .pictures.preparation import Preparation
 
-__all__ = ["DEFAULT", "Network", "find_class", "labels_from", "load", "untrained"]
+__all__ = ["DEFAULT", "Network", "labels_from", "load", "untrained"]
 
 DEFAULT = "efficientnet-lite0"
 
@@ -54,7 +54,7 @@ def load(
     """The classifier called ``name``, with trained weights, in evaluation mode on ``device``.
 
     ``name`` is a classifier of torchvision, one of timm (``"timm/resnet50"`` where both have it: torchvision's comes
-    first), or ``"efficientnet-lite0"``, ``1`` or ``2``. ``weights`` is a file that :func:`camfast.weights.read` reads;
+    first), or ``"efficientnet-lite0"``, ``1`` or ``2``. ``weights`` is a file that :func:`camfast.model.checkpoints.read` reads;
     the number of classes follows it. Without a file the library's published weights are fetched, or taken from its
     cache; the EfficientNet-Lites have theirs in a package. ``labels`` is a file of class names for :func:`labels_from`;
     without it a classifier of an ImageNet's number of classes gets that ImageNet's names.
@@ -97,33 +97,6 @@ def untrained(name: str) -> tuple[nn.Module, tuple[int, int]]:
     if own_name.startswith("vit_"):
         options["image_size"] = side
     return models.get_model(own_name, weights=None, **options).eval(), (side, side)
-
-
-def find_class(target: str, class_names: Sequence[str] | None) -> int:
-    """The number of the class that ``target`` names: a number, a name, or one of a name's synonyms, in any case.
-
-    Raises ``ValueError`` where no class has the name (it gives the closest ones) or several have.
-    """
-    if target.isascii() and target.isdecimal():
-        number = int(target)
-        if class_names is not None and number >= len(class_names):
-            raise ValueError(f"expected a class below {len(class_names)}, got {number}")
-        return number
-    if class_names is None:
-        raise ValueError(f"expected the number of a class, since no class names are known, got {target!r}")
-    wanted = target.strip().casefold()
-    whole = [number for number, name in enumerate(class_names) if name.casefold() == wanted]
-    parts = [number for number, name in enumerate(class_names) if wanted in _synonyms(name)]
-    matches = whole or parts
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        choices = ", ".join(f"{number} ({class_names[number]})" for number in matches)
-        raise ValueError(f"expected one class, got {target!r}, the name of several: give a number, {choices}")
-    known = {synonym for name in class_names for synonym in _synonyms(name)}
-    near = sorted(name for name in known if wanted in name.split())[:6]
-    near = near or difflib.get_close_matches(wanted, known, 3, 0.7)
-    raise ValueError(f"expected the name of a class, got {target!r}{_closest(near)}")
 
 
 def labels_from(path: str | PathLike[str]) -> list[str]:
@@ -245,7 +218,7 @@ def _library(name: str) -> tuple[str, str]:
         require("torchvision", "vision")
         require("timm", "vision")
     near = difflib.get_close_matches(own_name, [*_LITE, *known], 3, 0.6)
-    raise ValueError(f"expected the name of a classifier of torchvision or timm, got {name!r}{_closest(near)}")
+    raise ValueError(f"expected the name of a classifier of torchvision or timm, got {name!r}{closest(near)}")
 
 
 def _torchvision_names() -> list[str]:
@@ -276,13 +249,3 @@ def _imagenet_names(classes: int) -> list[str] | None:
         return None
     info = data.ImageNetInfo(subset)
     return [info.index_to_description(number) for number in range(classes)]
-
-
-def _synonyms(name: str) -> set[str]:
-    """``name`` itself and its parts between commas: ImageNet's names are lists of synonyms."""
-    whole = name.casefold()
-    return {whole, *(part.strip() for part in whole.split(","))}
-
-
-def _closest(names: Sequence[str]) -> str:
-    return f"; the closest are {', '.join(names)}" if names else ""

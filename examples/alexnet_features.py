@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import camfast
-from camfast import photos, zoo
+from camfast import zoo
+from camfast.pictures import photos
 
 photo = sys.argv[1] if len(sys.argv) > 1 else None
 weights = sys.argv[2] if len(sys.argv) > 2 else None

@@ -21,9 +21,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camfast import photos, zoo
-from camfast.demo import two_things
-from camfast.preparation import Preparation
+from camfast import zoo
+from camfast.cli.demo import two_things
+from camfast.pictures import photos
+from camfast.pictures.preparation import Preparation
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in [0, 1] of width and height
 

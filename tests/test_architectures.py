@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import camfast
-from camfast.layouts import layout_of
-from camfast.taps import Tap
+from camfast.model.layouts import layout_of
+from camfast.model.tap import Tap
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")

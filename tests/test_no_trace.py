@@ -15,7 +15,7 @@ from models import SmallNet, bystander_state, calibrated, images
 from torch import nn
 
 import camfast
-from camfast import taps
+from camfast.model import untouched
 
 IMAGES = images(2)
 METHODS = ["cam", "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam", "grad_cam_elementwise"]
@@ -48,7 +48,7 @@ def nothing_changes(net: nn.Module):
             assert before[kind] == after[kind], kind
     assert modes == (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_cache_enabled())
     assert torch.equal(random, torch.random.get_rng_state())
-    assert not taps._held
+    assert not untouched._held
 
 
 def _same_bits(a, b) -> bool:

@@ -9,7 +9,9 @@ import torch
 from models import SmallNet, images
 
 import camfast
-from camfast.targets import TopK, choose, scores_of
+from camfast.methods.chosen import choose
+from camfast.model.outputs import scores_of
+from camfast.targets import TopK
 
 NAMES = ["tabby", "tiger cat", "espresso", "crane", "crane"]
 SCORES = torch.tensor([[0.1, 0.5, 0.2, 0.9, 0.3], [2.0, -1.0, 0.0, 1.0, 3.0], [5.0, 4.0, 3.0, 2.0, 1.0]])

@@ -15,8 +15,10 @@ from interpreter import run_python
 from PIL import Image
 from torch import nn
 
-from camfast import photos, weights, zoo
-from camfast.preparation import Preparation
+from camfast import zoo
+from camfast.model import checkpoints
+from camfast.pictures import photos
+from camfast.pictures.preparation import Preparation
 
 timm = pytest.importorskip("timm")
 models = pytest.importorskip("torchvision.models")
@@ -249,18 +251,18 @@ def test_wrappers_and_prefixes_are_taken_off(small, tmp_path, wrapper, prefix):
     state = state_of(small[1])
     saved = {prefix + name: tensor for name, tensor in state.items()}
     torch.save({wrapper: saved, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, tmp_path / "w.pth")
-    got = weights.read(tmp_path / "w.pth")
+    got = checkpoints.read(tmp_path / "w.pth")
     assert got.keys() == state.keys() and all(torch.equal(got[name], state[name]) for name in state)
 
 
 def test_averaged_weights_come_first(tmp_path):
     torch.save({"state_dict": {"w": torch.zeros(2)}, "state_dict_ema": {"w": torch.ones(2)}}, tmp_path / "w.pth")
-    assert weights.read(tmp_path / "w.pth")["w"].sum() == 2
+    assert checkpoints.read(tmp_path / "w.pth")["w"].sum() == 2
 
 
 def test_a_prefix_that_not_all_names_have_is_part_of_the_names(tmp_path):
     torch.save({"model.w": torch.zeros(2), "head.w": torch.zeros(2)}, tmp_path / "w.pth")
-    assert weights.read(tmp_path / "w.pth").keys() == {"model.w", "head.w"}
+    assert checkpoints.read(tmp_path / "w.pth").keys() == {"model.w", "head.w"}
 
 
 def test_safetensors(small, tmp_path):
@@ -271,7 +273,7 @@ def test_safetensors(small, tmp_path):
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.model.state_dict().items())
     (tmp_path / "bad.safetensors").write_bytes(b"no such thing")
     with pytest.raises(ValueError, match=r"bad\.safetensors as safetensors"):
-        weights.read(tmp_path / "bad.safetensors")
+        checkpoints.read(tmp_path / "bad.safetensors")
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
@@ -281,10 +283,10 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
     torch.save({"state_dict": Payload()}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match="more than tensors"):
-        weights.read(tmp_path / "w.pth")
+        checkpoints.read(tmp_path / "w.pth")
     torch.save(nn.Linear(2, 2), tmp_path / "model.pth")
     with pytest.raises(ValueError, match="state_dict"):
-        weights.read(tmp_path / "model.pth")
+        checkpoints.read(tmp_path / "model.pth")
     assert not (tmp_path / "ran").exists()
 
 
@@ -292,18 +294,18 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 def test_files_that_are_no_checkpoints(tmp_path, content):
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(ValueError, match=r"cannot read .*w\.pth") as caught:
-        weights.read(tmp_path / "w.pth")
+        checkpoints.read(tmp_path / "w.pth")
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_and_a_file_without_weights(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
-        weights.read(tmp_path / "w.pth")
+        checkpoints.read(tmp_path / "w.pth")
     with pytest.raises(ValueError, match="is a folder"):
-        weights.read(tmp_path)
+        checkpoints.read(tmp_path)
     torch.save({"epoch": 3}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match="without any"):
-        weights.read(tmp_path / "w.pth")
+        checkpoints.read(tmp_path / "w.pth")
 
 
 def test_weights_of_another_network_name_a_few_tensors_and_change_nothing(small):
@@ -318,24 +320,24 @@ def test_weights_of_another_network_name_a_few_tensors_and_change_nothing(small)
         other = {key: torch.full_like(tensor, 9) for key, tensor in state.items()}
         change(other)
         with pytest.raises(ValueError, match=words):
-            weights.load(model, other, "w.pth")
+            checkpoints.load(model, other, "w.pth")
         assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
     with pytest.raises(ValueError, match=r"missing \(\w+.*, \.\.\.\)"):
-        weights.load(model, {})
+        checkpoints.load(model, {})
 
 
 def test_batch_counters_may_be_missing(small):
     state = {name: t for name, t in state_of(small[1]).items() if not name.endswith("num_batches_tracked")}
     assert len(state) < len(small[1].state_dict())
-    weights.load(small[1], state)
+    checkpoints.load(small[1], state)
 
 
 def test_class_count_is_none_where_more_than_the_classifier_differs():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 10))
     state = state_of(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 6)))
-    assert weights.class_count(model, state) == 6
-    assert weights.class_count(model, state_of(model)) is None
-    assert weights.class_count(model, state_of(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 6)))) is None
+    assert checkpoints.class_count(model, state) == 6
+    assert checkpoints.class_count(model, state_of(model)) is None
+    assert checkpoints.class_count(model, state_of(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 6)))) is None
 
 
 # Class names

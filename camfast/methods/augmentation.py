@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..explanation import Explanation
-from ..inputs import Inputs
+from ..model.inputs import Inputs
+from .explanation import Explanation
 
 __all__ = ["mean_explanation"]
 

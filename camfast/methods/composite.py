@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..inputs import Images, Inputs
-from ..taps import Tap
-from ..targets import Chosen
-from .base import Explainer, LayerMap, Needs
+from ..model.inputs import Images, Inputs
+from ..model.tap import Tap
+from .chosen import Chosen
+from .explainer import Explainer, LayerMap, Needs
 from .gradient import GradCAM, GradCAMPlusPlus
 from .registry import register
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from .base import Explainer
 from .eigen import ActivationExplainer
+from .explainer import Explainer
 from .gradient import GradientExplainer
 from .registry import Method, register
 from .rules import as_op

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .. import eigen, ops
-from ..inputs import Inputs
-from ..taps import Tap
-from ..targets import Chosen
-from .base import Explainer, LayerMap, Needs
+from .. import ops
+from ..model.inputs import Inputs
+from ..model.tap import Tap
+from . import rules
+from .chosen import Chosen
+from .explainer import Explainer, LayerMap, Needs
 from .gradient import GradientExplainer
 from .registry import register
 from .rules import Rule
@@ -73,7 +74,7 @@ class EigenGradCAM(GradientExplainer):
 
     name: ClassVar[str] = "eigen_grad_cam"
     smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
-    rule: ClassVar[Rule] = staticmethod(eigen.eigen_grad_cam)
+    rule: ClassVar[Rule] = staticmethod(rules.eigen_grad_cam)
 
 
 eigen_grad_cam = register(EigenGradCAM)
@@ -84,7 +85,7 @@ class SegEigenCAM(GradientExplainer):
 
     name: ClassVar[str] = "seg_eigen_cam"
     smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
-    rule: ClassVar[Rule] = staticmethod(eigen.seg_eigen_cam)
+    rule: ClassVar[Rule] = staticmethod(rules.seg_eigen_cam)
 
 
 seg_eigen_cam = register(SegEigenCAM)

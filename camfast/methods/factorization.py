@@ -9,12 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .. import nmf, ops, reference
-from ..explanation import Explanation
-from ..inputs import Images
-from ..targets import Targets, choose, scores_of
-from .base import LayerMap, Size
-from .perturbation import HeadExplainer
+from .. import ops
+from ..model.inputs import Images
+from ..model.outputs import scores_of
+from ..ops import reference
+from ..targets import Targets
+from . import nmf
+from .ablation import HeadExplainer
+from .chosen import choose
+from .explainer import LayerMap, Size
+from .explanation import Explanation
 from .registry import register
 from .scoring import counted
 

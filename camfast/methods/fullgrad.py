@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .. import ops, reference
-from ..explanation import Explanation
-from ..input_gradients import image_pass
-from ..inputs import Images, Inputs, default_dtype
+from .. import ops
+from ..model.inputs import Images, Inputs, default_dtype
+from ..ops import reference
 from ..targets import Targets
-from .base import Explainer, LayerMap, Needs, Size
+from .explainer import Explainer, LayerMap, Needs, Size
+from .explanation import Explanation
+from .image_pass import image_pass
 from .registry import register
 
 __all__ = ["FullGrad", "full_grad"]

@@ -8,14 +8,15 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from .. import ops
-from ..explanation import Explanation
-from ..inputs import Images, Inputs
-from ..pooled_layer import gradient_of_pooled
-from ..taps import Tap
-from ..targets import Chosen, Targets, choose, scores_of
-from . import closed_form
-from .base import Explainer, LayerMap, Size, SummedMap, joined
-from .projection import Head, products
+from ..model.inputs import Images, Inputs
+from ..model.outputs import scores_of
+from ..model.tap import Tap
+from ..targets import Targets
+from . import linear_head
+from .chosen import Chosen, choose
+from .explainer import Explainer, LayerMap, Size, SummedMap, joined
+from .explanation import Explanation
+from .linear_head import Head, gradient_of_pooled, products, start_of
 from .registry import register
 from .rules import Rule
 
@@ -42,7 +43,7 @@ class GradientExplainer(Explainer):
 
     Several targets an image go through one batched backward pass; very many, through several, so that their gradients
     are never all in memory. Where the head is pooling and a linear layer, no backward pass runs for them at all (see
-    :mod:`camfast.methods.closed_form`), if the subclass says by ``uniform`` what its weights are there.
+    :mod:`camfast.methods.linear_head`), if the subclass says by ``uniform`` what its weights are there.
     """
 
     rule: ClassVar[Rule]
@@ -55,7 +56,7 @@ class GradientExplainer(Explainer):
 
     def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Explanation:
         inputs = self.prepare(images)
-        if self.uniform is None or not any(self._heads.values()) or not closed_form.asks_for_several(targets):
+        if self.uniform is None or not any(self._heads.values()) or not linear_head.asks_for_several(targets):
             return super().explain(inputs, targets, size, normalize)  # type: ignore[arg-type]
         tap = self.tap()
         tap.graph = False
@@ -75,7 +76,7 @@ class GradientExplainer(Explainer):
         grids = [view(A) for view, (_, A) in zip(views, layers, strict=True)]
         targets = chosen.per_image
         if targets is None:
-            origin = chosen.start()
+            origin = start_of(chosen)
             layer = self._pooled(tap, grids, *origin)
             if layer is not None:
                 return [layer]
@@ -88,7 +89,7 @@ class GradientExplainer(Explainer):
         parts: list[list[LayerMap]] = []
         for start in range(0, targets, at_once):
             part = chosen.part(start, start + at_once)
-            found = tap.gradients(*part.start(), keep=start + at_once < targets)
+            found = tap.gradients(*start_of(part), keep=start + at_once < targets)
             own = [
                 LayerMap(self.rule, A, view(G).transpose(0, 1)) for view, A, G in zip(views, grids, found, strict=True)
             ]
@@ -117,7 +118,7 @@ class GradientExplainer(Explainer):
             return None
         key = _key(tap)
         if key not in self._heads:
-            self._heads[key] = closed_form.find(self.model, tap, grids[0], chosen)
+            self._heads[key] = linear_head.find(self.model, tap, grids[0], chosen)
         return self._heads[key]
 
     def _projected(self, A: Tensor, chosen: Chosen, head: Head | None) -> LayerMap | None:
@@ -129,7 +130,7 @@ class GradientExplainer(Explainer):
             return None
         rows = rows if chosen.everything else rows[chosen.targets]
         maps = products(rows, A)
-        if not closed_form.agrees(head, maps, chosen):
+        if not linear_head.agrees(head, maps, chosen):
             return None
         if self.uniform == "positive gradient":
             maps = products(rows.clamp(min=0), A)

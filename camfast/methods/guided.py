@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .. import ops, reference
-from ..explanation import Explanation
-from ..input_gradients import image_pass
-from ..inputs import Images, Inputs
+from .. import ops
+from ..model.inputs import Images, Inputs
+from ..ops import reference
 from ..targets import Targets
-from .base import Explainer, LayerMap, Needs, Size
+from .explainer import Explainer, LayerMap, Needs, Size
+from .explanation import Explanation
 from .gradient import GradCAM
+from .image_pass import image_pass
 from .registry import register
 
 __all__ = ["GuidedBackprop", "GuidedExplanation", "GuidedGradCAM", "guided_backprop", "guided_grad_cam"]
@@ -155,21 +155,6 @@ class _Guide(TorchFunctionMode):
             self.used = True
             output.register_hook(_positive)
         return output
-
-
-@contextlib.contextmanager
-def guided_modules(model: nn.Module) -> Iterator[None]:
-    """Gradients of passes of ``model`` inside lose their negative part behind every ``nn.ReLU``, and nowhere else."""
-
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.requires_grad:
-            output.register_hook(_positive)
-
-    with contextlib.ExitStack() as stack:
-        for module in model.modules():
-            if isinstance(module, nn.ReLU):
-                stack.callback(module.register_forward_hook(note).remove)
-        yield
 
 
 def _least(input: Tensor, min_val: float = -1.0, *rest: Any, **options: Any) -> float:

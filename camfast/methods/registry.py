@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from ..explanation import Explanation
-from ..inputs import Images
-from ..layers import Layer
+from ..model.inputs import Images
+from ..model.layers import Layer
 from ..targets import Targets
-from .base import Explainer
+from .explainer import Explainer
+from .explanation import Explanation
 
 __all__ = ["METHODS", "Method", "register"]
 

@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..reference import PLUS_PLUS_EPS, XGRAD_EPS
+from ..ops.reference import PLUS_PLUS_EPS, XGRAD_EPS
 
 __all__ = [
     "Rule",
     "WeightRule",
     "as_op",
     "channel_terms",
+    "eigen_grad_cam",
     "eigen_smoothed",
     "own_gradient_plus_plus_weights",
     "plus_plus_weights",
+    "seg_eigen_cam",
     "weights_of",
     "xgrad_weights",
 ]
@@ -81,7 +83,7 @@ def as_op(weights: WeightRule, name: str) -> Rule:
 
 
 def eigen_smoothed(rule: Rule, activations: Tensor, second: Tensor) -> Tensor | None:
-    """Weights ``[N, (K,) C, *map]`` for :func:`camfast.eigen.eigen_grad_cam`, as a view where all positions share theirs.
+    """Weights ``[N, (K,) C, *map]`` for :func:`camfast.methods.rules.eigen_grad_cam`, as a view where all positions share theirs.
 
     ``second`` is what ``rule`` takes beside the activations. None where ``rule`` does not sum weighted channels.
     """
@@ -122,3 +124,29 @@ def weights_of(rule: Rule, activations: Tensor, gradients: Tensor) -> Tensor:
 
 def _name(rule: Rule) -> str:
     return getattr(rule, "__name__", type(rule).__name__)
+
+
+def eigen_grad_cam(activations: Tensor, gradients: Tensor, size=None, normalize: bool = True) -> Tensor:
+    """Eigen-CAM of gradient times activation. ``gradients`` is ``[N, C, *map]`` or ``[N, K, C, *map]``."""
+    return _weighted(activations, gradients, size, normalize)
+
+
+def seg_eigen_cam(activations: Tensor, gradients: Tensor, size=None, normalize: bool = True) -> Tensor:
+    """Seg-Eigen-CAM: Eigen-CAM of absolute gradient times activation (Chung 2025, eq. 10 to 13).
+
+    https://doi.org/10.3390/app15137562.
+    ``gradients`` is ``[N, C, *map]`` or ``[N, K, C, *map]``.
+    """
+    return _weighted(activations, gradients.abs(), size, normalize)
+
+
+def _weighted(activations: Tensor, gradients: Tensor, size, normalize: bool) -> Tensor:
+    if not isinstance(gradients, Tensor) or gradients.ndim < activations.ndim:
+        got = list(gradients.shape) if isinstance(gradients, Tensor) else type(gradients).__name__
+        raise ValueError(f"gradients must have the shape of the activations {list(activations.shape)}, got {got}")
+    if activations.dtype.itemsize < 4:  # products of halves may overflow
+        activations, gradients = activations.float(), gradients.float()
+    if gradients.ndim == activations.ndim:
+        return ops.eigen_cam(activations * gradients, size, normalize)
+    maps = ops.eigen_cam((activations.unsqueeze(1) * gradients).flatten(0, 1), size, normalize)
+    return maps.unflatten(0, gradients.shape[:2])

@@ -1,4 +1,4 @@
-"""Methods of several gradients, over noisy inputs or of second order; and random weights to compare with."""
+"""Gradients averaged over noisy inputs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..inputs import Inputs
-from ..taps import Tap
-from ..targets import Chosen
-from .base import Explainer, LayerMap, Needs, joined
+from ..model.inputs import Inputs
+from ..model.tap import Tap
+from .chosen import Chosen
+from .explainer import Explainer, LayerMap, Needs, joined
 from .registry import register
 
-__all__ = ["RandomCAM", "ShapleyCAM", "SmoothGradCAMPlusPlus", "random_cam", "shapley_cam", "smooth_grad_cam_plus_plus"]
+__all__ = ["SmoothGradCAMPlusPlus", "smooth_grad_cam_plus_plus"]
 
 _SMOOTH_EPS = 1e-8
 _ELEMENTS = 2**25  # of gradients at once, 128 MB in fp32
@@ -79,90 +79,6 @@ class SmoothGradCAMPlusPlus(Explainer):
 
 
 smooth_grad_cam_plus_plus = register(SmoothGradCAMPlusPlus)
-
-
-class RandomCAM(Explainer):
-    """Random-CAM: weights drawn uniformly from -1 to 1, a baseline that a method should beat.
-
-    Drawn anew at each call from PyTorch's global generator of the CPU; with ``seed`` they are the same each time.
-    """
-
-    name: ClassVar[str] = "random_cam"
-    needs: ClassVar[Needs] = "activations"
-    uses_gradients: ClassVar[bool] = False
-
-    def __init__(self, *args: Any, seed: int | None = None, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.seed = seed
-
-    def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
-        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
-        maps = []
-        for name, A in zip(self.layers, tap.activations, strict=True):
-            grid = self.to_grid(A, inputs, name)(A)
-            shape = (grid.shape[0], *([] if chosen.per_image is None else [chosen.per_image]), grid.shape[1])
-            weights = torch.rand(shape, generator=generator) * 2 - 1
-            maps.append(LayerMap(ops.cam, grid, weights.to(grid.device)))
-        return maps
-
-
-random_cam = register(RandomCAM)
-
-
-class ShapleyCAM(Explainer):
-    """Shapley-CAM: a channel's weight is the mean of gradient minus half the Hessian times the activations (Cai 2025, https://arxiv.org/abs/2501.06261).
-
-    The second derivative goes through the layers after the first one explained, never through the trunk. For a head
-    that is linear in the activations it is zero, and the map that of Grad-CAM.
-    """
-
-    name: ClassVar[str] = "shapley_cam"
-
-    def tap(self) -> Tap:
-        return _SecondOrderTap(
-            self.model,
-            self._modules,
-            names=self._names,
-            eval_mode=self.eval_mode,
-            quirks=self._quirks,
-        )
-
-    def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
-        assert isinstance(tap, _SecondOrderTap)
-        views = [self.to_grid(A, inputs, name) for name, A in zip(self.layers, tap.activations, strict=True)]
-        each = [chosen] if chosen.per_image is None else [chosen.column(k) for k in range(chosen.per_image)]
-        rows = []
-        for k, own in enumerate(each):
-            found = tap.corrected_gradients(*own.objective(), keep=k < len(each) - 1)
-            rows.append([_wide(view(g)).flatten(2).mean(2) for view, g in zip(views, found, strict=True)])
-        columns = zip(*rows, strict=True)
-        weights = [of_layer[0] if chosen.per_image is None else torch.stack(of_layer, 1) for of_layer in columns]
-        return [LayerMap(ops.cam, view(A), w) for view, A, w in zip(views, tap.activations, weights, strict=True)]
-
-
-shapley_cam = register(ShapleyCAM)
-
-
-class _SecondOrderTap(Tap):
-    """A tap that differentiates twice."""
-
-    def corrected_gradients(self, outputs: Tensor, seed: Tensor | None, keep: bool = False) -> list[Tensor]:
-        """For each layer ``gradient - 0.5 * Hessian @ activations``, in its own layout."""
-        leaves = [self._kept(layer) for layer in self.layers]
-        with torch.enable_grad():
-            score = outputs if seed is None else (outputs * seed).sum()
-            gradients = torch.autograd.grad(score, leaves, create_graph=True, allow_unused=True)
-            corrected = []
-            for name, leaf, gradient in zip(self.names, leaves, gradients, strict=True):
-                if gradient is None:
-                    raise ValueError(f"the scores must depend on every layer, got no gradient for {name!r}")
-                product = None
-                if gradient.requires_grad:
-                    (product,) = torch.autograd.grad(
-                        gradient, leaf, leaf.detach(), retain_graph=True, allow_unused=True
-                    )
-                corrected.append((gradient if product is None else gradient - 0.5 * product).detach())
-        return corrected
 
 
 def _wide(tensor: Tensor) -> Tensor:

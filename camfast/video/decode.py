@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..extras import require
+from ..errors import require
 
 __all__ = ["Clip", "Colors", "Picture", "Sound", "VideoError", "reason_of"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..extras import require
+from ..errors import require
 from .decode import Clip, Picture, Sound, VideoError, reason_of
 
 __all__ = ["CODECS", "Writer"]

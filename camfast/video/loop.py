@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..frame_drawing import draw
-from ..realtime import Realtime, RealtimeResult
+from ..pictures.frames import draw
+from ..threads import Ahead, Behind
 from .decode import Clip, Picture, Sound, VideoError
 from .encode import Writer
-from .threads import Ahead, Behind
+from .realtime import Realtime, RealtimeResult
 
 __all__ = ["LAYOUTS", "Progress", "Report", "Row", "explain_video"]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import figures, photos
-from ..extras import require
+from ..errors import require
+from ..pictures import figures, photos
 from .loop import Row
 
 if TYPE_CHECKING:

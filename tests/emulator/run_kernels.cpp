@@ -1,4 +1,4 @@
-// Runs the project's CUDA kernels under the emulator, case after case from standard input, for tests/test_cuda_kernels.py.
+// Runs the project's CUDA kernels under the emulator, case after case from standard input, for tests/ops/test_cuda_kernels.py.
 //
 // A case is a header of 64-bit integers, then its inputs' bytes; the answer on standard output is the result's bytes.
 // Inputs and outputs live in guarded memory: a read or write out of bounds fails the case.

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ... import methods
-from ...methods.base import Explainer
+from ...methods.explainer import Explainer
 from ...methods.scoring import progress_bar
-from ...taps import quiet
+from ...model.untouched import quiet
 from .ablation_layer import AblationLayer, AblationLayerVit
 from .base_cam import BaseCAM
 from .utils.find_layers import replace_layer_recursive

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...methods.base import LayerMap
+from ...methods.explainer import LayerMap
 from .strictness import is_strict
 
 __all__ = ["ActivationsAndGradients"]

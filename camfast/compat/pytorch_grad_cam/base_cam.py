@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...explanation import Explanation
-from ...methods.base import Explainer, LayerMap
+from ...methods.explainer import Explainer, LayerMap
+from ...methods.explanation import Explanation
 from ...methods.rules import Rule, weights_of
-from ...taps import quiet
+from ...model.untouched import quiet
 from .activations_and_gradients import ActivationsAndGradients
 from .strictness import is_strict
 from .utils.image import scale_cam_image

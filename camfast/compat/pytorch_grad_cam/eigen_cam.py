@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ... import methods
-from ...methods.base import Explainer
+from ...methods.explainer import Explainer
 from .plain_cam import ProjectionCAM
 from .utils.svd_on_activations import get_2d_projection
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ... import methods, ops
-from ...methods.base import Explainer
 from ...methods.eigen import fem_weights
+from ...methods.explainer import Explainer
 from .plain_cam import ProjectionCAM
 
 __all__ = ["FEM"]

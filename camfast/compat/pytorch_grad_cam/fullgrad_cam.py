@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ... import methods
-from ...methods.base import Explainer
+from ...methods.explainer import Explainer
 from ...methods.fullgrad import bias_of, has_bias
 from .base_cam import BaseCAM, in_order
 from .utils.find_layers import find_layer_predicate_recursive

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ... import methods, ops
-from ...methods.base import Explainer
+from ...methods.explainer import Explainer
 from ...methods.rules import Rule
 from .plain_cam import ChannelCAM
 

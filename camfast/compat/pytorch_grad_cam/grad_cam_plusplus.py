@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ... import methods, ops
-from ...methods.base import Explainer
+from ...methods.explainer import Explainer
 from ...methods.rules import Rule
 from .plain_cam import PlainCAM
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ... import methods
-from ...methods.base import Explainer
+from ...methods.explainer import Explainer
 from .plain_cam import ProjectionCAM
 from .utils.svd_on_activations import get_2d_projection_kernel
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ... import methods
-from ...inputs import Inputs
-from ...methods.base import Explainer
-from ...taps import quiet
-from ...targets import Chosen
+from ...methods.chosen import Chosen
+from ...methods.explainer import Explainer
+from ...model.inputs import Inputs
+from ...model.untouched import quiet
 from .base_cam import BaseCAM
 
 __all__ = ["ScoreCAM"]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ... import methods
-from ...explanation import Explanation
-from ...inputs import Inputs
-from ...methods.base import Explainer
-from ...taps import quiet
-from ...targets import Chosen
+from ...methods.chosen import Chosen
+from ...methods.explainer import Explainer
+from ...methods.explanation import Explanation
+from ...model.inputs import Inputs
+from ...model.untouched import quiet
 from .grad_cam import GradCAM
 from .utils.model_targets import ClassifierOutputTarget
 

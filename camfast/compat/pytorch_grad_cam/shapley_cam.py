@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ... import methods
-from ...methods.base import Explainer
+from ...methods.explainer import Explainer
 from .base_cam import BaseCAM
 
 __all__ = ["ShapleyCAM"]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...extras import require
+from ...errors import require
 from .methods.core import _CAM
 from .methods.gradient import GradCAM
 from .utils import overlay_mask

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ...curves import Curves, curves, heat_ranks
 from ...ops import resize_normalize
+from .curves import Curves, curves, heat_ranks
 from .methods._utils import _model_eval
 from .methods.core import OutputTarget, _resolve_targets, _target_scores
 
@@ -232,7 +232,7 @@ class DeletionInsertionMetric(_Metric):
         original_scores: Tensor,
         targets: list[OutputTarget] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Shares ``[M]``, deletion and insertion ``[N, M]``; ``ranks`` ``[N, P]`` as of :func:`camfast.curves.heat_ranks`."""
+        """Shares ``[M]``, deletion and insertion ``[N, M]``; ``ranks`` ``[N, P]`` as ``heat_ranks`` gives them."""
 
         def score(images: Tensor, rows: Tensor) -> Tensor:
             classes = None if target_indices is None else target_indices[rows]

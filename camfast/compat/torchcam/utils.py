@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...extras import require
+from ...errors import require
 
 __all__ = ["overlay_mask"]
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .... import ops
-from ....inputs import Inputs
 from ....methods.rules import own_gradient_plus_plus_weights
-from ....structures import scores_in
-from ....taps import Tap, uncompiled
+from ....model.inputs import Inputs
+from ....model.outputs import scores_in
+from ....model.tap import Tap, unwrapped
 from ... import is_strict
 from .visualizer import default_upsampler
 
@@ -54,7 +54,7 @@ class ModelWithHooks:
     ) -> None:
         self.model = nn_module
         self.target_layers = (target_layer_names,) if isinstance(target_layer_names, str) else tuple(target_layer_names)
-        known = dict(uncompiled(nn_module).named_modules())
+        known = dict(unwrapped(nn_module, data_parallel=False).named_modules())
         missing = [name for name in self.target_layers if name not in known]
         if missing:
             raise ValueError(f"target layers must be names of {type(nn_module).__name__}'s modules, got {missing}")
@@ -84,9 +84,9 @@ class ModelWithHooks:
     def get_layer(self, layer_id: str | Callable[[nn.Module], nn.Module]) -> nn.Module:
         """A module by its dotted name, or by a function of the model."""
         if callable(layer_id):
-            return layer_id(uncompiled(self.model))
+            return layer_id(unwrapped(self.model, data_parallel=False))
         if isinstance(layer_id, str):
-            for name, module in uncompiled(self.model).named_modules():
+            for name, module in unwrapped(self.model, data_parallel=False).named_modules():
                 if name == layer_id:
                     return module
         raise NotImplementedError(f"Could not find {layer_id!r} in {type(self.model).__name__}")

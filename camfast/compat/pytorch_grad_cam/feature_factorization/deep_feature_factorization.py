@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ....methods.factorization import factors
-from ....taps import quiet
+from ....model.untouched import quiet
 from ..activations_and_gradients import ActivationsAndGradients
 from ..utils.image import create_labels_legend, scale_cam_image, show_factorization_on_image
 

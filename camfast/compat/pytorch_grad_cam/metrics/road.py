@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ....extras import require
+from ....errors import require
 from ..strictness import is_strict
 from .perturbation_confidence import (
     _PERCENTILES,

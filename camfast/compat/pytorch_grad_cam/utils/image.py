@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....colormaps import table
-from ....extras import require
+from ....errors import require
+from ....ops.colormaps import table
 
 __all__ = [
     "create_labels_legend",

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....extras import require
+from ....errors import require
 
 __all__ = [
     "BinaryClassifierOutputTarget",

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .... import ops
-from ....extras import require
+from ....errors import require
 from ..strictness import is_strict
 
 __all__ = ["get_2d_projection", "get_2d_projection_kernel", "get_2d_projection_with_sign_correction"]

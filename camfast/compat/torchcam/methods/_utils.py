@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....taps import hookable, quiet
+from ....model.tap import hookable
+from ....model.untouched import quiet
 
 __all__ = ["locate_candidate_layer"]
 

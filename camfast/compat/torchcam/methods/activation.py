@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ....methods import masking
+from ....methods.score import ISCAM as _ISCAM
+from ....methods.score import SSCAM as _SSCAM
+from ....methods.score import ScoreCAM as _ScoreCAM
 from .core import _CAM
 
 __all__ = ["CAM", "ISCAM", "SSCAM", "ScoreCAM"]
@@ -67,7 +69,7 @@ class ScoreCAM(_CAM):
         batch_size: masked inputs scored at once.
     """
 
-    _engine: ClassVar[type[masking.ScoreCAM]] = masking.ISCAM  # of one step: masks scaled before they are resized
+    _engine: ClassVar[type[_ScoreCAM]] = _ISCAM  # of one step: masks scaled before they are resized
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class _Sampled(ScoreCAM):
 class SSCAM(_Sampled):
     """SS-CAM (Wang 2020): Score-CAM over masks with noise of standard deviation ``std``, ``num_samples`` times."""
 
-    _engine = masking.SSCAM
+    _engine = _SSCAM
 
     def __init__(
         self,

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .... import ops
-from ....methods.base import Explainer, LayerMap
-from ....taps import Tap, uncompiled
+from ....methods.explainer import Explainer, LayerMap
+from ....model.tap import Tap, unwrapped
 from ... import is_strict
 from ._utils import _model_eval, locate_candidate_layer
 
@@ -86,7 +86,7 @@ class _CAM:
         if reshape_transform is not None and target_layer is None:
             raise ValueError("`target_layer` must be specified when using `reshape_transform`")
         self.model = model
-        self.submodule_dict = dict(uncompiled(model).named_modules())
+        self.submodule_dict = dict(unwrapped(model, data_parallel=False).named_modules())
         self.target_names = self._resolve_layers(target_layer, input_shape)
         self._reshape_transform = reshape_transform
         self.reset_hooks()
@@ -102,7 +102,7 @@ class _CAM:
 
     def _resolve_layers(self, target_layer: Any, input_shape: tuple[int, ...]) -> list[str]:
         if target_layer is None:
-            name = locate_candidate_layer(uncompiled(self.model), input_shape)
+            name = locate_candidate_layer(unwrapped(self.model, data_parallel=False), input_shape)
             if name is None:
                 raise ValueError("found no layer with a map: specify `target_layer` or fix `input_shape`")
             logger.warning("no value was provided for `target_layer`, thus set to '%s'.", name)

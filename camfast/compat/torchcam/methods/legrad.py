@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....methods import transformer
+from ....methods.legrad import LeGrad as _LeGrad
 from .core import _CAM, OutputTarget
 
 __all__ = ["LeGrad"]
@@ -70,7 +70,7 @@ class LeGrad(_CAM):
         """One map ``[N, h, w]``, of all blocks."""
         if targets is not None:
             raise ValueError("LeGrad does not support arbitrary output targets")
-        explainer = transformer.LeGrad(
+        explainer = _LeGrad(
             self.model, list(self.target_names), score_projection=self._score_projection, eval_mode=False
         )
         with self._hooks_off(), torch.enable_grad():

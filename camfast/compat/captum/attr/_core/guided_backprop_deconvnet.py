@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .....methods.guided import guided_modules
-from .....taps import quiet
+from .....model.untouched import quiet
+from ...guided import guided_modules
 from .._utils.attribution import GradientAttribution
 from .._utils.common import as_arguments, as_given, as_inputs, chosen_scores, wrapped
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ...... import ops
-from ......layer_tensors import layer_pass
 from ......methods.rules import channel_terms
 from ..... import is_strict
+from ....layer_pass import layer_pass
 from ..._utils.attribution import GradientAttribution, LayerAttribution
 from ..._utils.common import as_arguments, as_given, as_inputs, chosen_scores, wrapped
 

@@ -1,0 +1,78 @@
+"""``camfast live``: its arguments, and the server's life."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import require
+from ..video.live.hub import Hub
+from ..video.live.server import application
+from ..video.live.source import Source
+from ..video.realtime import Realtime
+
+__all__ = ["add_arguments", "run"]
+
+LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+def add_arguments(live: argparse.ArgumentParser) -> None:
+    """Adds what is the stream's and the page's to the parser."""
+    live.add_argument("source", metavar="SOURCE", help="a camera's number, a file, or an RTSP or HTTP address")
+    live.add_argument("--loop", action="store_true", help="start a file again at its end")
+    live.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="who may look: 0.0.0.0 is everyone (%(default)s)"
+    )
+    live.add_argument(
+        "--port", type=_port, default=8000, metavar="P", help="the page's, 0 for a free one (%(default)s)"
+    )
+
+
+def run(options: argparse.Namespace, load: Callable[[], tuple[Any, Any]]) -> int:
+    """Serves the page until Ctrl-C; ``load`` returns the network and its targets, after the cheap checks.
+
+    Raises ``VideoError`` for a missing file, ``OSError`` where the port cannot be had.
+    """
+    web = require("aiohttp.web", "live")
+    require("av", "video")
+    source = Source(options.source, options.loop)
+    source.check()
+    with _listening(options.host, options.port) as listening:
+        network, targets = load()
+        engine = Realtime(
+            network.model,
+            options.method,
+            options.layer,
+            targets,
+            colormap=options.colormap,
+            alpha=options.alpha,
+            smooth=options.smooth,
+            preparation=network.preparation,
+            class_names=network.class_names,
+            compile="auto",
+        )
+        hub = Hub(source, engine, [name for name, _ in network.model.named_modules() if name])
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        address = f"http://{host}:{listening.getsockname()[1]}/"
+
+        def ready(_: str) -> None:
+            print(f"camfast live: {address} (Ctrl-C ends it)", flush=True)
+
+        app = application(hub, local=options.host in LOCAL)
+        web.run_app(app, sock=listening, print=ready, access_log=None, shutdown_timeout=3)
+    return 0
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+def _port(word: str) -> int:
+    if not (word.isascii() and word.isdecimal() and int(word) < 65536):
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {word!r}")
+    return int(word)

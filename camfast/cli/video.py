@@ -1,0 +1,119 @@
+"""``camfast video``: its arguments, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..errors import require
+from ..video.realtime import Realtime
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(video: argparse.ArgumentParser) -> None:
+    """Adds what is the clip's to the parser; the network's and the heat's arguments are every command's."""
+    video.add_argument("clip", metavar="IN", help="a video file, or anything else that FFmpeg opens")
+    video.add_argument("-o", "--output", required=True, metavar="OUT", help="the explained clip, such as out.mp4")
+    part = video.add_argument_group("the clip")
+    part.add_argument(
+        "--layout",
+        choices=["overlay", "side-by-side", "heatmap"],
+        default="overlay",
+        help="the heat over the frame; beside the frame; alone (%(default)s)",
+    )
+    part.add_argument("--start", type=_seconds, default=0.0, metavar="S", help="from this second on (%(default)g)")
+    part.add_argument("--end", type=_seconds, metavar="S", help="up to this second (the clip's end)")
+    part.add_argument(
+        "--codec", metavar="C", help="h264, hevc, vp9, av1 or an encoder of FFmpeg (h264; in .webm files vp9)"
+    )
+    part.add_argument(
+        "--quality", type=_seconds, metavar="Q", help="the codec's constant rate factor, lower is better (h264: 18)"
+    )
+    part.add_argument(
+        "--decoder", default="cpu", metavar="D", help="cpu, or a device: cuda (NVDEC), qsv, vaapi, ... (%(default)s)"
+    )
+    part.add_argument("--no-summary", action="store_true", help="no table and chart of the classes beside the clip")
+    part.add_argument("--every", type=_count, default=1, metavar="N", help="look at each N-th frame (%(default)s)")
+
+
+def run(options: argparse.Namespace, network: Any, targets: Any) -> int:
+    """Explains ``options.clip`` with ``network``; the exit code is 0 for a whole clip, 1 for a part, 130 on Ctrl-C."""
+    from ..video import explain_video, summary
+
+    tqdm = require("tqdm", "vision").tqdm
+    output = Path(options.output).expanduser()
+    engine = Realtime(
+        network.model,
+        options.method,
+        options.layer,
+        targets,
+        colormap=options.colormap,
+        alpha=options.alpha,
+        smooth=options.smooth,
+        every=options.every,
+        preparation=network.preparation,
+        class_names=network.class_names,
+        compile="auto",
+    )
+    bar = tqdm(unit="frame", file=sys.stderr, dynamic_ncols=True)
+
+    def progress(done: int, expected: int | None) -> None:
+        if bar.total != expected:
+            bar.total = expected
+        bar.update(done - bar.n)
+
+    try:
+        report = explain_video(
+            options.clip,
+            output,
+            engine,
+            layout=options.layout,
+            start=options.start,
+            end=options.end,
+            codec=options.codec,
+            quality=options.quality,
+            progress=progress,
+            decoder=options.decoder,
+        )
+    finally:
+        bar.close()
+    for note in report.notes:
+        print(f"camfast video: {note}", file=sys.stderr)
+    if report.output is None:
+        return 1
+    files = [output]
+    if not options.no_summary and report.rows:
+        files.append(summary.write_table(report.rows, network.class_name, output.with_suffix(".csv")))
+        title = f"{Path(options.clip).name}: what {options.model} saw"
+        files.append(summary.write_chart(report.rows, network.class_name, output.with_suffix(".png"), title))
+    rate = report.frames / max(report.elapsed, 1e-9)
+    print(
+        f"{report.frames} frames, {report.seconds:.2f} s of the clip, {rate:.1f} frames/s: {', '.join(map(str, files))}"
+    )
+    print(f"{options.method} of {options.model} at {', '.join(engine.layers_in_use)}")
+    if report.stopped:
+        print(
+            f"camfast video: {report.stopped}; {report.frames} frames, up to {report.seconds:.2f} s, are in {output}",
+            file=sys.stderr,
+        )
+        return 130 if report.stopped == "interrupted" else 1
+    return 1 if report.notes and any("breaks off" in note or "cut short" in note for note in report.notes) else 0
+
+
+def _seconds(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, got {word!r}")
+    return value
+
+
+def _count(word: str) -> int:
+    if not (word.isascii() and word.isdecimal() and int(word) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {word!r}")
+    return int(word)

@@ -1,0 +1,31 @@
+"""What goes wrong, in words: a sentence for a person, and the extra that brings a missing package."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from types import ModuleType
+
+__all__ = ["closest", "reason", "require"]
+
+
+def reason(error: BaseException) -> str:
+    """The first line of ``error``'s message that says something, without the full stop; its type where none does."""
+    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
+    return next((line for line in lines if line not in ("", "None")), type(error).__name__)
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Imports ``module``, or raises an ``ImportError`` that names the pip ``extra`` of camfast that brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise  # the package is there, something it needs is not: its own message says more
+        package = module.partition(".")[0]
+        raise ImportError(f'{package} is needed here: pip install "camfast[{extra}]"') from error
+
+
+def closest(names: Sequence[str]) -> str:
+    """The end of a message about an unknown name: the known ones closest to it, if any."""
+    return f"; the closest are {', '.join(names)}" if names else ""

@@ -1,0 +1,163 @@
+"""Gradients of what layers produce, and of any tensor on the way, after any scalar's backward pass."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..model.inputs import Images, Inputs
+from ..model.layers import Layer
+from ..model.layouts import layout_of
+from ..model.outputs import replace_first, scores_in
+from ..model.tap import Tap
+from .maps import Maps
+from .selection import Types, choose
+
+__all__ = ["Gradients"]
+
+
+class Gradients(Mapping[str, Tensor]):
+    """Gradients of layers' outputs and of other tensors that are no leaves, by name.
+
+    Of a pass and a scalar of your own::
+
+        with camfast.Gradients(model, ["layer1", "layer4"]) as gradients:
+            output = model(images)
+            gradients.watch(output, "scores")
+            output[:, 3].sum().backward()
+        gradients["layer4"]  # [N, C, *map], the shape the layer returned
+
+    or in one call, which touches no parameter and no ``.grad``::
+
+        maps = camfast.Gradients(model, "layer4")(images, lambda output: output[:, 3].sum())
+
+    ``layers`` and ``types`` choose as in :class:`camfast.FeatureMaps`. Gradients are those of the layer's output as it
+    was returned, before any operation in place that follows. A layer that runs several times in a pass has an entry a
+    call: ``"conv"``, ``"conv#2"``, ...; a new pass of the model replaces what the one before left.
+
+    Hooks exist inside ``with`` only. Gradients stay until the object goes, or until :meth:`clear`.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Layer | Sequence[Layer] | None = None, types: Types | None = None
+    ) -> None:
+        self.model = model
+        self._chosen = choose(model, layers, types)
+        self._gradients: dict[str, Tensor] = {}
+        self._calls: Counter[str] = Counter()
+        self._handles: list[Any] = []
+        self._thread: int | None = None
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers that are looked at."""
+        return [layer.name for layer in self._chosen]
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._gradients:
+            known = ", ".join(self._gradients) or "none: no backward pass reached a layer"
+            raise KeyError(f"expected a layer with a gradient, got {name!r}; there are {known}")
+        return self._gradients[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._gradients)
+
+    def __len__(self) -> int:
+        return len(self._gradients)
+
+    def __enter__(self) -> Gradients:
+        if self._handles:
+            raise RuntimeError("expected one use of a Gradients object at a time, got a second `with`")
+        self._thread = threading.get_ident()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._remove_hooks)
+            self._handles.append(self.model.register_forward_pre_hook(lambda module, args: self._calls.clear()))
+            for layer in self._chosen:
+                note = lambda module, args, output, name=layer.name: self._note(name, output)  # noqa: E731
+                self._handles.append(layer.module.register_forward_hook(note))
+            stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._remove_hooks()
+
+    def watch(self, tensor: Tensor, name: str) -> Any:
+        """Notes the gradient of ``tensor`` under ``name`` once a backward pass reaches it; returns the hook's handle.
+
+        The tensor need not be a leaf, nor the output of a module. Its hook goes with ``with``, or by
+        ``handle.remove()``. Raises ``ValueError`` for a tensor that no gradient can reach.
+        """
+        if not tensor.requires_grad:
+            raise ValueError(f"expected a tensor that requires a gradient, got {name!r}, which does not")
+
+        def keep(gradient: Tensor) -> None:
+            self._gradients[name] = gradient.detach()
+
+        handle = tensor.register_hook(keep)
+        self._handles.append(handle)
+        return handle
+
+    def clear(self) -> None:
+        """Forgets every gradient."""
+        self._gradients.clear()
+
+    def __call__(
+        self, images: Images, scalar: Callable[[Any], Tensor] | None = None, *, eval_mode: bool = True
+    ) -> Maps:
+        """One pass and one backward pass, down to the first of the layers: its maps are ``[N, C, *map]``.
+
+        ``scalar`` makes a number of the model's output; None: the sum of each image's top score. Raises ``ValueError``
+        when it is no scalar, or does not depend on a layer.
+        """
+        inputs = Inputs.of(images)
+        modules = [layer.module for layer in self._chosen]
+        with Tap(self.model, modules, names=self.layers, eval_mode=eval_mode) as tap:
+            output = tap.run(inputs)
+            value = _top_score(output) if scalar is None else scalar(output)
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"scalar must return a tensor of one value, got {got}")
+            found = tap.gradients(value.reshape(()))
+        maps = {}
+        for name, gradient in zip(self.layers, found, strict=True):
+            layout = layout_of(gradient.shape, inputs.image.shape, self.model)
+            maps[name] = gradient if layout is None else layout.view(gradient)
+        return Maps(maps)
+
+    def _note(self, name: str, output: Any) -> Any:
+        """The forward hook: puts a hook on the layer's output, which starts a graph here where there is none yet."""
+        if threading.get_ident() != self._thread or not torch.is_grad_enabled():
+            return None
+        self._calls[name] += 1
+        turn = self._calls[name]
+
+        def follow(tensor: Tensor) -> Tensor:
+            key = name if turn == 1 else f"{name}#{turn}"
+            if tensor.requires_grad:
+                self.watch(tensor, key)
+                return tensor
+            leaf = tensor.detach().requires_grad_()
+            self.watch(leaf, key)
+            return leaf.clone()  # an operation in place may follow, which a leaf does not allow
+
+        return replace_first(output, lambda tensor: tensor.is_floating_point(), follow)[0]
+
+    def _remove_hooks(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._calls.clear()
+        self._thread = None
+
+
+def _top_score(output: Any) -> Tensor:
+    scores = scores_in(output)
+    if scores is None:
+        raise ValueError("expected scores in the model's output, got none; pass scalar=")
+    return scores.reshape(len(scores), -1).amax(1).sum()

@@ -1,0 +1,93 @@
+"""Which layers to look into: by name, by pattern, by module or by type."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+from ..model.layers import Layer, resolve
+from ..model.tap import hookable
+
+__all__ = ["CONVOLUTIONS", "Chosen", "Types", "choose"]
+
+Types = type[nn.Module] | str | Sequence[type[nn.Module] | str]
+"""A module class or the name of one, or several; subclasses count."""
+
+CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class Chosen(NamedTuple):
+    """One layer, and whether it was asked for by itself: then it is an error when it gives no map."""
+
+    name: str
+    module: nn.Module
+    required: bool
+
+
+def choose(model: nn.Module, layers: Layer | Sequence[Layer] | None, types: Types | None) -> list[Chosen]:
+    """The layers of ``model`` that ``layers`` and ``types`` name, each once.
+
+    ``layers``: dotted names, patterns with ``*``, ``?`` and ``[...]`` (``"features.*"``), modules, or a mixture; they
+    come in the order given, and those of one pattern in the model's order. None stands for the whole model. ``types``
+    narrows patterns and the whole model down; None: convolutions of the whole model, everything that a pattern matches.
+
+    Raises ``ValueError`` for names and patterns that match nothing, with the closest names, and for types the model
+    does not have.
+    """
+    by_name = {name: module for name, module in hookable(model) if name}
+    if layers is None:
+        kinds = CONVOLUTIONS if types is None else types
+        chosen = [Chosen(n, m, False) for n, m in by_name.items() if _is_a(m, kinds)]
+        if not chosen:
+            own = sorted({type(m).__name__ for m in by_name.values() if not m._modules})
+            raise ValueError(f"expected layers of type {_names(kinds)} in the model, got {', '.join(own) or 'none'}")
+        return chosen
+    found: dict[nn.Module, Chosen] = {}
+    for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
+        if isinstance(layer, str) and layer not in by_name and any(sign in layer for sign in "*?["):
+            for each in _matching(by_name, layer, types):
+                found.setdefault(each.module, each)
+        else:
+            (name,), (module,) = resolve(model, layer)
+            found[module] = Chosen(name, module, True)
+    if not found:
+        raise ValueError("expected at least one layer, got none")
+    return list(found.values())
+
+
+def _matching(by_name: dict[str, nn.Module], pattern: str, types: Types | None) -> list[Chosen]:
+    matches = {name: module for name, module in by_name.items() if fnmatch.fnmatchcase(name, pattern)}
+    if not matches:
+        bare = pattern.translate(str.maketrans("", "", "*?[]"))
+        close = difflib.get_close_matches(bare, by_name, n=4, cutoff=0.3)
+        hint = f"; close to it: {', '.join(map(repr, close))}" if close else ""
+        raise ValueError(f"expected a pattern that matches layers of the model, got {pattern!r}{hint}")
+    chosen = [Chosen(n, m, False) for n, m in matches.items() if types is None or _is_a(m, types)]
+    if not chosen:
+        kinds = sorted({type(module).__name__ for module in matches.values()})
+        raise ValueError(f"expected layers of type {_names(types)} among {pattern!r}, got {', '.join(kinds)}")
+    return chosen
+
+
+def _is_a(module: nn.Module, types: Types | None) -> bool:
+    for kind in _listed(types):
+        if isinstance(kind, str):
+            if any(kind == base.__name__ for base in type(module).__mro__):
+                return True
+        elif isinstance(module, kind):
+            return True
+    return False
+
+
+def _names(types: Types | None) -> str:
+    return " or ".join(kind if isinstance(kind, str) else kind.__name__ for kind in _listed(types))
+
+
+def _listed(types: Types | None) -> Sequence[type[nn.Module] | str]:
+    if types is None:
+        return ()
+    return [types] if isinstance(types, (str, type)) else types

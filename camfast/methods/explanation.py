@@ -1,0 +1,165 @@
+"""The result of an explanation: heatmaps, the scores of the same pass, and pictures of them."""
+
+from __future__ import annotations
+
+import base64
+import html
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..pictures import photos
+from ..pictures.frames import as_frames, png_bytes
+from ..targets import Target
+from .chosen import count_per_image
+
+__all__ = ["Explanation"]
+
+
+@dataclass(repr=False, eq=False)
+class Explanation:
+    """What :class:`camfast.Explainer` returns. It holds no graph and nothing of the model.
+
+    Attributes:
+        heatmap: float32 (float64 for a model in float64) ``[N, H, W]``, or ``[N, K, H, W]`` for K targets an image, on
+            the images' device; ``[N, L]`` and ``[N, D, H, W]`` for sequences and volumes. In [0, 1] unless raw maps
+            were asked for; NaN throughout where an image's activations or gradients were not finite.
+        scores: the model's output of the same pass, ``[N, classes]``, as the model gave it.
+        targets: what was explained: int64 ``[N]`` or ``[N, K]``, or a list of N callables, or of N
+            lists of K.
+        layers: names of the layers whose activations were used.
+        method: name of the method, a key of :data:`camfast.METHODS`.
+        images: the image tensor that was explained, the caller's own.
+        class_names: names of the classes, in the order of the scores, where they are known.
+    """
+
+    heatmap: Tensor
+    scores: Tensor
+    targets: Tensor | list[Any]
+    layers: list[str]
+    method: str
+    images: Tensor | None = None
+    class_names: Sequence[str] | None = None
+
+    def overlay(self, frames: Any = None, colormap: str | Tensor = "jet", alpha: float = 0.5) -> Tensor:
+        """The heatmaps in colour over ``frames``.
+
+        Args:
+            frames: RGB pictures of any size: uint8 ``[N, H, W, 3]`` or ``[H, W, 3]`` (tensor or array), a PIL image, or
+                a list of N of either, all of one size. None draws over the explained images, each stretched to its own
+                range: three channels as RGB, others as the grey mean of their channels.
+            colormap: a name, or a uint8 table ``[256, 3]`` (see :func:`camfast.colormaps.table`).
+            alpha: the heat's share, from 0 (the frame alone) to 1.
+
+        Returns uint8 ``[N, H, W, 3]``, or ``[N, K, H, W, 3]`` for K targets an image, on the heatmap's device. Raises
+        ``ValueError`` for heatmaps that are no pictures and for frames that do not fit them.
+        """
+        heat, targets = self._planes()
+        frames = as_frames(self.images if frames is None else frames, len(self), heat.device)
+        if targets is None:
+            return ops.overlay(frames, heat, colormap, alpha)
+        each = frames.repeat_interleave(targets, 0)
+        return ops.overlay(each, heat.flatten(0, 1), colormap, alpha).unflatten(0, (len(self), targets))
+
+    def save(
+        self, path: str | Path, frames: Any = None, colormap: str | Tensor = "jet", alpha: float = 0.5
+    ) -> list[Path]:
+        """Writes the overlays and returns the files' paths; the suffix tells the format.
+
+        One picture goes to ``path`` itself. Of several, ``heat.png`` becomes ``heat_0.png``, ``heat_1.png``, ...; with
+        K targets an image ``heat_0_0.png``, image first. A file appears whole or not at all. ``frames``, ``colormap``
+        and ``alpha`` as in :meth:`overlay`. Needs Pillow: ``pip install "camfast[vision]"``.
+        """
+        overlays = self.overlay(frames, colormap, alpha)
+        path = Path(path)
+        written = []
+        for index in itertools.product(*map(range, overlays.shape[:-3])):
+            several = overlays.shape[:-3].numel() > 1
+            name = "_".join([path.stem, *map(str, index)]) + path.suffix if several else path.name
+            written.append(photos.write(overlays[index].cpu().numpy(), path.with_name(name)))
+        return written
+
+    def label(self, image: int, target: int | None = None) -> str:
+        """The name, or else the number, of the class explained in ``image`` (and ``target`` of K)."""
+        if not isinstance(self.targets, Tensor):
+            explained = self.targets[image] if target is None else self.targets[image][target]
+            return (
+                str(explained)
+                if isinstance(explained, Target)
+                else getattr(explained, "__name__", type(explained).__name__)
+            )
+        index = int(self.targets[image] if target is None else self.targets[image, target])
+        return str(index) if self.class_names is None else str(self.class_names[index])
+
+    def to(self, device: torch.device | str) -> Explanation:
+        """The same with its tensors on ``device``."""
+        targets = self.targets.to(device) if isinstance(self.targets, Tensor) else self.targets
+        images = None if self.images is None else self.images.to(device)
+        heatmap, scores = self.heatmap.to(device), self.scores.to(device)
+        return replace(self, heatmap=heatmap, scores=scores, targets=targets, images=images)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.heatmap)
+
+    def __getitem__(self, index: int | slice) -> Explanation:
+        """The part that belongs to some of the images; one image stays a batch of one."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"expected an image from 0 to {len(self) - 1}, got {index}")
+            index = slice(index % len(self), index % len(self) + 1)
+        images = None if self.images is None else self.images[index]
+        return replace(
+            self, heatmap=self.heatmap[index], scores=self.scores[index], targets=self.targets[index], images=images
+        )
+
+    def __iter__(self) -> Iterator[Explanation]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return (
+            f"Explanation({self.method} of {', '.join(self.layers)}: "
+            f"heatmap {list(self.heatmap.shape)}, scores {list(self.scores.shape)} on {self.heatmap.device})"
+        )
+
+    def _planes(self) -> tuple[Tensor, int | None]:
+        """The heatmap, checked to be of pictures, and the number of targets an image."""
+        many = count_per_image(self.targets) is not None
+        rank = self.heatmap.ndim - 1 - many
+        if rank != 2:
+            raise ValueError(f"only heatmaps of two dimensions can be drawn over pictures, got {rank}")
+        return self.heatmap, self.heatmap.shape[1] if many else None
+
+    def _repr_png_(self) -> bytes | None:
+        """The overlay of a single picture, for notebooks."""
+        try:
+            overlays = self.overlay().flatten(0, -4)
+            return png_bytes(overlays[0]) if len(overlays) == 1 else None
+        except (ImportError, ValueError):
+            return None
+
+    def _repr_html_(self) -> str | None:
+        """Every overlay with its class, a row an image, for notebooks."""
+        try:
+            overlays = self.overlay()
+            rows = []
+            for i, image in enumerate(overlays):
+                pictures = [image] if image.ndim == 3 else list(image)
+                cells = []
+                for k, picture in enumerate(pictures):
+                    title = html.escape(self.label(i, k if image.ndim == 4 else None))
+                    data = base64.b64encode(png_bytes(picture)).decode()
+                    cells.append(
+                        '<figure style="display:inline-block;margin:4px">'
+                        f'<img src="data:image/png;base64,{data}"><figcaption>{title}</figcaption></figure>'
+                    )
+                rows.append(f"<div>{''.join(cells)}</div>")
+            return "".join(rows)
+        except (ImportError, ValueError):
+            return None

@@ -1,0 +1,283 @@
+"""One pass through a model that keeps the activations of named layers and builds a graph from there on only.
+
+    images -> trunk (no graph) -> TAP: activations [N, C, *map] -> head (graph) -> output
+
+The first tapped layer cuts the graph: its output becomes a leaf, and gradients are recorded from there. The backward
+pass therefore costs the head alone, and never reaches a parameter. Hooks exist only between ``with`` and its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+
+from .inputs import Images, Inputs
+from .outputs import replace_first, scores_in, tensors_in
+from .untouched import quiet
+
+__all__ = ["Quirks", "Tap", "hookable", "is_map", "unwrapped"]
+
+
+@dataclass
+class Quirks:
+    """What a model was found to need. An explainer keeps one of these, so that each is found out once."""
+
+    whole_graph: bool = False  # the model returns to no_grad after the layer: record from the start
+    inference_weights: bool = False  # parameters were made in inference mode: the head needs ordinary copies
+    batched_backward: bool | None = None  # does one batched backward work; None: not tried yet
+    runs: int | None = None  # how often a lone layer ran in the last pass: only its last run needs a graph
+
+
+_CUT_OFF = (
+    "the scores must depend on every layer through differentiable operations, got no gradient for {}: "
+    "it may feed another output, or be followed by detach() or no_grad()"
+)
+
+
+class Tap:
+    """Captures the activations of ``layers`` during :meth:`run`, and gives gradients with respect to them.
+
+    Use it as a context manager: hooks are registered on entry and removed on exit, whatever happens in between. They
+    act only during :meth:`run`, and ignore calls of the model from other threads. ``graph=False`` captures without
+    recording anything. With ``eval_mode`` the pass runs in evaluation mode, and each module's own ``training`` flag is
+    restored on exit; without it, modules stay as they are and the buffers that training changes are put back.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[nn.Module],
+        *,
+        names: Sequence[str] | None = None,
+        graph: bool = True,
+        eval_mode: bool = True,
+        quirks: Quirks | None = None,
+    ) -> None:
+        self.model = model
+        self.layers = list(layers)
+        self.names = list(names) if names is not None else [type(layer).__name__ for layer in layers]
+        self.graph = graph
+        self.eval_mode = eval_mode
+        self.quirks = quirks if quirks is not None else Quirks()
+        self.overwritten = False
+        """Whether an operation in place after a layer changes what was captured, as it does for plain hooks."""
+        self._captured: dict[nn.Module, Tensor | None] = {}
+        self._runs = 0  # of a lone layer, in this pass
+        self._running_in: int | None = None  # the thread of the pass in progress
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Tap:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(quiet(self.model, self.eval_mode))
+            for layer in dict.fromkeys(self.layers):
+                stack.callback(layer.register_forward_hook(self._hook).remove)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._captured.clear()
+        self._stack.close()
+
+    def run(self, images: Images) -> Any:
+        """One pass of ``images``; returns the model's output, with a graph that ends at the first tapped layer.
+
+        Raises ``ValueError`` when a layer did not run, or when the output does not depend on the layers.
+        """
+        inputs = Inputs.of(images).cut()
+        output = self._pass(inputs)
+        if self.graph and not self._has_graph(output) and not self.quirks.whole_graph:
+            self._check_captured()
+            self.quirks.whole_graph = True
+            output = self._pass(inputs)
+        self._check_captured()
+        if self.graph and not self._has_graph(output):
+            self.quirks.whole_graph = False
+            raise ValueError(_CUT_OFF.format(_listed(self.names)))
+        return output
+
+    @property
+    def activations(self) -> list[Tensor]:
+        """The captured outputs, in the order of ``layers``, without a graph."""
+        return [self._kept(layer).detach() for layer in self.layers]
+
+    @property
+    def leaf(self) -> Tensor | None:
+        """What the graph of a lone layer starts from, with its graph; None for several layers."""
+        return self._kept(self.layers[0]) if len(self.layers) == 1 else None
+
+    def gradients(
+        self,
+        outputs: Tensor | GradientEdge,
+        seeds: Tensor | None = None,
+        missing_ok: bool = False,
+        keep: bool = False,
+    ) -> list[Any]:
+        """Gradients of ``outputs`` with respect to the activations, in the order of ``layers``.
+
+        Frees the graph, unless it shall be kept for a further call (``keep``).
+
+        ``seeds`` has the shape of ``outputs``, or ``[K, *outputs.shape]``: K vectors go through one batched backward
+        pass and the gradients come back as ``[K, *activations.shape]``. None means one, for scalar ``outputs``. An edge
+        of the graph stands for the matrix ``[N, C]`` there.
+
+        Raises ``ValueError`` when ``outputs`` do not depend on a layer; with ``missing_ok`` its gradient is None.
+        """
+        wanted = [self._kept(layer) for layer in self.layers]
+        rank = outputs.ndim if isinstance(outputs, Tensor) else 2
+        if isinstance(outputs, Tensor) and not outputs.requires_grad:
+            found: tuple[Tensor | None, ...] = (None,) * len(wanted)
+        elif seeds is None or seeds.ndim == rank:
+            found = torch.autograd.grad(outputs, wanted, seeds, retain_graph=keep, allow_unused=True)
+        elif seeds.shape[0] == 1:
+            found = torch.autograd.grad(outputs, wanted, seeds[0], retain_graph=keep, allow_unused=True)
+            found = tuple(g if g is None else g.unsqueeze(0) for g in found)
+        else:
+            found = self._batched(outputs, wanted, seeds, keep)
+        missing = [name for name, gradient in zip(self.names, found, strict=True) if gradient is None]
+        if missing and not missing_ok:
+            raise ValueError(_CUT_OFF.format(_listed(missing)))
+        return list(found)
+
+    def _batched(
+        self, outputs: Tensor | GradientEdge, wanted: list[Tensor], seeds: Tensor, keep: bool
+    ) -> tuple[Tensor | None, ...]:
+        if self.quirks.batched_backward is not False:
+            untried = self.quirks.batched_backward is None
+            try:
+                found = torch.autograd.grad(
+                    outputs, wanted, seeds, retain_graph=untried or keep, is_grads_batched=True, allow_unused=True
+                )
+                self.quirks.batched_backward = True
+                return found
+            except RuntimeError:
+                if not untried:
+                    raise
+                # Some operation has no batching rule: one backward pass a vector instead.
+                self.quirks.batched_backward = False
+        last = len(seeds) - 1
+        rows = [
+            torch.autograd.grad(outputs, wanted, seed, retain_graph=keep or i < last, allow_unused=True)
+            for i, seed in enumerate(seeds)
+        ]
+        return tuple(None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True))
+
+    def _pass(self, inputs: Inputs) -> Any:
+        output = self._one_pass(inputs)
+        expected, self.quirks.runs = self.quirks.runs, self._runs
+        if expected is not None and self._runs < expected:  # its last run was taken for an earlier one
+            output = self._one_pass(inputs)
+        return output
+
+    def _one_pass(self, inputs: Inputs) -> Any:
+        self._captured.clear()
+        self._runs = 0
+        self._running_in = threading.get_ident()
+        try:
+            return self._call(inputs)
+        finally:
+            self._running_in = None
+
+    def _call(self, inputs: Inputs) -> Any:
+        with torch.set_grad_enabled(self.graph and self.quirks.whole_graph):
+            if not self.quirks.inference_weights:
+                try:
+                    return self.model(*inputs.args, **inputs.kwargs)
+                except RuntimeError as error:
+                    if "nference tensor" not in str(error) or not _inference_tensors(self.model):
+                        raise
+                self.quirks.inference_weights = True
+                self._captured.clear()
+                self._runs = 0
+                torch.set_grad_enabled(self.graph and self.quirks.whole_graph)
+            copies = {name: tensor.clone() for name, tensor in _inference_tensors(self.model).items()}
+            return torch.func.functional_call(self.model, copies, inputs.args, inputs.kwargs)
+
+    def _hook(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if threading.get_ident() != self._running_in:
+            return None
+        if len(self.layers) == 1:
+            self._runs += 1
+            if self.graph and self._runs < (self.quirks.runs or 0):
+                return None
+        replaced, found = replace_first(output, is_map, lambda tensor: self._capture(module, tensor))
+        if not found:
+            self._captured[module] = None
+        return replaced
+
+    def _capture(self, module: nn.Module, tensor: Tensor) -> Tensor:
+        if not self.graph:
+            self._captured[module] = tensor.detach()
+            return tensor if self.overwritten else tensor.clone()
+        if tensor.is_inference():
+            raise ValueError("the model runs the layer in torch.inference_mode(), where no gradient can be recorded")
+        # With several layers the later ones stay in the graph of the first, where they depend on it.
+        started = len(self._captured) > 0 and len(set(self.layers)) > 1
+        if not (started and tensor.requires_grad):
+            tensor = tensor.detach().requires_grad_()
+        torch.set_grad_enabled(True)
+        if self.overwritten:
+            tensor = self._captured[module] = tensor.clone()  # a leaf does not allow it
+            return tensor
+        self._captured[module] = tensor
+        return tensor.clone()  # an operation in place must not overwrite what was captured
+
+    def _kept(self, layer: nn.Module) -> Tensor:
+        tensor = self._captured[layer]
+        assert tensor is not None
+        return tensor
+
+    def _has_graph(self, output: Any) -> bool:
+        scores = scores_in(output)
+        if scores is not None and scores.requires_grad:
+            return True
+        # Targets may be of another part of the output, or of each image's own (detectors).
+        return any(tensor.requires_grad for tensor in tensors_in(output))
+
+    def _check_captured(self) -> None:
+        idle = [name for name, layer in zip(self.names, self.layers, strict=True) if layer not in self._captured]
+        if idle:
+            raise ValueError(f"every layer must run in the model's forward pass, got no call of {_listed(idle)}")
+        flat = [n for n, layer in zip(self.names, self.layers, strict=True) if self._captured[layer] is None]
+        if flat:
+            raise ValueError(f"a layer must give a float tensor of 3 or more dimensions, got none from {_listed(flat)}")
+
+
+def hookable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Names and modules of ``model`` that take hooks: all but those compiled by TorchScript, and what is in them."""
+    return ((name, module) for name, module in model.named_modules() if not isinstance(module, torch.jit.ScriptModule))
+
+
+def unwrapped(model: nn.Module, data_parallel: bool = True) -> nn.Module:
+    """The module inside ``torch.compile`` and, with ``data_parallel``, inside data-parallel wrappers."""
+    while True:
+        inner: Any = model._modules.get("_orig_mod")
+        if (
+            inner is None
+            and data_parallel
+            and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        ):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def is_map(tensor: Tensor) -> bool:
+    """Whether ``tensor`` can be a layer's activations: floating, with positions besides batch and channels."""
+    return tensor.is_floating_point() and tensor.ndim >= 3
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _inference_tensors(model: nn.Module) -> dict[str, Tensor]:
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor for name, tensor in named if tensor.is_inference()}

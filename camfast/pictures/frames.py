@@ -1,0 +1,122 @@
+"""Frames: pictures as uint8 RGB tensors ``[N, H, W, 3]`` and back, and heat drawn over them."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..errors import require
+from .photos import to_rgb
+
+__all__ = ["Box", "as_frames", "draw", "given_frames", "png_bytes"]
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom edge of a part of a picture, in its pixels."""
+
+
+def as_frames(frames: Any, count: int, device: torch.device) -> Tensor:
+    """``count`` RGB frames, uint8 ``[count, H, W, 3]`` on ``device``.
+
+    ``frames``: uint8 ``[count, H, W, 3]`` or ``[H, W, 3]`` (tensor or array), a PIL image, a list of ``count`` of
+    these, or a float image tensor ``[count, C, H, W]``, whose images are stretched to their own range. Raises
+    ``ValueError`` for shapes and counts that do not fit, ``TypeError`` for anything else.
+    """
+    if isinstance(frames, Tensor) and frames.is_floating_point():
+        frames = _stretched(frames)
+    elif isinstance(frames, (list, tuple)):
+        pictures = [_as_uint8(frame) for frame in frames]
+        sizes = {tuple(picture.shape) for picture in pictures}
+        if len(sizes) != 1:
+            raise ValueError(
+                f"frames of one call must have one size, got {len(sizes)} sizes; draw them one by one: "
+                "result[i].overlay(frame)"
+            )
+        frames = torch.stack(pictures)
+    else:
+        frames = _as_uint8(frames)
+    if frames.ndim == 3:
+        frames = frames.unsqueeze(0)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) != count:
+        raise ValueError(f"frames must have shape [{count}, H, W, 3], RGB, got {list(frames.shape)}")
+    return frames.to(device)
+
+
+def _as_uint8(frame: Any) -> Tensor:
+    if not isinstance(frame, Tensor):
+        if hasattr(frame, "convert"):  # a PIL image, of whatever mode
+            frame = to_rgb(frame)
+        array = np.asarray(frame)
+        if array.dtype != np.uint8:
+            raise TypeError(f"frames must be uint8 RGB pictures, got {type(frame).__name__} of {array.dtype}")
+        frame = torch.from_numpy(np.array(array))
+    if frame.dtype != torch.uint8:
+        raise TypeError(f"frames must be uint8, got {frame.dtype}")
+    return frame
+
+
+def _stretched(images: Tensor) -> Tensor:
+    """Float ``[N, C, H, W]`` as RGB frames: each image from its own minimum, black, to its own maximum, white."""
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape [N, C, H, W] to be drawn, got {list(images.shape)}; pass frames=")
+    values = images.detach().float()
+    if values.shape[1] != 3:
+        values = values.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    values = values.nan_to_num(0, 0, 0)
+    low = values.amin((1, 2, 3), keepdim=True)
+    span = (values.amax((1, 2, 3), keepdim=True) - low).clamp(min=1e-12)
+    return ((values - low) / span * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def png_bytes(picture: Tensor) -> bytes:
+    """uint8 ``[H, W, 3]`` as a PNG file's content. Needs Pillow."""
+    image = require("PIL.Image", "vision")
+    buffer = io.BytesIO()
+    image.fromarray(picture.cpu().numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def draw(frames: Tensor, heat: Tensor, box: Box, colormap: str | Tensor = "jet", alpha: float = 0.5) -> Tensor:
+    """``heat`` ``[N, h, w]`` in colour over the part of ``frames``, uint8 ``[N, H, W, 3]``, inside ``box``.
+
+    ``box`` is ``(left, top, right, bottom)`` in pixels, edges not centres, rounded to whole ones; it may reach beyond the
+    frame. What lies outside, which the network did not see, stays as it is. Returns uint8 of the shape of ``frames``.
+    """
+    H, W = frames.shape[1:3]
+    left, top = round(box[0]), round(box[1])
+    right, bottom = max(round(box[2]), left + 1), max(round(box[3]), top + 1)
+    if (left, top, right, bottom) == (0, 0, W, H):
+        return ops.overlay(frames, heat, colormap, alpha)
+    rows, columns = slice(max(top, 0), min(bottom, H)), slice(max(left, 0), min(right, W))
+    if top < 0 or left < 0 or bottom > H or right > W:  # a margin around the frame: the heat in it is cut off
+        heat = ops.resize_normalize(heat, (bottom - top, right - left), normalize=False)
+        heat = heat[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    if columns == slice(0, W) and len(frames) == 1:  # a band across the frame is one piece of memory
+        middle = ops.overlay(frames[:, rows], heat, colormap, alpha)
+        return torch.cat([frames[:, : rows.start], middle, frames[:, rows.stop :]], 1)
+    result = frames.clone()
+    result[:, rows, columns] = ops.overlay(frames[:, rows, columns].contiguous(), heat, colormap, alpha)
+    return result
+
+
+def given_frames(frames: Any) -> Tensor:
+    """``frames``, RGB, a tensor or array of uint8 ``[H, W, 3]`` or ``[N, H, W, 3]``, as a tensor; not copied where possible.
+
+    Raises ``TypeError`` and ``ValueError`` for anything else.
+    """
+    if isinstance(frames, np.ndarray):
+        if frames.dtype != np.uint8:
+            raise TypeError(f"frames must be uint8, got {frames.dtype}")
+        # Mirrored and read-only arrays are copied; others are looked at where they are.
+        usable = frames.flags.writeable and all(step >= 0 for step in frames.strides)
+        frames = torch.from_numpy(frames if usable else frames.copy())
+    if not isinstance(frames, Tensor) or frames.dtype != torch.uint8:
+        got = frames.dtype if isinstance(frames, Tensor) else type(frames).__name__
+        raise TypeError(f"frames must be a uint8 tensor or array, got {got}")
+    if frames.ndim not in (3, 4) or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"frames must have shape [H, W, 3] or [N, H, W, 3], RGB, got {list(frames.shape)}")
+    return frames
