@@ -19,6 +19,7 @@ from camfast import zoo
 from camfast.model import checkpoints
 from camfast.pictures import photos
 from camfast.pictures.preparation import Preparation
+from camfast.targets import find_class
 
 timm = pytest.importorskip("timm")
 models = pytest.importorskip("torchvision.models")
@@ -351,7 +352,7 @@ NAMES = ["tench, Tinca tinca", "crane", "Tabby, tabby cat", "crane", "lynx, cata
     [("0", 0), ("4", 4), ("tench", 0), ("TINCA TINCA", 0), (" tabby cat ", 2), ("Tabby, tabby cat", 2)],
 )
 def test_classes_by_name_and_number(target, number):
-    assert zoo.find_class(target, NAMES) == number
+    assert find_class(target, NAMES) == number
 
 
 @pytest.mark.parametrize(
@@ -360,13 +361,13 @@ def test_classes_by_name_and_number(target, number):
 )
 def test_classes_that_are_not_to_be_found(target, words):
     with pytest.raises(ValueError, match=words):
-        zoo.find_class(target, NAMES)
+        find_class(target, NAMES)
 
 
 def test_names_without_names():
-    assert zoo.find_class("12", None) == 12
+    assert find_class("12", None) == 12
     with pytest.raises(ValueError, match="no class names are known"):
-        zoo.find_class("tabby", None)
+        find_class("tabby", None)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import camfast
 from camfast.methods import gradient
+from camfast.methods.explainer import MANY
 
 X = images(3)
 CLOSED = ["grad_cam", "hires_cam", "layer_cam"]

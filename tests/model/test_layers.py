@@ -12,7 +12,7 @@ from models import SmallNet, images
 from torch import nn
 
 import camfast
-from camfast.model import layers as layers_
+from camfast.model import find_layer
 from camfast.model.find_layer import find_layers
 from camfast.model.inputs import Inputs
 from camfast.model.layers import resolve
@@ -160,8 +160,8 @@ def test_a_head_of_zeros_still_gives_the_last_layer():
 def test_the_search_is_done_once(monkeypatch):
     model = SmallNet().eval()
     calls = []
-    search = layers_._search
-    monkeypatch.setattr(layers_, "_search", lambda *args: calls.append(1) or search(*args))
+    search = find_layer._search
+    monkeypatch.setattr(find_layer, "_search", lambda *args: calls.append(1) or search(*args))
     explainer = camfast.GradCAM(model)
     assert explainer.layers == []
     explainer(IMAGES)
