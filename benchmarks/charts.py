@@ -23,7 +23,6 @@ __all__ = ["draw"]
 
 COLORS = {
     "eager": "#1b6ca8",
-    "eager, tuned": "#5aa9e6",
     "torch.compile": "#7b4fa3",
     "pytorch-grad-cam": "#2a9d5c",
     "torchcam": "#b8860b",
@@ -35,7 +34,6 @@ COLORS = {
 }
 MARKS = {
     "eager": "o",
-    "eager, tuned": "D",
     "torch.compile": "s",
     "pytorch-grad-cam": "^",
     "torchcam": "v",

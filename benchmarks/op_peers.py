@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import eager
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -54,21 +55,24 @@ def ours(case: OpCase) -> Peer:
 def reference_result(case: OpCase, tensors: tuple[Tensor, ...]) -> Tensor:
     """The op's output in double precision where it takes it, else as the reference computes it."""
     if case.op == "overlay":
-        return _plain(case, tensors[0].device)(*tensors)
+        return reference.overlay(*tensors, colormaps.table("jet", tensors[0].device), ALPHA)
     if sum(t.numel() for t in tensors) < 20_000_000:
         tensors = tuple(t.double() for t in tensors)
     return getattr(reference, case.op)(*tensors, *case.arguments)
 
 
-def peers_of(case: OpCase, device: str, compiled: bool = True) -> list[Peer]:
-    """Every way at hand to do ``case`` on ``device``, camfast's own first."""
-    found = [ours(case), _eager(case, device)]
-    if case.op in ("cam", "grad_cam"):
-        found.append(_tuned_eager(case))
+def peers_of(case: OpCase, device: str, tensors: tuple[Tensor, ...], compiled: bool = True) -> list[Peer]:
+    """Every way at hand to do ``case`` on ``device``, camfast's own first.
+
+    The plain PyTorch among them is the fastest of the hand-written variants (:mod:`eager`) on ``tensors``.
+    """
+    variant, call = eager.fastest(eager.variants(case, ALPHA), tensors)
+    plain = Peer("eager", call, tolerance=1.0 if case.op == "overlay" else 2e-5, note=variant)
+    found = [ours(case), plain]
     if case.op in EIGEN_OPS:
-        return [found[0], dataclasses.replace(found[1], captures=False), *_component_peers(case)]
+        return [found[0], dataclasses.replace(plain, captures=False), *_component_peers(case)]
     if compiled:
-        found.append(_compiled(case, device))
+        found.append(_compiled(plain))
     if case.op == "mask_images":
         return found
     if case.op == "overlay":
@@ -82,46 +86,15 @@ def peers_of(case: OpCase, device: str, compiled: bool = True) -> list[Peer]:
 # PyTorch ------------------------------------------------------------------------------------------------------------
 
 
-def _plain(case: OpCase, device: str | torch.device) -> Callable[..., Tensor]:
-    if case.op == "overlay":
-        colors = colormaps.table("jet", device)
-        return lambda frames, heatmap: reference.overlay(frames, heatmap, colors, ALPHA)
-    op, arguments = getattr(reference, case.op), case.arguments
-    return lambda *tensors: op(*tensors, *arguments)
-
-
-def _eager(case: OpCase, device: str) -> Peer:
-    return Peer("eager", _plain(case, device), tolerance=1.0 if case.op == "overlay" else 2e-5)
-
-
-def _compiled(case: OpCase, device: str) -> Peer:
+def _compiled(plain: Peer) -> Peer:
     import torch._inductor.config as inductor
 
     # A fresh compilation a case: recompiling one function for another shape would turn its shapes dynamic, and slower.
     torch._dynamo.reset()
     # The generated code has the thread count built in, and its cache must know.
     inductor.cpp.threads = torch.get_num_threads()
-    call = torch.compile(_plain(case, device), dynamic=False)
-    return Peer("torch.compile", call, tolerance=2.0 if case.op == "overlay" else 2e-5)
-
-
-def _tuned_eager(case: OpCase) -> Peer:
-    """The best eager PyTorch known for weighted sums: a batched matrix product instead of the broadcast product."""
-    rank, size = len(case.shape) - 2, case.size
-
-    def call(A: Tensor, G: Tensor) -> Tensor:
-        w = G if case.op == "cam" else G.flatten(-rank).mean(-1, dtype=torch.float32)
-        w = w.float() if w.ndim == 3 else w.float().unsqueeze(1)
-        maps = torch.bmm(w, A.float().flatten(2)).relu_()
-        low, high = maps.aminmax(dim=-1, keepdim=True)
-        maps = ((maps - low) / (high - low + 1e-7)).unflatten(-1, A.shape[2:])
-        maps = F.interpolate(maps, size, mode=("linear", "bilinear", "trilinear")[rank - 1])
-        flat = maps.flatten(2)
-        low, high = flat.aminmax(dim=-1, keepdim=True)
-        maps = ((flat - low) / (high - low + 1e-7)).unflatten(-1, size)
-        return maps if case.targets > 1 else maps.squeeze(1)
-
-    return Peer("eager, tuned", call)
+    tolerance = None if plain.tolerance is None else 2 * plain.tolerance
+    return Peer("torch.compile", torch.compile(plain.call, dynamic=False), tolerance=tolerance, note=plain.note)
 
 
 # pytorch-grad-cam ---------------------------------------------------------------------------------------------------

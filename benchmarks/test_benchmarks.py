@@ -13,6 +13,7 @@ from typing import Any
 import bench_compat
 import bench_methods
 import charts
+import eager
 import gpu_report
 import gpu_targets
 import method_cases
@@ -88,10 +89,24 @@ def test_peers_equal_the_reference() -> None:
         case = op_cases.OpCase(op, shape, (11, 17))
         tensors = case.inputs()
         expected = op_peers.reference_result(case, tensors).double()
-        for peer in op_peers.peers_of(case, "cpu", compiled=False):
+        for peer in op_peers.peers_of(case, "cpu", tensors, compiled=False):
             got = peer.result(peer.call(*tensors))
             if peer.tolerance is not None:
                 assert float((got.double() - expected).abs().max()) <= peer.tolerance, (op, peer.name)
+
+
+def test_every_hand_written_variant_equals_the_reference() -> None:
+    with torch.no_grad():
+        for op in ("cam", *report.GRADIENT_OPS, *op_cases.EIGEN_OPS, "mask_images", "resize_normalize", "overlay"):
+            shape = {"resize_normalize": (3, 5, 4), "overlay": (1, 5, 4)}.get(op, (2, 12, 5, 4))
+            several = op == "cam" or op in report.GRADIENT_OPS
+            for targets in (1, 3) if several else (1,):
+                case = op_cases.OpCase(op, shape, (11, 17), targets)
+                tensors = case.inputs()
+                expected = op_peers.reference_result(case, tensors).double()
+                for name, call in eager.variants(case, op_peers.ALPHA).items():
+                    off = float((call(*tensors).double() - expected).abs().max())
+                    assert off <= (1 if op == "overlay" else 2e-5), (op, name, targets, off)
 
 
 def test_methods_are_compared_and_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
