@@ -94,8 +94,8 @@ def test_imports_need_neither_the_peer_nor_opencv_nor_matplotlib():
     assert done.stdout.strip() == 'cv2 is needed here: pip install "camfast[compat]"'
 
 
-def test_the_readme_names_everything_once():
-    readme = (Path(__file__).parents[2] / "camfast" / "compat" / "README.md").read_text()
+def test_the_page_names_everything_once():
+    readme = (Path(__file__).parents[2] / "docs" / "migrate" / "pytorch-grad-cam.md").read_text()
     rows = [line.split(" | ") for line in readme.splitlines() if line.startswith("| `")]
     listed = {row[0].strip("| `"): re.findall(r"`(\w+)`", " ".join(row[1:])) for row in rows}
     expected = {module: sorted(public_names(PEER, module)) for module in module_names(PEER) if module}

@@ -15,6 +15,7 @@ import camfast
 from camfast.methods import explainer, registry
 
 README = Path(__file__).parents[2] / "README.md"
+METHODS_PAGE = README.parent / "docs" / "methods.md"
 X = images(2)
 
 
@@ -65,11 +66,11 @@ def test_a_name_is_given_once(net, table):
 # Methods of one's own
 
 
-def test_the_example_of_the_readme(net, table, tmp_path, monkeypatch):
+def test_the_example_of_the_docs(net, table, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(import camfast\n\n\n@camfast\.method.*?)```", README.read_text(), re.S)
+    (code,) = re.findall(r"```python\n(@camfast\.method.*?)```", METHODS_PAGE.read_text(), re.S)
     assert len(code.strip().splitlines()) < 10
-    scope = {"model": net, "images": X}
+    scope = {"camfast": camfast, "model": net, "images": X}
     exec(code, scope)
     name = re.search(r'method\("(\w+)"\)', code)[1]
     A, G = by_hand(net, X, 1)

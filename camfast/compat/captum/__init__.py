@@ -1,6 +1,6 @@
 """captum's Grad-CAM interface (0.9.0) over camfast: ``attr.LayerGradCam``, ``attr.GuidedGradCam``, ``attr.GuidedBackprop``.
 
-README.md beside this file lists what is here and what is not.
+``docs/migrate/captum.md`` lists what is here and what is not.
 """
 
 from __future__ import annotations

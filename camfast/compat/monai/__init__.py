@@ -1,7 +1,7 @@
 """MONAI's class-activation maps (1.6.1) over camfast: ``visualize.CAM``, ``GradCAM``, ``GradCAMpp``, in two and three dimensions.
 
 Where MONAI is wrong the corrected value is the default; ``strict`` (set it here, or CAMFAST_COMPAT_STRICT=1) gives MONAI's
-own. README.md beside this file lists every name.
+own. ``docs/migrate/monai.md`` lists every name.
 """
 
 from __future__ import annotations

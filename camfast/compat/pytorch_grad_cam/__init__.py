@@ -1,7 +1,7 @@
 """pytorch-grad-cam 1.5.7's interface over camfast's engine: change the import line, keep the script.
 
 ``strict = True`` (or the environment variable ``CAMFAST_COMPAT_STRICT=1``) gives the original's numbers where they are
-wrong, too: the table in ``camfast/compat/README.md`` lists where.
+wrong, too: the table in ``docs/migrate/pytorch-grad-cam.md`` lists where.
 """
 
 from __future__ import annotations

