@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-ALLOWED = re.compile(r"^camfast(/[\w/]+)?/(\w+\.py|py\.typed|_C(_cuda)?\.abi3\.so)$|^camfast-[\d.]+\.dist-info/")
+ALLOWED = re.compile(r"^camfast(/[\w/]+)?/(\w+\.py|py\.typed|_C(_cuda)?\.abi3\.so)$|^camfast/ops/colormaps\.npz$|^camfast-[\d.]+\.dist-info/")
 TREE = Path(__file__).resolve().parent.parent
 FOREIGN_PATH = re.compile(rb"/(?:home|root|tmp|work|build|Users)/[\w./-]+")
 
@@ -24,8 +24,9 @@ def problems(wheel: Path, expect_cuda: bool) -> list[str]:
     with TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         found += [f"a file that does not belong: {n}" for n in names if not ALLOWED.match(n)]
-        modules = {str(file.relative_to(TREE)) for file in (TREE / "camfast").rglob("*.py")}
-        found += [f"missing, is its package in pyproject.toml?: {n}" for n in sorted(modules - set(names))]
+        package = TREE / "camfast"
+        carried = {str(file.relative_to(TREE)) for suffix in ("py", "npz") for file in package.rglob(f"*.{suffix}")}
+        found += [f"missing, does pyproject.toml know of it?: {n}" for n in sorted(carried - set(names))]
         libraries = [n for n in names if n.endswith(".so")]
         wanted = {"camfast/_C.abi3.so"} | ({"camfast/_C_cuda.abi3.so"} if expect_cuda else set())
         found += [f"missing: {n}" for n in sorted(wanted - set(libraries))]

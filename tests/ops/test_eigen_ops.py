@@ -197,9 +197,10 @@ def test_opcheck_and_compile(name, device):
 
 def test_fallback_is_the_reference(monkeypatch):
     monkeypatch.setattr(registration, "_warned_devices", set())
-    A, fallback = made((2, 6, 4, 3)), registration._eigen_fallback("kpca_cam")
+    A, without_kernels = made((2, 6, 4, 3)), torch._C.DispatchKeySet(torch._C.DispatchKey.MPS)
     with pytest.warns(UserWarning, match="reference runs instead"):
-        assert torch.equal(fallback(A, [5, 5], True, 0.5), reference.kpca_cam(A, (5, 5), True, 0.5))
+        found = torch.ops.camfast.kpca_cam.default.redispatch(without_kernels, A, [5, 5], True, 0.5)
+    assert torch.equal(found, reference.kpca_cam(A, (5, 5), True, 0.5))
 
 
 def test_errors_say_what_came(device):

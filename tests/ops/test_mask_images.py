@@ -123,7 +123,7 @@ def test_opcheck_compile_and_fallback(device, monkeypatch):
         torch.testing.assert_close(compiled(x, m) - 1, ops.mask_images(x, m), rtol=0, atol=1e-6)
     monkeypatch.setattr(registration, "_warned_devices", set())
     with pytest.warns(UserWarning, match="reference runs instead"):
-        found = registration._mask_fallback(last, maps.detach(), False, True)
+        found = op.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.MPS), last, maps.detach(), False, True)
     assert found.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found, ops.mask_images(last, maps.detach(), False, True), rtol=0, atol=2e-6)
 

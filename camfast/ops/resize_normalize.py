@@ -1,0 +1,112 @@
+"""Min-max, linear resize and min-max again: what every op that makes heatmaps ends with, and its derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .arguments import Size, check_floating, full_size
+from .reference import RANGE_EPS
+from .registration import call, register, result_dtype
+
+__all__ = ["finish_backward", "min_max_backward", "resize_backward", "resize_normalize"]
+
+
+def resize_normalize(maps: Tensor, size: Size = None, normalize: bool = True, relu: bool = False) -> Tensor:
+    """Min-max, linear resize and min-max of ``maps`` ``[..., *map]``, each map by itself.
+
+    Args:
+        maps: floating, any number of leading dimensions.
+        size: the output's size; a sequence's length says how many last dimensions belong to a map (1 to 3); an int or
+            None: two.
+        normalize: False only resizes.
+        relu: cut negative values off first.
+
+    Returns:
+        ``[..., *size]``, float32 (float64 for fp64), in [0, 1] when normalised.
+
+    Raises:
+        ValueError: shapes or sizes that do not fit.
+        TypeError: a dtype that is not floating.
+    """
+    check_floating(maps, "maps")
+    rank = len(size) if isinstance(size, Sequence) else 2
+    if maps.ndim < rank:
+        raise ValueError(f"maps must have at least the {rank} dimensions of a map, got shape {list(maps.shape)}")
+    own = maps.shape[maps.ndim - rank :]
+    size = full_size(size, own)
+    lead = maps.shape[: maps.ndim - rank]
+    if len(lead) == 1:
+        return call(torch.ops.camfast.resize_normalize.default, maps, size, normalize, relu)
+    flat = call(torch.ops.camfast.resize_normalize.default, maps.reshape(lead.numel(), *own), size, normalize, relu)
+    return flat.reshape(*lead, *(own if size is None else size))
+
+
+def _fake(maps, size=None, normalize=True, relu=False):
+    return maps.new_empty((maps.shape[0], *(maps.shape[1:] if size is None else size)), dtype=result_dtype(maps))
+
+
+def _fallback(maps, size=None, normalize=True, relu=False):
+    result = reference.resize_normalize(maps, list(maps.shape[1:]) if size is None else size, normalize, relu)
+    return result.contiguous() if result is not maps else maps.clone()
+
+
+def _save(ctx, inputs, output) -> None:
+    maps, size, normalize, relu = inputs
+    ctx.save_for_backward(maps)
+    ctx.size, ctx.normalize, ctx.relu = size, normalize, relu
+
+
+def _backward(ctx, grad: Tensor):
+    """The backward of ``camfast::resize_normalize``."""
+    (maps,) = ctx.saved_tensors
+    grad_maps = finish_backward(grad, maps.to(grad.dtype), maps.ndim - 1, ctx.size, ctx.normalize, ctx.relu)
+    return grad_maps.to(maps.dtype), None, None, None
+
+
+def finish_backward(grad: Tensor, raw: Tensor, rank: int, size, normalize: bool, relu: bool) -> Tensor:
+    """Through ReLU, min-max, resize, min-max, from the heatmap's gradient to the raw map's."""
+    own = raw.shape[raw.ndim - rank :]
+    size = own if size is None else size
+    rectified = raw.clamp(min=0) if relu else raw
+    if normalize:
+        small = reference.min_max(rectified, rank)
+        grad = min_max_backward(grad, reference.resize(small, size), rank)
+    grad = resize_backward(grad, own, size)
+    if normalize:
+        grad = min_max_backward(grad, rectified, rank)
+    return torch.where(raw > 0, grad, 0) if relu else grad
+
+
+def min_max_backward(grad: Tensor, x: Tensor, rank: int, eps: float = RANGE_EPS) -> Tensor:
+    """Of y = (x - min x) / (eps + max x - min x). Ties share the gradient of their minimum or maximum evenly."""
+    dims = tuple(range(x.ndim - rank, x.ndim))
+    low, high = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
+    scale = 1 / (eps + (high - low))
+    y = (x - low) * scale
+    at_high = (grad * y).sum(dims, keepdim=True)
+    at_low = grad.sum(dims, keepdim=True) - at_high
+    is_low, is_high = (x == low).to(x.dtype), (x == high).to(x.dtype)
+    share = is_low * (at_low / is_low.sum(dims, keepdim=True)) + is_high * (at_high / is_high.sum(dims, keepdim=True))
+    return (grad - share) * scale
+
+
+def resize_backward(grad: Tensor, own, size, align_corners: bool = False) -> Tensor:
+    """The adjoint of :func:`camfast.reference.resize`: along each axis, the transposed matrix of hat functions."""
+    rank = len(size)
+    for axis, (n, out) in enumerate(zip(own, size, strict=True)):
+        if n == out:
+            continue
+        half, scale = (0.0, (n - 1) / max(out - 1, 1)) if align_corners else (0.5, n / out)
+        centre = (torch.arange(out, dtype=grad.dtype, device=grad.device) + half) * scale - half
+        centre = centre.clamp(0, n - 1)
+        source = torch.arange(n, dtype=grad.dtype, device=grad.device)
+        hats = (1 - (centre[:, None] - source).abs()).clamp(min=0)  # [out, n]
+        grad = (grad.movedim(axis - rank, -1) @ hats).movedim(-1, axis - rank)
+    return grad
+
+
+register("resize_normalize", _fake, _fallback, _backward, _save)
