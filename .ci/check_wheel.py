@@ -12,7 +12,9 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-ALLOWED = re.compile(r"^camfast(/[\w/]+)?/(\w+\.py|py\.typed|_C(_cuda)?\.abi3\.so)$|^camfast/ops/colormaps\.npz$|^camfast-[\d.]+\.dist-info/")
+ALLOWED = re.compile(
+    r"^camfast(/[\w/]+)?/(\w+\.py|py\.typed|_C(_cuda)?\.abi3\.so)$|^camfast/ops/colormaps\.npz$|^camfast-[\d.]+\.dist-info/"
+)
 TREE = Path(__file__).resolve().parent.parent
 FOREIGN_PATH = re.compile(rb"/(?:home|root|tmp|work|build|Users)/[\w./-]+")
 

@@ -1,5 +1,5 @@
 // Every op's schema, in the order in which data flows. Kernels register themselves beside their code, for the CPU in
-// csrc/cpu and for CUDA in csrc/cuda; fakes, gradients and the fallback for other devices are in camfast/ops.py.
+// csrc/cpu and for CUDA in csrc/cuda; fakes, gradients and the fallback for other devices are in camfast/ops/.
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 

@@ -352,7 +352,7 @@ def test_errors_say_what_came(device):
         )
     with pytest.raises(TypeError, match="frames must be a uint8 tensor, got a torch.float32 tensor"):
         ops.overlay(torch.zeros(1, 4, 4, 3, device=device), torch.zeros(1, 2, 2, device=device))
-    with pytest.raises(ValueError, match=r"one map a frame"):
+    with pytest.raises(ValueError, match=r"one map per frame"):
         ops.overlay(torch.zeros(2, 4, 4, 3, dtype=torch.uint8, device=device), torch.zeros(1, 2, 2, device=device))
     with pytest.raises(ValueError, match="alpha must be between 0 and 1, got 1.5"):
         ops.overlay(
