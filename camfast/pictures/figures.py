@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import require
+from .text import Color, write_line
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image
 
-__all__ = ["Panel", "bars", "compose", "write_line"]
-
-Color = tuple[int, int, int]
+__all__ = ["Panel", "bars", "compose"]
 
 PAPER, INK, SOFT, TRACK = (255, 255, 255), (28, 32, 38), (104, 112, 122), (243, 244, 246)
 
@@ -81,9 +80,9 @@ def compose(rows: Sequence[Sequence[Panel]], title: str = "", subtitle: str = ""
 def bars(
     entries: Sequence[tuple[str, float]], colors: Sequence[Color], size: tuple[int, int], unit: float = 1.0
 ) -> np.ndarray:
-    """A bar chart of ``entries`` (name, value in [0, 1]), one bar a row, as RGB uint8 ``[H, W, 3]`` of ``size`` (W, H).
+    """A bar chart of ``entries`` (name, value in [0, 1]), one bar per row, as RGB uint8 ``[H, W, 3]`` of ``size`` (W, H).
 
-    The longest bar is the largest value; each value is written as a percentage. ``colors`` has one colour a bar.
+    The longest bar is the largest value; each value is written as a percentage. ``colors`` has one colour per bar.
     """
     require("PIL", "vision")
     from PIL import Image, ImageDraw
@@ -134,36 +133,3 @@ def _dot(size: int, color: Color) -> Image.Image:
     dot = Image.new("RGBA", (size, size), color)
     dot.putalpha(_rounded((size, size), size / 2))
     return dot
-
-
-def write_line(
-    draw: ImageDraw.ImageDraw,
-    corner: tuple[int, int],
-    text: str,
-    size: float,
-    color: Color,
-    width: int,
-    bold: bool = False,
-) -> None:
-    """Writes one line of ``text``, cut to ``width`` pixels, its upper left corner at ``corner``."""
-    font = _font(size, text)
-    if draw.textlength(text, font) > width:
-        while text and draw.textlength(text + "…", font) > width:
-            text = text[:-1].rstrip()
-        text += "…"
-    draw.text(corner, text, fill=color, font=font)
-    if bold:  # Pillow's own font has one weight: a second stroke beside the first makes it heavier
-        draw.text((corner[0] + max(1, round(size / 40)), corner[1]), text, fill=color, font=font)
-
-
-def _font(size: float, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, or for letters it lacks the first of some common ones that the system has."""
-    from PIL import ImageFont
-
-    if not text.isascii():
-        for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf"):
-            try:
-                return ImageFont.truetype(name, max(size, 6))
-            except OSError:
-                continue
-    return ImageFont.load_default(max(size, 6))

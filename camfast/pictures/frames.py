@@ -13,23 +13,58 @@ from .. import ops
 from ..errors import require
 from .photos import to_rgb
 
-__all__ = ["Box", "as_frames", "draw", "given_frames", "png_bytes"]
+__all__ = ["Box", "as_frames", "draw", "png_bytes", "rgb_frames"]
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom edge of a part of a picture, in its pixels."""
 
 
-def as_frames(frames: Any, count: int, device: torch.device) -> Tensor:
-    """``count`` RGB frames, uint8 ``[count, H, W, 3]`` on ``device``.
+def rgb_frames(frames: Any) -> Tensor:
+    """``frames`` as a tensor, looked at where they are in memory wherever possible.
 
-    ``frames``: uint8 ``[count, H, W, 3]`` or ``[H, W, 3]`` (tensor or array), a PIL image, a list of ``count`` of
-    these, or a float image tensor ``[count, C, H, W]``, whose images are stretched to their own range. Raises
-    ``ValueError`` for shapes and counts that do not fit, ``TypeError`` for anything else.
+    Args:
+        frames: RGB, uint8 ``[H, W, 3]`` or ``[N, H, W, 3]`` (tensor or array), or a PIL image of any mode.
+
+    Returns:
+        uint8 of that shape. Arrays that are mirrored or read-only are copied, others share their memory.
+
+    Raises:
+        TypeError: other dtypes, or anything else.
+        ValueError: other shapes, or nothing in them.
+    """
+    if hasattr(frames, "convert"):  # a PIL image
+        frames = np.array(to_rgb(frames))
+    if isinstance(frames, np.ndarray) and frames.dtype == np.uint8:
+        usable = frames.flags.writeable and all(step >= 0 for step in frames.strides)
+        frames = torch.from_numpy(frames if usable else frames.copy())
+    if not isinstance(frames, Tensor) or frames.dtype != torch.uint8:
+        got = getattr(frames, "dtype", None) or type(frames).__name__
+        raise TypeError(f"frames must be uint8 RGB pictures, a tensor, an array or a PIL image, got {got}")
+    if frames.ndim not in (3, 4) or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"frames must have shape [H, W, 3] or [N, H, W, 3], RGB, got {list(frames.shape)}")
+    return frames
+
+
+def as_frames(frames: Any, count: int, device: torch.device) -> Tensor:
+    """One frame for each of ``count`` heatmaps.
+
+    Args:
+        frames: what :func:`rgb_frames` takes, a list of ``count`` of these, all of one size, or a float image tensor
+            ``[count, C, H, W]``, whose images are stretched to their own range.
+        count: how many frames there must be.
+        device: where they are wanted.
+
+    Returns:
+        uint8 ``[count, H, W, 3]`` on ``device``, RGB.
+
+    Raises:
+        TypeError: frames of other dtypes, or anything else.
+        ValueError: shapes and counts that do not fit.
     """
     if isinstance(frames, Tensor) and frames.is_floating_point():
         frames = _stretched(frames)
     elif isinstance(frames, (list, tuple)):
-        pictures = [_as_uint8(frame) for frame in frames]
+        pictures = [rgb_frames(frame) for frame in frames]
         sizes = {tuple(picture.shape) for picture in pictures}
         if len(sizes) != 1:
             raise ValueError(
@@ -38,25 +73,12 @@ def as_frames(frames: Any, count: int, device: torch.device) -> Tensor:
             )
         frames = torch.stack(pictures)
     else:
-        frames = _as_uint8(frames)
+        frames = rgb_frames(frames)
     if frames.ndim == 3:
         frames = frames.unsqueeze(0)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) != count:
+    if frames.ndim != 4 or len(frames) != count:
         raise ValueError(f"frames must have shape [{count}, H, W, 3], RGB, got {list(frames.shape)}")
     return frames.to(device)
-
-
-def _as_uint8(frame: Any) -> Tensor:
-    if not isinstance(frame, Tensor):
-        if hasattr(frame, "convert"):  # a PIL image, of whatever mode
-            frame = to_rgb(frame)
-        array = np.asarray(frame)
-        if array.dtype != np.uint8:
-            raise TypeError(f"frames must be uint8 RGB pictures, got {type(frame).__name__} of {array.dtype}")
-        frame = torch.from_numpy(np.array(array))
-    if frame.dtype != torch.uint8:
-        raise TypeError(f"frames must be uint8, got {frame.dtype}")
-    return frame
 
 
 def _stretched(images: Tensor) -> Tensor:
@@ -84,7 +106,17 @@ def draw(frames: Tensor, heat: Tensor, box: Box, colormap: str | Tensor = "jet",
     """``heat`` ``[N, h, w]`` in colour over the part of ``frames``, uint8 ``[N, H, W, 3]``, inside ``box``.
 
     ``box`` is ``(left, top, right, bottom)`` in pixels, edges not centres, rounded to whole ones; it may reach beyond the
-    frame. What lies outside, which the network did not see, stays as it is. Returns uint8 of the shape of ``frames``.
+    frame. What lies outside, which the network did not see, stays as it is.
+
+    Args:
+        frames: uint8 ``[N, H, W, 3]``, RGB.
+        heat: ``[N, h, w]`` in [0, 1], of any size.
+        box: what the heat covers.
+        colormap: as in :func:`camfast.ops.overlay`.
+        alpha: the heat's share, 0 to 1.
+
+    Returns:
+        uint8 of the shape of ``frames``.
     """
     H, W = frames.shape[1:3]
     left, top = round(box[0]), round(box[1])
@@ -101,22 +133,3 @@ def draw(frames: Tensor, heat: Tensor, box: Box, colormap: str | Tensor = "jet",
     result = frames.clone()
     result[:, rows, columns] = ops.overlay(frames[:, rows, columns].contiguous(), heat, colormap, alpha)
     return result
-
-
-def given_frames(frames: Any) -> Tensor:
-    """``frames``, RGB, a tensor or array of uint8 ``[H, W, 3]`` or ``[N, H, W, 3]``, as a tensor; not copied where possible.
-
-    Raises ``TypeError`` and ``ValueError`` for anything else.
-    """
-    if isinstance(frames, np.ndarray):
-        if frames.dtype != np.uint8:
-            raise TypeError(f"frames must be uint8, got {frames.dtype}")
-        # Mirrored and read-only arrays are copied; others are looked at where they are.
-        usable = frames.flags.writeable and all(step >= 0 for step in frames.strides)
-        frames = torch.from_numpy(frames if usable else frames.copy())
-    if not isinstance(frames, Tensor) or frames.dtype != torch.uint8:
-        got = frames.dtype if isinstance(frames, Tensor) else type(frames).__name__
-        raise TypeError(f"frames must be a uint8 tensor or array, got {got}")
-    if frames.ndim not in (3, 4) or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(f"frames must have shape [H, W, 3] or [N, H, W, 3], RGB, got {list(frames.shape)}")
-    return frames

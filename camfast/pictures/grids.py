@@ -15,7 +15,9 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import require
+from . import photos
 from .frames import png_bytes
+from .text import write_line
 
 __all__ = ["Grid", "Normalize", "grid", "pictures_of"]
 
@@ -46,8 +48,6 @@ class Grid:
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Writes the picture in the format of the file's suffix, whole or not at all. Needs Pillow."""
-        from . import photos
-
         return photos.write(np.asarray(self), path)
 
     def figure(self, width: float = 6.0) -> Any:
@@ -82,14 +82,21 @@ def grid(
     Args:
         maps: ``[M, h, w]``, ``[h, w]``, or ``[N, C, h, w]`` (all N * C of them), tensor or array; or a sequence of
             ``[h, w]`` of one size.
-        columns: tiles a row; None: the square root of their number, rounded up.
+        columns: tiles per row; None: the square root of their number, rounded up.
         normalize: ``"each"``: a map's own range; ``"all"``: the range of all of them; ``(low, high)``: this one.
         colormap: a name or table as in :func:`camfast.ops.overlay`; None: grey.
-        labels: one text a map, written above it, or True for their numbers. Needs Pillow.
-        pad: the gap around every tile, in pixels. scale: pixels a value. background: the grey of the gaps, 0 to 255.
+        labels: one text per map, written above it, or True for their numbers. Needs Pillow.
+        pad: the gap around every tile, in pixels.
+        scale: pixels per value, in both directions.
+        background: the grey of the gaps, 0 to 255.
+
+    Returns:
+        The picture, uint8 ``[H, W, 3]`` in ``tensor``, with its numbers of rows and columns.
 
     Raises:
-        ValueError: shapes, numbers, colormaps or labels that do not fit. TypeError: maps that are no numbers.
+        ValueError: shapes, numbers, colormaps or labels that do not fit.
+        TypeError: maps that are not made of real numbers.
+        ImportError: labels need Pillow, which is missing.
     """
     stack = _stacked(maps)
     count, height = len(stack), stack.shape[1]
@@ -157,17 +164,14 @@ def _labelled(
 ) -> Tensor:
     """``picture`` with each text in the gap above its tile, cut to the tile's width."""
     require("PIL", "vision")
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     page = Image.fromarray(picture.cpu().numpy())
     draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(_LABEL - 2)
     ink = (0, 0, 0) if background >= 128 else (255, 255, 255)
     for number, text in enumerate(texts):
         row, column = divmod(number, columns)
         left = pad[1] + column * (tile[1] + pad[1])
         bottom = pad[0] + row * (tile[0] + pad[0])
-        while text and draw.textlength(text, font) > tile[1]:
-            text = text[:-1]
-        draw.text((left, bottom - 1), text, fill=ink, font=font, anchor="ld")
+        write_line(draw, (left, bottom - 1), text, _LABEL - 2, ink, tile[1], anchor="ld", ellipsis="")
     return torch.from_numpy(np.array(page)).to(picture.device)

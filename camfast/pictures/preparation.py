@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import require
+from .frames import Box
 
 __all__ = ["Preparation"]
 
@@ -54,7 +55,7 @@ class Preparation:
         mean, std = (torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1) for numbers in (self.mean, self.std))
         return values.sub_(mean).div_(std)
 
-    def box(self, height: int, width: int) -> tuple[float, float, float, float]:
+    def box(self, height: int, width: int) -> Box:
         """``(left, top, right, bottom)`` of the network's input, in pixels of a photograph of ``height`` x ``width``.
 
         Edges, not pixel centres: the whole photograph is ``(0, 0, width, height)``. A network that sees a margin around

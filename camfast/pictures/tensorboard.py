@@ -76,6 +76,9 @@ class EventLog:
     Each record is on disk when its call returns, and a record that could not be written whole is taken back: after a
     full disk the file ends with the last good one. Raises ``OSError``, in one sentence, where the directory or the file
     cannot be written; needs TensorBoard's package.
+
+    A ``SummaryWriter`` was tried in its place: as fast, since most of the time goes into the PNG, but a full disk meets
+    it in a thread of its own, which prints a traceback after the sentence and leaves the file open.
     """
 
     _numbers = itertools.count()

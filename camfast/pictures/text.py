@@ -1,12 +1,14 @@
-"""Text on frames: class names with their scores, a frames-per-second figure; and several classes side by side.
+"""Text in pictures: one line on a page, and class names with their scores on frames.
 
-A line of text is drawn once, by Pillow, and kept; on each frame it costs the copy of a small rectangle.
+On frames a line is drawn once, by Pillow, and kept: each frame costs the copy of a small rectangle.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,38 +16,91 @@ from torch import Tensor
 
 from ..errors import require
 
-__all__ = ["legend", "side_by_side", "text"]
+if TYPE_CHECKING:
+    from PIL import ImageDraw, ImageFont
+
+__all__ = ["Color", "legend", "write_line"]
+
+Color = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
 
 SHADE = 0.35  # share of the frame that shines through behind a text
 
 
-def side_by_side(overlays: Tensor) -> Tensor:
-    """``[K, H, W, 3]`` as one picture ``[H, K * W, 3]``, ``[N, K, H, W, 3]`` as ``[N, H, K * W, 3]``."""
-    if overlays.ndim not in (4, 5):
-        raise ValueError(f"overlays must have shape [K, H, W, 3] or [N, K, H, W, 3], got {list(overlays.shape)}")
-    return overlays.movedim(-4, -3).flatten(-3, -2)
-
-
 def legend(frame: Tensor, labels: Sequence[tuple[str, float]], fps: float | None = None, top: bool = False) -> Tensor:
-    """Writes ``labels``, names with probabilities, into the lower left corner of ``frame`` (uint8 ``[H, W, 3]``), in place.
+    """Writes class names with their scores into the lower left corner of ``frame``, in place.
 
-    ``top`` takes the upper left corner; ``fps`` goes into the upper right one. The text's height follows the frame's, and
-    what does not fit is cut off. Needs Pillow: ``pip install "camfast[vision]"``. Returns ``frame``.
+    ``camfast.legend(result.overlay, result.ranking(3), fps=30)`` for a frame of :class:`camfast.Realtime`, and
+    ``camfast.legend(result.overlay()[0], [("tabby", 0.65)])`` for an :class:`camfast.Explanation`. The text's height follows
+    the frame's, and what does not fit is cut off.
+
+    Args:
+        frame: uint8 ``[H, W, 3]``, RGB, on any device.
+        labels: names with probabilities in [0, 1], one line each; NaN writes the name alone.
+        fps: frames per second, written into the upper right corner.
+        top: the names take the upper left corner.
+
+    Returns:
+        ``frame``.
+
+    Raises:
+        TypeError: ``frame`` is no uint8 tensor.
+        ValueError: ``frame`` has another shape.
+        ImportError: Pillow is missing: ``pip install "camfast[vision]"``.
     """
+    if not isinstance(frame, Tensor) or frame.dtype != torch.uint8:
+        got = frame.dtype if isinstance(frame, Tensor) else type(frame).__name__
+        raise TypeError(f"frame must be a uint8 tensor, got {got}")
+    if frame.ndim != 3 or frame.shape[-1] != 3:
+        raise ValueError(f"frame must have shape [H, W, 3], RGB, got {list(frame.shape)}: write on one after the other")
     height = max(10, frame.shape[0] // 28)
-    lines = [name if np.isnan(value) else f"{name}  {value:.0%}" for name, value in labels]
+    lines = [name if math.isnan(score) else f"{name}  {score:.0%}" for name, score in labels]
     y = 0 if top else frame.shape[0] - _line_height(height) * len(lines)
     for line in lines:
-        text(frame, line, 0, y, height)
+        _write_over(frame, line, 0, y, height)
         y += _line_height(height)
     if fps is not None:
         line = f"{fps:.0f} fps"
-        text(frame, line, frame.shape[1] - _rendered(line, height).shape[1], 0, height)
+        _write_over(frame, line, frame.shape[1] - _rendered(line, height).shape[1], 0, height)
     return frame
 
 
-def text(frame: Tensor, line: str, x: int, y: int, height: int) -> None:
-    """Draws ``line`` in white on a darkened ground into ``frame`` (uint8 ``[H, W, 3]``), its corner at ``(x, y)``."""
+def write_line(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[float, float],
+    text: str,
+    size: float,
+    color: Color,
+    width: float,
+    bold: bool = False,
+    anchor: str = "la",
+    ellipsis: str = "…",
+) -> None:
+    """Writes one line of ``text`` on a page of Pillow's.
+
+    Args:
+        draw: the page's.
+        corner: of the text, in pixels: its upper left one, unless ``anchor`` says otherwise.
+        text: what is written; what is longer than ``width`` pixels is cut and ends with ``ellipsis``.
+        size: of the letters, in pixels.
+        color: of the letters.
+        width: the room, in pixels.
+        bold: writes a second stroke beside the first, since Pillow's own font has one weight.
+        anchor: Pillow's, such as "ld" for the lower left corner.
+        ellipsis: what a cut text ends with.
+    """
+    font = _font(size, text)
+    if draw.textlength(text, font) > width:
+        while text and draw.textlength(text + ellipsis, font) > width:
+            text = text[:-1].rstrip()
+        text += ellipsis
+    draw.text(corner, text, fill=color, font=font, anchor=anchor)
+    if bold:
+        draw.text((corner[0] + max(1, round(size / 40)), corner[1]), text, fill=color, font=font, anchor=anchor)
+
+
+def _write_over(frame: Tensor, line: str, x: int, y: int, height: int) -> None:
+    """Writes ``line`` in white on a darkened ground into ``frame`` (uint8 ``[H, W, 3]``), its corner at ``(x, y)``."""
     picture = _rendered(line, height)
     rows, columns = max(-y, 0), max(-x, 0)
     x, y = max(x, 0), max(y, 0)
@@ -66,12 +121,24 @@ def _line_height(height: int) -> int:
 def _rendered(line: str, height: int) -> np.ndarray:
     """Coverage of ``line``'s pixels, uint8 ``[h, w]``."""
     require("PIL", "vision")
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    font = ImageFont.load_default(size=height)
     margin = height // 4
     rows = int(height * 1.3) + 2 * margin
-    columns = int(font.getlength(line)) + 2 * margin + 1
+    columns = int(_font(height, line).getlength(line)) + 2 * margin + 1
     picture = Image.new("L", (columns, rows))
-    ImageDraw.Draw(picture).text((margin, margin), line, fill=255, font=font)
+    ImageDraw.Draw(picture).text((margin, margin), line, fill=255, font=_font(height, line))
     return np.array(picture)
+
+
+def _font(size: float, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, or for letters it lacks the first of some common ones that the system has."""
+    from PIL import ImageFont
+
+    if not text.isascii():
+        for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf"):
+            try:
+                return ImageFont.truetype(name, max(size, 6))
+            except OSError:
+                continue
+    return ImageFont.load_default(max(size, 6))

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import require
 from ..pictures import figures, photos
+from ..pictures.text import write_line
 from .loop import Row
 
 if TYPE_CHECKING:
@@ -66,19 +67,17 @@ def chart(rows: Sequence[Row], class_name: Callable[[int], str], title: str = ""
     unit = width * scale / 1600
     left, right, top, bottom = (round(x * unit) for x in (90, 1150, 110, 720))
     if title:
-        figures.write_line(draw, (round(40 * unit), round(34 * unit)), title, 36 * unit, figures.INK, right, bold=True)
+        write_line(draw, (round(40 * unit), round(34 * unit)), title, 36 * unit, figures.INK, right, bold=True)
     first, last = rows[0].seconds, max(rows[-1].seconds, rows[0].seconds + 1e-6)
     for percent in range(0, 101, 25):
         y = bottom - (bottom - top) * percent / 100
         draw.line((left, y, right, y), _GRID, max(1, round(2 * unit)))
-        figures.write_line(
-            draw, (round(24 * unit), round(y - 14 * unit)), f"{percent} %", 22 * unit, figures.SOFT, left
-        )
+        write_line(draw, (round(24 * unit), round(y - 14 * unit)), f"{percent} %", 22 * unit, figures.SOFT, left)
     for part in range(6):
         seconds = first + (last - first) * part / 5
         x = left + (right - left) * part / 5
         place = (round(x - 24 * unit), round(bottom + 14 * unit))
-        figures.write_line(draw, place, f"{seconds:.1f} s", 22 * unit, figures.SOFT, left)
+        write_line(draw, place, f"{seconds:.1f} s", 22 * unit, figures.SOFT, left)
     xs = left + (right - left) * (np.array([row.seconds for row in rows]) - first) / (last - first)
     for rank, number in enumerate(shown):
         scores = [dict(zip(row.classes, row.scores, strict=True)).get(number, 0.0) for row in rows]
@@ -90,7 +89,7 @@ def chart(rows: Sequence[Row], class_name: Callable[[int], str], title: str = ""
         x = right + round(40 * unit)
         draw.ellipse((x, y + 7 * unit, x + 18 * unit, y + 25 * unit), fill=_LINES[rank])
         room = round(360 * unit)
-        figures.write_line(draw, (x + round(32 * unit), y), class_name(number), 26 * unit, figures.INK, room, bold=True)
+        write_line(draw, (x + round(32 * unit), y), class_name(number), 26 * unit, figures.INK, room, bold=True)
         note = f"{np.mean(scores):.0%} on average"
-        figures.write_line(draw, (x + round(32 * unit), y + round(34 * unit)), note, 22 * unit, figures.SOFT, room)
+        write_line(draw, (x + round(32 * unit), y + round(34 * unit)), note, 22 * unit, figures.SOFT, room)
     return page.resize((width, height), Image.Resampling.LANCZOS)

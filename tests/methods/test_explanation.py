@@ -96,9 +96,9 @@ def test_frames_that_do_not_fit(result, many):
         result.overlay(torch.zeros(3, 32, 44, 4, dtype=torch.uint8))
     with pytest.raises(ValueError, match="2 sizes; draw them one by one"):
         many.overlay([frames(1)[0], frames(1)[0], frames(1, (8, 8))[0]])
-    with pytest.raises(TypeError, match=r"uint8 RGB pictures, got ndarray of float64"):
+    with pytest.raises(TypeError, match="uint8 RGB pictures, .*got float64"):
         result.overlay(np.zeros((3, 32, 44, 3)))
-    with pytest.raises(TypeError, match=r"frames must be uint8, got torch.int32"):
+    with pytest.raises(TypeError, match="uint8 RGB pictures, .*got torch.int32"):
         result.overlay(torch.zeros(3, 32, 44, 3, dtype=torch.int32))
     with pytest.raises(ValueError, match="unknown colormap"):
         result.overlay(frames(), colormap="no such map")

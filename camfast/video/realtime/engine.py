@@ -24,7 +24,7 @@ from ...errors import reason
 from ...methods import METHODS, Explainer
 from ...model.layers import Layer
 from ...model.tap import unwrapped
-from ...pictures.frames import Box, draw, given_frames
+from ...pictures.frames import Box, draw, rgb_frames
 from ...pictures.preparation import Preparation
 from .compiled import compiled
 from .graphs import Captured, pieces
@@ -177,7 +177,7 @@ class Realtime(Adjustable):
         Raises ``TypeError`` and ``ValueError`` for other frames and for targets that do not fit the network's scores.
         """
         start = time.perf_counter()
-        given = given_frames(frames)
+        given = rgb_frames(frames)
         batch = given if given.ndim == 4 else given[None]
         with self._running:
             shown = self._advance(batch.to(self.device))
@@ -201,7 +201,7 @@ class Realtime(Adjustable):
 
         def given() -> Iterator[Tensor]:
             for frame in frames:
-                started.append((given_frames(frame), time.perf_counter()))
+                started.append((rgb_frames(frame), time.perf_counter()))
                 yield started[-1][0]
 
         def compute(frame: Tensor) -> tuple[Tensor, _Shown]:
