@@ -8,84 +8,82 @@ result.heatmap, result.scores, result.overlay()
 
 from __future__ import annotations
 
-import sys
+import importlib
+from typing import TYPE_CHECKING
 
-from . import callbacks, compat, ops, targets
-from .features import FeatureMaps, Gradients
-from .methods import (
-    CAM,
-    FEM,
-    ISCAM,
-    KPCACAM,
-    METHODS,
-    SESS,
-    SSCAM,
-    AblationCAM,
-    DeepFeatureFactorization,
-    EigenCAM,
-    EigenGradCAM,
-    Explainer,
-    Explanation,
-    Factorization,
-    FinerCAM,
-    FullGrad,
-    GradCAM,
-    GradCAMElementWise,
-    GradCAMPlusPlus,
-    GuidedBackprop,
-    GuidedExplanation,
-    GuidedGradCAM,
-    HiResCAM,
-    LayerCAM,
-    LeGrad,
-    RandomCAM,
-    ReciproCAM,
-    RefineCAM,
-    ScoreCAM,
-    SegEigenCAM,
-    ShapleyCAM,
-    SmoothGradCAMPlusPlus,
-    XGradCAM,
-    ablation_cam,
-    cam,
-    deep_feature_factorization,
-    eigen_cam,
-    eigen_grad_cam,
-    fem,
-    finer_cam,
-    full_grad,
-    grad_cam,
-    grad_cam_elementwise,
-    grad_cam_plus_plus,
-    guided_backprop,
-    guided_grad_cam,
-    hires_cam,
-    is_cam,
-    kpca_cam,
-    layer_cam,
-    legrad,
-    method,
-    random_cam,
-    recipro_cam,
-    refine_cam,
-    score_cam,
-    seg_eigen_cam,
-    sess,
-    shapley_cam,
-    smooth_grad_cam_plus_plus,
-    ss_cam,
-    xgrad_cam,
-)
-from .ops import colormaps, reference
-from .pictures.grids import grid
-from .pictures.text import legend
-from .targets import TopK
+from .after_torch import after_torch
 from .version import __version__
-from .video.realtime import Realtime, RealtimeResult
 
-# Two modules of the ops are public under shorter names, as modules too: ``from camfast.reference import grad_cam``.
-sys.modules[f"{__name__}.reference"] = reference
-sys.modules[f"{__name__}.colormaps"] = colormaps
+if TYPE_CHECKING:
+    from . import callbacks, colormaps, compat, ops, reference, targets
+    from .features import FeatureMaps, Gradients
+    from .methods import (
+        FEM,
+        ISCAM,
+        KPCACAM,
+        METHODS,
+        SSCAM,
+        AblationCAM,
+        DeepFeatureFactorization,
+        EigenCAM,
+        EigenGradCAM,
+        Explainer,
+        Explanation,
+        Factorization,
+        FinerCAM,
+        FullGrad,
+        GradCAM,
+        GradCAMElementWise,
+        GradCAMPlusPlus,
+        GuidedBackprop,
+        GuidedExplanation,
+        GuidedGradCAM,
+        HiResCAM,
+        LayerCAM,
+        RandomCAM,
+        ReciproCAM,
+        RefineCAM,
+        ScoreCAM,
+        SegEigenCAM,
+        ShapleyCAM,
+        SmoothGradCAMPlusPlus,
+        XGradCAM,
+        ablation_cam,
+        deep_feature_factorization,
+        eigen_cam,
+        eigen_grad_cam,
+        fem,
+        finer_cam,
+        full_grad,
+        grad_cam,
+        grad_cam_elementwise,
+        grad_cam_plus_plus,
+        guided_backprop,
+        guided_grad_cam,
+        hires_cam,
+        is_cam,
+        kpca_cam,
+        layer_cam,
+        method,
+        random_cam,
+        recipro_cam,
+        refine_cam,
+        score_cam,
+        seg_eigen_cam,
+        shapley_cam,
+        smooth_grad_cam_plus_plus,
+        ss_cam,
+        xgrad_cam,
+    )
+
+    # Not through the package: these functions have the names of their modules, which mypy may see there instead.
+    from .methods.cam import CAM, cam
+    from .methods.legrad import LeGrad, legrad
+    from .methods.sess import SESS, sess
+    from .pictures.grids import grid
+    from .pictures.text import legend
+    from .targets import TopK
+    from .video.realtime import Realtime, RealtimeResult
 
 __all__ = [
     "CAM",
@@ -165,3 +163,34 @@ __all__ = [
     "targets",
     "xgrad_cam",
 ]
+
+# Names are imported when they are asked for: those of the methods, of these modules, and modules themselves.
+_ELSEWHERE = {
+    "FeatureMaps": ".features",
+    "Gradients": ".features",
+    "Realtime": ".video.realtime",
+    "RealtimeResult": ".video.realtime",
+    "TopK": ".targets",
+    "grid": ".pictures.grids",
+    "legend": ".pictures.text",
+}
+_MODULES = ("callbacks", "colormaps", "compat", "ops", "reference", "targets")
+
+if not TYPE_CHECKING:  # type checkers would take every name for one of camfast's
+
+    def __getattr__(name):
+        if name in __all__ and name not in _MODULES:
+            value = getattr(importlib.import_module(_ELSEWHERE.get(name, ".methods"), __name__), name)
+        elif name in _MODULES or name in ("features", "methods", "video", "zoo"):
+            value = importlib.import_module(f".{name}", __name__)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+after_torch(lambda: importlib.import_module(".ops", __name__))  # torch.ops.camfast.*

@@ -1,11 +1,11 @@
-"""One photograph with two things in it, and where a trained network saw each of them, in one labelled picture."""
+"""``camfast demo``: one photograph with two things in it, and where a trained network saw each of them, in one labelled picture."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import time
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +19,12 @@ from ..methods import GradCAM
 from ..pictures import figures, photos
 from ..pictures.preparation import Preparation
 from ..targets import TopK
-from .tables import Number, table
+from .tables import Number, aligned
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Demonstration", "draw", "explain", "run", "two_things"]
+__all__ = ["Demonstration", "add_arguments", "draw", "explain", "run", "two_things"]
 
 CANDIDATES = 5
 COLORMAP, ALPHA = "inferno", 0.6
@@ -47,16 +47,24 @@ class Demonstration:
     milliseconds: float  # scores and the maps of all candidates
 
 
-def run(photo: str | PathLike[str] | None = None, output: str | PathLike[str] = "camfast-demo.png") -> int:
-    """Explains ``photo`` (None: :func:`two_things`), prints its classes, writes the picture ``output``; returns 0."""
-    result = explain(two_things() if photo is None else photos.read(photo))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``camfast demo``."""
+    parser.add_argument(
+        "photo", nargs="?", metavar="PHOTO", help="a photograph of your own (a cat and a cup of espresso)"
+    )
+    parser.add_argument("-o", "--output", default="camfast-demo.png", metavar="FILE", help="the picture (%(default)s)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Explains the photograph, prints its classes and writes the picture."""
+    result = explain(two_things() if options.photo is None else photos.read(options.photo))
     best = result.probabilities.topk(CANDIDATES)
     rows = []
     for probability, number in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         drawn = "yes" if number in result.classes else ""
         rows.append([result.class_names[number], Number(f"{probability:.3f}"), drawn])
-    file = photos.write(draw(result), output)
-    print(table(["class", "score", "drawn"], rows))
+    file = photos.write(draw(result), options.output)
+    print(aligned(["class", "score", "drawn"], rows))
     print(
         f"\nGrad-CAM of EfficientNet-Lite0 at {result.layer}: {CANDIDATES} classes explained in one pass, "
         f"{result.milliseconds:.0f} ms\nwritten: {file}"

@@ -2,23 +2,83 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from .. import zoo
+from ..errors import require
 from ..features.maps import FeatureMaps, Maps
 from ..pictures import figures, photos
 from ..pictures.tensorboard import EventLog
 from ..zoo import Network
+from .arguments import add_colormap, add_device, add_model, add_photos, best_device, positive
 from .image import file_stems
 
-__all__ = ["overview", "write_features"]
+__all__ = ["add_arguments", "overview", "run", "write_features"]
 
 _PANELS = 8  # of an overview, the photograph among them
 _TILE_PIXELS = 480  # what a grid file's side is enlarged to, by whole factors
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``camfast features``."""
+    add_photos(parser)
+    parser.add_argument("--logdir", metavar="DIR", help="TensorBoard log: a tag per layer, a step per photograph")
+    parser.add_argument("-o", "--out", metavar="DIR", help="folder: a grid per layer, and an overview per photograph")
+    add_model(parser)
+    parser.add_argument(
+        "--layers", action="append", metavar="PATTERN", help='names such as "features.*", repeatable (all convolutions)'
+    )
+    parser.add_argument(
+        "--type", action="append", metavar="T", help="only layers of this class, such as Conv2d, repeatable"
+    )
+    parser.add_argument("--channels", type=positive, metavar="N", help="the N that vary most of each layer (all)")
+    parser.add_argument("--labels", action="store_true", help="number the maps")
+    parser.add_argument("--histograms", action="store_true", help="the weights' histograms in the log as well")
+    add_colormap(parser, "viridis")
+    add_device(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes the grids; the exit code is 1 where some photographs could not be done."""
+    if options.logdir is None and options.out is None:
+        raise ValueError("expected where the maps shall go, --logdir DIR or --out DIR, got neither")
+    tqdm = require("tqdm", "vision").tqdm
+    files, errors = photos.find(options.photos, without=[] if options.out is None else [options.out])
+    for error in errors:
+        print(f"camfast features: {error}", file=sys.stderr)
+    if not files:
+        return 1
+    network = zoo.load(options.model, options.weights, device=options.device or best_device())
+    looker = FeatureMaps(network.model, options.layers, options.type, reduce=options.channels)
+    results = write_features(
+        files,
+        network,
+        looker,
+        logdir=options.logdir,
+        folder=options.out,
+        colormap=options.colormap,
+        labels=options.labels,
+        histograms=options.histograms,
+    )
+    failures, layers, done = len(errors), 0, 0
+    for result in tqdm(results, total=len(files), unit="photo", file=sys.stderr):
+        if isinstance(result, photos.PhotoError):
+            tqdm.write(f"camfast features: {result}", file=sys.stderr)
+            failures += 1
+        else:
+            layers, done = len(result[1]), done + 1
+    places = " and ".join(str(place) for place in (options.logdir, options.out) if place is not None)
+    print(f"{layers} layers of {options.model} for {done} photograph{'s' * (done != 1)} in {places}")
+    if options.logdir is not None:
+        print(f"tensorboard --logdir {options.logdir}")
+    return 1 if failures else 0
 
 
 def write_features(

@@ -1,12 +1,12 @@
-"""Every method on the same photographs and the same trained network, in one labelled picture."""
+"""``camfast gallery``: every method on the same photographs and the same trained network, in one labelled picture."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,13 @@ from .. import ops, zoo
 from ..errors import require
 from ..methods import METHODS
 from ..pictures import figures, photos
-from .tables import Number, table
+from .arguments import add_model, method_name
+from .tables import Number, aligned
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Entry", "draw", "explain", "run", "square"]
+__all__ = ["Entry", "add_arguments", "draw", "explain", "run", "square"]
 
 COLUMNS = 4
 COLORMAP, ALPHA = "inferno", 0.6
@@ -47,24 +48,29 @@ class Entry:
 
     name: str
     heatmaps: Tensor  # [photos, side, side], or [photos, K, side, side] of concepts
-    milliseconds: float  # a photograph
+    milliseconds: float  # per photograph
 
 
-def run(
-    files: Sequence[str | PathLike[str]] = (),
-    output: str | PathLike[str] = "camfast-gallery.png",
-    methods: Sequence[str] | None = None,
-    model: str = zoo.DEFAULT,
-    weights: str | PathLike[str] | None = None,
-) -> int:
-    """Explains photographs (none: a cat and a cup of espresso) by ``methods`` (None: all) and writes the picture.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``camfast gallery``."""
+    parser.add_argument("photos", nargs="*", metavar="PHOTO", help="files (a cat and a cup of espresso)")
+    parser.add_argument(
+        "-o", "--output", default="camfast-gallery.png", metavar="FILE", help="the picture (%(default)s)"
+    )
+    some = f"some of {', '.join(METHODS)} (all)"
+    parser.add_argument("--methods", nargs="+", type=method_name, metavar="M", help=some)
+    add_model(parser)
 
-    Prints a table of the methods' times, and why a method does not fit the network; returns 0, or 1 where none fits.
+
+def run(options: argparse.Namespace) -> int:
+    """Writes the picture and prints the methods' times, and why a method does not fit the network.
+
+    The exit code is 1 where none fits.
     """
-    pictures = [square(photos.read(file)) for file in files] if files else _usual()
-    network = zoo.load(model, weights)
+    pictures = [square(photos.read(file)) for file in options.photos] if options.photos else _usual()
+    network = zoo.load(options.model, options.weights)
     entries, titles = [], _classes(network, pictures)
-    for name in METHODS if methods is None else methods:
+    for name in options.methods or METHODS:
         try:
             entries.append(explain(network, pictures, name))
         except ValueError as error:
@@ -72,8 +78,8 @@ def run(
     if not entries:
         return 1
     subtitle = f"{network.name}, trained on ImageNet; each photograph's best class: {' and '.join(titles)}"
-    file = photos.write(draw(pictures, entries, subtitle), output)
-    print(table(["method", "ms a photograph"], [[e.name, Number(f"{e.milliseconds:.0f}")] for e in entries]))
+    file = photos.write(draw(pictures, entries, subtitle), options.output)
+    print(aligned(["method", "ms per photograph"], [[e.name, Number(f"{e.milliseconds:.0f}")] for e in entries]))
     print(f"\nwritten: {file}")
     return 0
 

@@ -1,8 +1,10 @@
-"""From files of photographs to files of overlays: read, explain in batches, draw the heat where the network looked."""
+"""``camfast image``: photographs are read, explained in batches, and the heat is drawn where the network looked."""
 
 from __future__ import annotations
 
+import argparse
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,14 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..methods import EigenCAM
+from ..errors import require
+from ..methods import METHODS, EigenCAM
 from ..methods.explainer import Explainer
 from ..pictures import photos
 from ..pictures.frames import draw
 from ..targets import Targets, TopK
 from ..zoo import Network
+from .arguments import add_heat, add_network, add_photos, load_network, positive, wanted_targets
+from .tables import Number, aligned
 
-__all__ = ["Overlay", "file_stems", "write_overlays"]
+__all__ = ["Overlay", "add_arguments", "file_stems", "run", "write_overlays"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,62 @@ class Overlay:
     """One overlay that was written."""
 
     photo: Path
-    class_number: int
     class_name: str
     score: float  # softmax probability of the class
     file: Path
     milliseconds: float  # for scores and heatmaps of one photograph: a batch's time, shared out evenly
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``camfast image``."""
+    add_photos(parser)
+    parser.add_argument(
+        "-o", "--output", default="overlays", metavar="DIR", help="folder for the overlays (%(default)s)"
+    )
+    add_network(parser)
+    parser.add_argument(
+        "--batch-size", type=positive, default=8, metavar="B", help="photographs per pass (%(default)s)"
+    )
+    add_heat(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Explains the photographs; the exit code is 1 where some could not be done."""
+    tqdm = require("tqdm", "vision").tqdm
+    folder = Path(options.output).expanduser()
+    files, errors = photos.find(options.photos, without=[folder])
+    failures = len(errors)
+    for error in errors:
+        print(f"camfast image: {error}", file=sys.stderr)
+    if not files:
+        return 1
+    folder.mkdir(parents=True, exist_ok=True)
+    network = load_network(options)
+    explainer = METHODS[options.method](network.model, options.layer)
+
+    rows = []
+    results = write_overlays(
+        files,
+        network,
+        explainer,
+        folder,
+        targets=wanted_targets(options.target, network.class_names),
+        colormap=options.colormap,
+        alpha=options.alpha,
+        batch_size=options.batch_size,
+    )
+    try:
+        for result in tqdm(results, total=len(files), unit="photo", disable=len(files) == 1, file=sys.stderr):
+            if isinstance(result, photos.PhotoError):
+                tqdm.write(f"camfast image: {result}", file=sys.stderr)
+                failures += 1
+            else:
+                rows += result
+    finally:  # also after Ctrl-C: what is done is told
+        if rows:
+            print(_listing(rows))
+            print(f"\n{options.method} of {options.model} at {', '.join(explainer.layers)}")
+    return 1 if failures else 0
 
 
 def write_overlays(
@@ -49,7 +105,7 @@ def write_overlays(
 ) -> Iterator[list[Overlay] | photos.PhotoError]:
     """Explains the photographs ``files`` and writes each overlay into ``folder``, at the photograph's own resolution.
 
-    Yields, for each file in turn, its overlays (one a target, the targets in their order) or why it could not be read
+    Yields, for each file in turn, its overlays (one per target, the targets in their order) or why it could not be read
     or its overlays not written; the others are done all the same. ``explainer`` explains ``network.model``; ``targets``
     are class numbers, ``TopK(k)``, or None for the top class.
 
@@ -101,7 +157,7 @@ def write_overlays(
                         class_name = network.class_name(number)
                         rank = f"-{k + 1}-{_slug(class_name)}" if classes.shape[1] > 1 else ""
                         name = _free(folder / f"{stems[file]}{rank}.png", taken)
-                        results[file].append(Overlay(file, number, class_name, scores[n, k].item(), name, milliseconds))
+                        results[file].append(Overlay(file, class_name, scores[n, k].item(), name, milliseconds))
                         jobs.append((file, photo, heatmaps[n, k], name))
                 for job, error in zip(jobs, pool.map(lambda job: write(*job), jobs), strict=True):
                     if error is not None:
@@ -134,6 +190,15 @@ def file_stems(files: Sequence[Path]) -> list[str]:
     return stems
 
 
+def _listing(rows: Sequence[Overlay]) -> str:
+    head = ["photo", "class", "score", "ms", "file"]
+    cells = []
+    for row in rows:
+        score, milliseconds = Number(f"{row.score:.3f}"), Number(f"{row.milliseconds:.1f}")
+        cells.append([row.photo, row.class_name, score, milliseconds, row.file])
+    return aligned(head, cells)
+
+
 def _try(explainer: Explainer, network: Network, image: Tensor, targets: TopK | Sequence[int] | None) -> None:
     """A call ahead; of methods that take many passes only the search for layers, and another method's for the rest."""
     if explainer.needs in ("activations", "gradients"):
@@ -147,7 +212,7 @@ def _try(explainer: Explainer, network: Network, image: Tensor, targets: TopK | 
 def _explain(
     explainer: Explainer, images: Tensor, targets: TopK | Sequence[int] | None
 ) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Heatmaps ``[N, K, h, w]``, classes and softmax scores ``[N, K]``, and milliseconds an image."""
+    """Heatmaps ``[N, K, h, w]``, classes and softmax scores ``[N, K]``, and milliseconds per image."""
     wanted: Targets = targets
     if targets is not None and not isinstance(targets, TopK):
         wanted = torch.tensor(targets, device=images.device).expand(len(images), -1)  # [N, K]

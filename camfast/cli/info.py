@@ -1,7 +1,8 @@
-"""What a bug report needs: versions, the compiled libraries, devices, threads. ``python -m camfast.cli.info`` prints it."""
+"""``camfast info``: what a bug report needs, versions, the compiled libraries, devices, threads."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -14,9 +15,20 @@ import torch
 from .. import ops
 from ..version import __version__
 
-__all__ = ["collect", "report"]
+__all__ = ["add_arguments", "collect", "report", "run"]
 
 _OPTIONAL = ("torchvision", "timm", "pillow", "numpy", "scikit-image", "safetensors", "triton")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``camfast info``."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the report."""
+    print(report(as_json=options.json))
+    return 0
 
 
 def collect() -> dict[str, Any]:
@@ -106,7 +118,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return str(value)
-
-
-if __name__ == "__main__":
-    print(report(as_json="--json" in sys.argv[1:]))

@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import argparse
 import socket
-from collections.abc import Callable
-from typing import Any
 
 from ..errors import require
 from ..video.live.hub import Hub
 from ..video.live.server import application
 from ..video.live.source import Source
 from ..video.realtime import Realtime
+from .arguments import add_heat, add_network, add_smooth, load_network, stream_targets
 
 __all__ = ["add_arguments", "run"]
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
-def add_arguments(live: argparse.ArgumentParser) -> None:
-    """Adds what is the stream's and the page's to the parser."""
-    live.add_argument("source", metavar="SOURCE", help="a camera's number, a file, or an RTSP or HTTP address")
-    live.add_argument("--loop", action="store_true", help="start a file again at its end")
-    live.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``camfast live``."""
+    parser.add_argument("source", metavar="SOURCE", help="a camera's number, a file, or an RTSP or HTTP address")
+    parser.add_argument("--loop", action="store_true", help="start a file again at its end")
+    parser.add_argument(
         "--host", default="127.0.0.1", metavar="H", help="who may look: 0.0.0.0 is everyone (%(default)s)"
     )
-    live.add_argument(
+    parser.add_argument(
         "--port", type=_port, default=8000, metavar="P", help="the page's, 0 for a free one (%(default)s)"
     )
+    add_network(parser, fit="stretch")
+    add_smooth(add_heat(parser))
 
 
-def run(options: argparse.Namespace, load: Callable[[], tuple[Any, Any]]) -> int:
-    """Serves the page until Ctrl-C; ``load`` returns the network and its targets, after the cheap checks.
+def run(options: argparse.Namespace) -> int:
+    """Serves the page until Ctrl-C; the network is loaded after the cheap checks.
 
     Raises ``VideoError`` for a missing file, ``OSError`` where the port cannot be had.
     """
@@ -40,12 +41,12 @@ def run(options: argparse.Namespace, load: Callable[[], tuple[Any, Any]]) -> int
     source = Source(options.source, options.loop)
     source.check()
     with _listening(options.host, options.port) as listening:
-        network, targets = load()
+        network = load_network(options)
         engine = Realtime(
             network.model,
             options.method,
             options.layer,
-            targets,
+            stream_targets(options, network),
             colormap=options.colormap,
             alpha=options.alpha,
             smooth=options.smooth,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["table"]
+__all__ = ["Number", "aligned"]
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def aligned(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """``rows`` below ``head``, in columns as wide as they need; numbers are set to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]

@@ -5,44 +5,47 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from ..errors import require
+from ..video import explain_video, summary
 from ..video.realtime import Realtime
+from .arguments import add_heat, add_network, add_smooth, load_network, not_negative, positive, stream_targets
 
 __all__ = ["add_arguments", "run"]
 
 
-def add_arguments(video: argparse.ArgumentParser) -> None:
-    """Adds what is the clip's to the parser; the network's and the heat's arguments are every command's."""
-    video.add_argument("clip", metavar="IN", help="a video file, or anything else that FFmpeg opens")
-    video.add_argument("-o", "--output", required=True, metavar="OUT", help="the explained clip, such as out.mp4")
-    part = video.add_argument_group("the clip")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``camfast video``."""
+    parser.add_argument("clip", metavar="IN", help="a video file, or anything else that FFmpeg opens")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="the explained clip, such as out.mp4")
+    part = parser.add_argument_group("the clip")
     part.add_argument(
         "--layout",
         choices=["overlay", "side-by-side", "heatmap"],
         default="overlay",
         help="the heat over the frame; beside the frame; alone (%(default)s)",
     )
-    part.add_argument("--start", type=_seconds, default=0.0, metavar="S", help="from this second on (%(default)g)")
-    part.add_argument("--end", type=_seconds, metavar="S", help="up to this second (the clip's end)")
+    part.add_argument("--start", type=not_negative, default=0.0, metavar="S", help="from this second on (%(default)g)")
+    part.add_argument("--end", type=not_negative, metavar="S", help="up to this second (the clip's end)")
     part.add_argument(
         "--codec", metavar="C", help="h264, hevc, vp9, av1 or an encoder of FFmpeg (h264; in .webm files vp9)"
     )
     part.add_argument(
-        "--quality", type=_seconds, metavar="Q", help="the codec's constant rate factor, lower is better (h264: 18)"
+        "--quality", type=not_negative, metavar="Q", help="the codec's constant rate factor, lower is better (h264: 18)"
     )
     part.add_argument(
         "--decoder", default="cpu", metavar="D", help="cpu, or a device: cuda (NVDEC), qsv, vaapi, ... (%(default)s)"
     )
     part.add_argument("--no-summary", action="store_true", help="no table and chart of the classes beside the clip")
-    part.add_argument("--every", type=_count, default=1, metavar="N", help="look at each N-th frame (%(default)s)")
+    part.add_argument("--every", type=positive, default=1, metavar="N", help="look at each N-th frame (%(default)s)")
+    add_network(parser, fit="stretch")
+    add_smooth(add_heat(parser))
 
 
-def run(options: argparse.Namespace, network: Any, targets: Any) -> int:
-    """Explains ``options.clip`` with ``network``; the exit code is 0 for a whole clip, 1 for a part, 130 on Ctrl-C."""
-    from ..video import explain_video, summary
-
+def run(options: argparse.Namespace) -> int:
+    """Explains the clip; the exit code is 0 for a whole one, 1 for a part, 130 on Ctrl-C."""
+    network = load_network(options)
+    targets = stream_targets(options, network)
     tqdm = require("tqdm", "vision").tqdm
     output = Path(options.output).expanduser()
     engine = Realtime(
@@ -101,19 +104,3 @@ def run(options: argparse.Namespace, network: Any, targets: Any) -> int:
         )
         return 130 if report.stopped == "interrupted" else 1
     return 1 if report.notes and any("breaks off" in note or "cut short" in note for note in report.notes) else 0
-
-
-def _seconds(word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, got {word!r}")
-    return value
-
-
-def _count(word: str) -> int:
-    if not (word.isascii() and word.isdecimal() and int(word) > 0):
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {word!r}")
-    return int(word)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -337,11 +338,14 @@ def python(*arguments):
 
 def test_as_modules():
     assert python("-m", "camfast", "--version").startswith("camfast ")
-    assert json.loads(python("-m", "camfast.cli.info", "--json"))["camfast"]["version"]
+    assert json.loads(python("-m", "camfast", "info", "--json"))["camfast"]["version"]
 
 
 def test_importing_camfast_imports_nothing_heavy():
-    code = "import sys, torch; before = set(sys.modules); import camfast, camfast.cli; print(set(sys.modules) - before)"
+    code = (
+        "import sys, torch; before = set(sys.modules); import camfast, camfast.cli; "
+        "[getattr(camfast, name) for name in camfast.__all__]; print(set(sys.modules) - before)"
+    )
     imported = {name.strip("'{} \n").partition(".")[0] for name in python("-c", code).split(",")}
     assert "camfast" in imported
     assert not imported & set(
@@ -353,3 +357,20 @@ def test_a_missing_package_names_its_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert main(["image", CAT]) == 2
     assert 'pip install "camfast[vision]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["nothing"]])
+def test_answers_without_torch(arguments):
+    code = "import sys; from camfast.cli import main\ntry: main(sys.argv[1:])\nfinally: print(*sys.modules)"
+    loaded = run_python("-c", code, *arguments).stdout.split()
+    assert "camfast.cli.main" in loaded and not {"torch", "numpy"} & set(loaded)
+
+
+@pytest.mark.parametrize("arguments", [["layers", "resnet18"], ["image", "--help"], ["info"]])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments):
+    """The reading end is closed before anything is written, as by ``head`` that has its lines."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = run_python("-m", "camfast", *arguments, capture_output=False, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (process.returncode, process.stderr) == (0, "")
