@@ -1,12 +1,21 @@
-// What the CPU op and the CUDA op check alike before tiling maps.
+// The arguments of tile_maps, checked, for the CPU and the CUDA kernel.
 #pragma once
 
+#include "math/tile_maps.h"
 #include "tensor.h"
-#include "tile_layout.h"
 
 namespace camfast {
 
-inline TileLayout check_tile_maps(const Tensor& maps, const Tensor& colors, int64_t columns, int64_t pad_y, int64_t pad_x,
+struct TileInputs {
+  Tensor maps, colors;                // dense
+  std::optional<Tensor> dense_limits; // what `limits` points into
+  const float* limits;                // low and high of every map, or null: each map's own
+  Tensor out;                         // [H, W, 3]
+  TileLayout layout;
+  uint8_t background;
+};
+
+inline TileInputs tile_inputs(const Tensor& maps, const Tensor& colors, int64_t columns, int64_t pad_y, int64_t pad_x,
                                   int64_t scale, const std::optional<Tensor>& limits, int64_t background) {
   const ScalarType type = maps.scalar_type();
   STD_TORCH_CHECK(
@@ -14,8 +23,7 @@ inline TileLayout check_tile_maps(const Tensor& maps, const Tensor& colors, int6
           maps.numel() > 0,
       "maps must be float32, float16 or bfloat16 [M, h, w] and not empty, got ", torch::headeronly::toString(type), " ",
       shape_string(maps));
-  STD_TORCH_CHECK(colors.scalar_type() == ScalarType::Byte && colors.dim() == 2 && colors.size(0) == 256 && colors.size(1) == 3,
-                  "colors must be uint8 [256, 3], got ", shape_string(colors));
+  check_color_table(colors);
   STD_TORCH_CHECK(columns > 0 && pad_y >= 0 && pad_x >= 0 && scale > 0,
                   "columns and scale must be positive and the gaps not negative, got ", columns, ", ", scale, ", ", pad_y,
                   " and ", pad_x);
@@ -26,7 +34,16 @@ inline TileLayout check_tile_maps(const Tensor& maps, const Tensor& colors, int6
   const TileLayout layout{maps.size(0), maps.size(1), maps.size(2), columns, pad_y, pad_x, scale};
   STD_TORCH_CHECK(layout.height() <= INT32_MAX && layout.width() <= INT32_MAX / 3, "the picture must be smaller, got ",
                   layout.height(), " x ", layout.width());
-  return layout;
+  std::optional<Tensor> dense_limits;
+  if (limits.has_value()) dense_limits = torch::stable::contiguous(*limits);
+  const auto* bounds = dense_limits ? static_cast<const float*>(dense_limits->const_data_ptr()) : nullptr;
+  return {torch::stable::contiguous(maps),
+          torch::stable::contiguous(colors),
+          dense_limits,
+          bounds,
+          allocate({layout.height(), layout.width(), 3}, ScalarType::Byte, maps),
+          layout,
+          uint8_t(background)};
 }
 
 } // namespace camfast

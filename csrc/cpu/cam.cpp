@@ -3,8 +3,9 @@
 #include <memory>
 #include <tuple>
 
-#include "../tensor.h"
-#include "channel_sum.h"
+#include "../cam.h"
+#include "../dispatch.h"
+#include "cam_sum.h"
 #include "resize.h"
 #include "team.h"
 
@@ -102,17 +103,11 @@ template <Rule rule>
 Tensor cam_op(const Tensor& activations, const Tensor& second, OptionalSizes size, bool normalize) {
   const Sizes out_size = output_size(size, activations, 2);
   const CamInputs in = cam_inputs(activations, second, rule);
-  const ScalarType type = in.activations.scalar_type();
-  Tensor out = allocate(heatmap_shape(in, out_size), accumulation_type(type), in.activations);
+  Tensor out = empty_heatmaps(in, out_size);
   if (out.numel() == 0) return out;
-  const Extent extent = extent_of(out_size);
-  void* data = out.mutable_data_ptr();
-  switch (type) {
-    case ScalarType::Double: compute<double, rule>(in, extent, normalize, data); break;
-    case ScalarType::Float: compute<float, rule>(in, extent, normalize, data); break;
-    case ScalarType::Half: compute<torch::headeronly::Half, rule>(in, extent, normalize, data); break;
-    default: compute<torch::headeronly::BFloat16, rule>(in, extent, normalize, data); break;
-  }
+  dispatch<Floating>(in.activations.scalar_type(), [&](auto type) {
+    compute<typename decltype(type)::type, rule>(in, extent_of(out_size), normalize, out.mutable_data_ptr());
+  });
   return out;
 }
 

@@ -4,9 +4,10 @@
 #include <algorithm>
 #include <memory>
 
-#include "../tensor.h"
-#include "gram.h"
-#include "lanczos.h"
+#include "../dispatch.h"
+#include "../eigen_cam.h"
+#include "eigen_cam_gram.h"
+#include "eigen_cam_lanczos.h"
 #include "resize.h"
 #include "team.h"
 
@@ -86,14 +87,13 @@ std::vector<double> project(const ImageView<In>& x, const EigenShape& shape, dou
 }
 
 template <class In>
-void compute(const Tensor& activations, const LayoutOf& layout, const EigenShape& shape, const Extent& in, const Extent& out_extent,
-             bool normalize, void* out_data) {
+void compute(const EigenInputs& in, bool normalize) {
   using T = AccOf<In>;
-  const auto* data = static_cast<const In*>(activations.const_data_ptr());
-  T* out = static_cast<T*>(out_data);
-  const int64_t n = shape.n(), np = gram_padded(n), area = out_extent.positions();
-  const bool adjacent = layout.layout == Layout::positions_adjacent;
-  const Resize<T> resize(in, out_extent, normalize);
+  const auto* data = static_cast<const In*>(in.activations.const_data_ptr());
+  auto* out = static_cast<T*>(in.out.mutable_data_ptr());
+  const EigenShape shape{in.N, in.C, in.S, in.kernel, in.gamma};
+  const int64_t n = shape.n(), np = gram_padded(n), area = in.size.positions();
+  const Resize<T> resize(in.map, in.size, normalize);
 
   const int64_t most = torch::stable::get_num_threads();
   const int64_t threads = std::clamp<int64_t>(shape.N * shape.depth() * n * n / 2 / kWorthAThread, 1, most);
@@ -102,8 +102,7 @@ void compute(const Tensor& activations, const LayoutOf& layout, const EigenShape
   parts = std::clamp<int64_t>(std::min(shape.depth() / 64, kPartialBytes / (shape.N * np * np * 8)), 1, parts);
 
   const auto view = [&](int64_t image) {
-    const In* first = data + image * activations.stride(0);
-    return ImageView<In>{first, shape.C, shape.S, adjacent ? layout.step : 1, adjacent ? 1 : layout.step};
+    return ImageView<In>{data + image * in.image, shape.C, shape.S, in.channel, in.position};
   };
   const auto sum_part = [&](int64_t image, int64_t part, double* gram) {
     const int64_t first = shape.depth() * part / parts, last = shape.depth() * (part + 1) / parts;
@@ -147,32 +146,10 @@ void compute(const Tensor& activations, const LayoutOf& layout, const EigenShape
 }
 
 Tensor eigen_map(const Tensor& given, const OptionalSizes& size, bool normalize, bool kernel, std::optional<double> gamma) {
-  check_floating(given, "activations");
-  const int64_t rank = given.dim() - 2;
-  STD_TORCH_CHECK(rank >= 1 && rank <= kMaxMapRank && given.size(1) > 0,
-                  "activations must have shape [N, C, *map] with channels and 1 to 3 map dimensions, got ", shape_string(given));
-  const Sizes out_size = output_size(size, given, 2);
-  Sizes out_shape{given.size(0)};
-  out_shape.insert(out_shape.end(), out_size.begin(), out_size.end());
-  const ScalarType type = given.scalar_type();
-  Tensor out = allocate(out_shape, accumulation_type(type), given);
-  if (out.numel() == 0) return out;
-  Tensor activations = given;
-  LayoutOf layout = layout_of(activations, 1);
-  if (layout.layout == Layout::other) {
-    activations = torch::stable::contiguous(activations);
-    layout = layout_of(activations, 1);
-  }
-  const Extent in = extent_of(activations, 2), extent = extent_of(out_size);
-  const EigenShape shape{given.size(0), given.size(1), in.positions(), kernel, gamma.value_or(1.0 / double(given.size(1)))};
-  void* data = out.mutable_data_ptr();
-  switch (type) {
-    case ScalarType::Double: compute<double>(activations, layout, shape, in, extent, normalize, data); break;
-    case ScalarType::Float: compute<float>(activations, layout, shape, in, extent, normalize, data); break;
-    case ScalarType::Half: compute<torch::headeronly::Half>(activations, layout, shape, in, extent, normalize, data); break;
-    default: compute<torch::headeronly::BFloat16>(activations, layout, shape, in, extent, normalize, data); break;
-  }
-  return out;
+  const EigenInputs in = eigen_inputs(given, size, kernel, gamma);
+  if (in.out.numel() == 0) return in.out;
+  dispatch<Floating>(given.scalar_type(), [&](auto type) { compute<typename decltype(type)::type>(in, normalize); });
+  return in.out;
 }
 
 Tensor eigen_cam(const Tensor& activations, OptionalSizes size, bool normalize) {

@@ -1,8 +1,9 @@
 // Score-CAM's inputs on the CPU: each map, resized and scaled from 0 to 1, times its image, in one pass over the output.
 #include <memory>
 
-#include "../masks.h"
-#include "channel_sum.h"
+#include "../dispatch.h"
+#include "../mask_images.h"
+#include "../math/mask_images.h"
 #include "resize.h"
 #include "team.h"
 
@@ -15,7 +16,7 @@ CAMFAST_INLINE void store_as(T* p, Vec<T, W> v) {
   store(p, v);
 }
 template <class T, int W>
-CAMFAST_INLINE void store_as(torch::headeronly::BFloat16* p, Vec<float, W> v) {
+CAMFAST_INLINE void store_as(BFloat16* p, Vec<float, W> v) {
   using U = Vec<uint32_t, W>;
   const U raw = bits<U>(v);
   const U rounded = (raw + 0x7fffu + ((raw >> 16) & 1u)) >> 16;
@@ -23,8 +24,8 @@ CAMFAST_INLINE void store_as(torch::headeronly::BFloat16* p, Vec<float, W> v) {
   store(p, __builtin_convertvector((rounded & is_number) | (~is_number & 0x7fc0u), Vec<uint16_t, W>));
 }
 template <class T, int W>
-CAMFAST_INLINE void store_as(torch::headeronly::Half* p, Vec<float, W> v) {
-  for (int l = 0; l < W; ++l) p[l] = torch::headeronly::Half(v[l]);
+CAMFAST_INLINE void store_as(Half* p, Vec<float, W> v) {
+  for (int l = 0; l < W; ++l) p[l] = Half(v[l]);
 }
 
 // Rows [begin, end) of one masked image; the scratch holds a row of the mask, and for channels_last one more, spread over the planes.
@@ -68,7 +69,7 @@ struct MaskRows {
     }
   }
 
-  // Each value once a plane.
+  // Each value once per plane.
   static CAMFAST_INLINE void spread(const T* mask, int64_t width, int64_t planes, T* wide) {
     if (planes == 3) {
       for (int64_t i = 0; i < width; ++i) wide[3 * i] = wide[3 * i + 1] = wide[3 * i + 2] = mask[i];
@@ -117,12 +118,9 @@ void compute(MaskInputs& in, bool corners, bool scale_first) {
 Tensor mask_images(const Tensor& images, const Tensor& maps, bool align_corners, bool scale_first) {
   MaskInputs in = mask_inputs(images, maps);
   if (in.out.numel() == 0) return in.out;
-  switch (images.scalar_type()) {
-    case ScalarType::Double: compute<double>(in, align_corners, scale_first); break;
-    case ScalarType::Float: compute<float>(in, align_corners, scale_first); break;
-    case ScalarType::Half: compute<torch::headeronly::Half>(in, align_corners, scale_first); break;
-    default: compute<torch::headeronly::BFloat16>(in, align_corners, scale_first); break;
-  }
+  dispatch<Floating>(images.scalar_type(), [&](auto type) {
+    compute<typename decltype(type)::type>(in, align_corners, scale_first);
+  });
   return in.out;
 }
 

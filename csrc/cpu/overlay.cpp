@@ -1,7 +1,8 @@
 // Heatmap over frames on the CPU: resize, colour and blend, a row at a time; nothing but the frames is read or written.
 #include <memory>
 
-#include "../tensor.h"
+#include "../math/overlay.h"
+#include "../overlay.h"
 #include "resize.h"
 #include "team.h"
 
@@ -84,35 +85,31 @@ void overlay_rows(const OverlayJob& job, const Resize<float>& resize, int64_t be
 }
 
 Tensor overlay(const Tensor& frames, const Tensor& heatmap, const Tensor& colors, double alpha) {
-  check_overlay(frames, heatmap, colors);
-  const int64_t N = frames.size(0), H = frames.size(1), W = frames.size(2);
-  Tensor out = allocate({N, H, W, 3}, ScalarType::Byte, frames);
-  if (out.numel() == 0) return out;
-  const Tensor dense_frames = torch::stable::contiguous(frames), dense_heat = torch::stable::contiguous(heatmap);
-  const Tensor dense_colors = torch::stable::contiguous(colors);
+  const OverlayInputs in = overlay_inputs(frames, heatmap, colors, alpha);
+  if (in.out.numel() == 0) return in.out;
+  const int64_t H = in.frame.h, W = in.frame.w;
 
-  const auto* table = static_cast<const uint8_t*>(dense_colors.const_data_ptr());
+  const auto* table = static_cast<const uint8_t*>(in.colors.const_data_ptr());
   float scaled[256 * 4];
   for (int i = 0; i < 256; ++i) {
-    for (int c = 0; c < 3; ++c) scaled[4 * i + c] = float(table[3 * i + c]) * float(alpha);
+    for (int c = 0; c < 3; ++c) scaled[4 * i + c] = float(table[3 * i + c]) * in.alpha;
     scaled[4 * i + 3] = 0.f;
   }
-  const Extent in = extent_of(dense_heat, 1);
-  const Resize<float> resize(in, Extent{1, H, W}, false);
-  const auto* frame = static_cast<const uint8_t*>(dense_frames.const_data_ptr());
-  const auto* heat = static_cast<const float*>(dense_heat.const_data_ptr());
-  auto* result = static_cast<uint8_t*>(out.mutable_data_ptr());
+  const Resize<float> resize(in.map, in.frame, false);
+  const auto* frame = static_cast<const uint8_t*>(in.frames.const_data_ptr());
+  const auto* heat = static_cast<const float*>(in.heatmap.const_data_ptr());
+  auto* result = static_cast<uint8_t*>(in.out.mutable_data_ptr());
 
   constexpr int64_t kRows = 32; // rows in one piece: enough to amortise its buffers, few enough to share out evenly
   const int64_t pieces = (H + kRows - 1) / kRows;
   const auto piece = [&](int64_t item) {
     const int64_t n = item / pieces, begin = (item % pieces) * kRows;
-    const OverlayJob job{frame + n * H * W * 3, heat + n * in.positions(), scaled, float(1.0 - alpha), result + n * H * W * 3};
+    const OverlayJob job{frame + n * H * W * 3, heat + n * in.map.positions(), scaled, in.frame_share, result + n * H * W * 3};
     overlay_rows(job, resize, begin, std::min(begin + kRows, H));
   };
-  const int64_t threads = std::clamp<int64_t>(N * H * W / 32768, 1, torch::stable::get_num_threads());
-  run_team(threads, N * pieces, 0, 1, piece, [](int64_t, int64_t) {});
-  return out;
+  const int64_t threads = std::clamp<int64_t>(in.N * H * W / 32768, 1, torch::stable::get_num_threads());
+  run_team(threads, in.N * pieces, 0, 1, piece, [](int64_t, int64_t) {});
+  return in.out;
 }
 
 } // namespace

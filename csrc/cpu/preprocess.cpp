@@ -8,7 +8,8 @@
 // A frame row lies under two output rows at most when it is reduced, and is still in the caches for the second.
 #include <memory>
 
-#include "../preprocess_arguments.h"
+#include "../dispatch.h"
+#include "../preprocess.h"
 #include "simd.h"
 #include "team.h"
 
@@ -98,7 +99,7 @@ struct SumAlong {
 };
 
 struct Job {
-  const PreprocessArguments& a;
+  const PreprocessInputs& a;
   const Taps &rows, &columns;
   int left, right; // the columns of the frame that are looked at
 };
@@ -114,8 +115,8 @@ void write_row(const float* row, int64_t w, const Normalise& by, bool channels_l
 }
 
 template <class Out>
-void preprocess_rows(const Job& job, const uint8_t* frame, int begin, int end, bool channels_last, Out* out) {
-  const PreprocessArguments& a = job.a;
+void preprocess_rows(const Job& job, const uint8_t* frame, int begin, int end, Out* out) {
+  const PreprocessInputs& a = job.a;
   const int64_t n = 3 * int64_t(job.right - job.left);
   const auto sum = std::make_unique<float[]>(n + 1);
   const auto row = std::make_unique<float[]>(4 * a.w);
@@ -123,12 +124,14 @@ void preprocess_rows(const Job& job, const uint8_t* frame, int begin, int end, b
     const uint8_t* top = frame + (int64_t(job.rows.first[y]) * a.W + job.left) * 3;
     multiversion<SumRows>(top, a.W * 3, job.rows.of(y), job.rows.count[y], n, sum.get());
     multiversion<SumAlong>(static_cast<const float*>(sum.get()), job.left, job.columns, int(a.w), row.get());
-    write_row(row.get(), a.w, a.normalise, channels_last, a.h * a.w, out + int64_t(y) * a.w * (channels_last ? 3 : 1));
+    write_row(row.get(), a.w, a.normalise, a.channels_last, a.h * a.w, out + int64_t(y) * a.w * (a.channels_last ? 3 : 1));
   }
 }
 
 template <class Out>
-void preprocess_all(const PreprocessArguments& a, const uint8_t* frames, bool channels_last, Out* out) {
+void preprocess_all(const PreprocessInputs& a) {
+  const auto* frames = static_cast<const uint8_t*>(a.frames.const_data_ptr());
+  auto* out = static_cast<Out*>(a.out.mutable_data_ptr());
   const Taps rows(a.rows), columns(a.columns);
   Job job{a, rows, columns, int(a.W), 0};
   for (int x = 0; x < a.w; ++x) {
@@ -143,7 +146,7 @@ void preprocess_all(const PreprocessArguments& a, const uint8_t* frames, bool ch
   const int64_t pieces = (a.h + rows_a_piece - 1) / rows_a_piece;
   const auto piece = [&](int64_t item) {
     const int64_t n = item / pieces, begin = (item % pieces) * rows_a_piece;
-    preprocess_rows(job, frames + n * a.H * a.W * 3, int(begin), int(std::min(begin + rows_a_piece, a.h)), channels_last,
+    preprocess_rows(job, frames + n * a.H * a.W * 3, int(begin), int(std::min(begin + rows_a_piece, a.h)),
                     out + n * 3 * a.h * a.w);
   };
   run_team(threads, a.N * pieces, 0, 1, piece, [](int64_t, int64_t) {});
@@ -151,18 +154,10 @@ void preprocess_all(const PreprocessArguments& a, const uint8_t* frames, bool ch
 
 Tensor preprocess(const Tensor& frames, Sizes size, std::vector<double> mean, std::vector<double> std, ScalarType dtype,
                   std::optional<std::vector<double>> box, bool channels_last) {
-  const PreprocessArguments a = check_preprocess(frames, size, mean, std, dtype, box);
-  Tensor out = allocate_images(a, dtype, channels_last, frames);
-  if (out.numel() == 0) return out;
-  const Tensor dense = torch::stable::contiguous(frames);
-  const auto* from = static_cast<const uint8_t*>(dense.const_data_ptr());
-  void* to = out.mutable_data_ptr();
-  switch (dtype) {
-    case ScalarType::Half: preprocess_all(a, from, channels_last, static_cast<torch::headeronly::Half*>(to)); break;
-    case ScalarType::BFloat16: preprocess_all(a, from, channels_last, static_cast<torch::headeronly::BFloat16*>(to)); break;
-    default: preprocess_all(a, from, channels_last, static_cast<float*>(to)); break;
-  }
-  return out;
+  const PreprocessInputs in = preprocess_inputs(frames, size, mean, std, dtype, box, channels_last);
+  if (in.out.numel() == 0) return in.out;
+  dispatch<SingleAndHalves>(dtype, [&](auto type) { preprocess_all<typename decltype(type)::type>(in); });
+  return in.out;
 }
 
 } // namespace

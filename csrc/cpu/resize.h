@@ -3,12 +3,13 @@
 
 #include <vector>
 
-#include "../tensor.h"
+#include "../layout.h"
+#include "../math/resize_normalize.h"
 #include "simd.h"
 
 namespace camfast {
 
-// One axis of a resize: where each output sample reads. `borders` lists the outputs that decide the range (cam_math.h).
+// One axis of a resize: where each output sample reads. `borders` lists the outputs that decide the range (math/resize_normalize.h).
 template <class T>
 struct Axis {
   std::vector<int32_t> low, high;

@@ -8,10 +8,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <type_traits>
+
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
-
-#include "../cam_math.h"
 
 #define CAMFAST_INLINE inline __attribute__((always_inline))
 
@@ -133,6 +133,10 @@ CAMFAST_INLINE Vec<float, W> load(const torch::headeronly::Half* p) {
   return bits<Vec<float, W>>(((finite & ~is_special) | (special & is_special)) | ((h & 0x8000u) << 16));
 }
 
+// The type in which values of In are summed.
+template <class In>
+using AccOf = std::conditional_t<std::is_same_v<In, double>, double, float>;
+
 template <class T, class In>
 CAMFAST_INLINE T widen(In x) {
   return T(float(x));
@@ -173,27 +177,6 @@ template <class T, int W>
 CAMFAST_INLINE Vec<T, W> choose(Vec<IntOf<T>, W> condition, Vec<T, W> yes, Vec<T, W> no) {
   using I = Vec<IntOf<T>, W>;
   return bits<Vec<T, W>>((bits<I>(yes) & condition) | (bits<I>(no) & ~condition));
-}
-
-// The formulas of cam_math.h, lane by lane.
-template <class T, int W>
-CAMFAST_INLINE Vec<T, W> positive_lanes(Vec<T, W> x) {
-  const Vec<T, W> zero{};
-  return choose<T, W>(x < zero, zero, x);
-}
-
-template <class T, int W>
-CAMFAST_INLINE Vec<T, W> plus_plus_lanes(Vec<T, W> g, T sum_a) {
-  const Vec<T, W> zero{}, g2 = g * g;
-  const Vec<T, W> alpha = g2 / (g2 * T(2) + (g2 * g) * sum_a + T(kPlusPlusEps));
-  return choose<T, W>(g <= zero, zero, g * alpha);
-}
-
-template <Rule rule, class T, int W>
-CAMFAST_INLINE Vec<T, W> element_lanes(Vec<T, W> a, Vec<T, W> g) {
-  if constexpr (rule == Rule::layer_cam) return positive_lanes<T, W>(g) * a;
-  if constexpr (rule == Rule::grad_cam_elementwise) return positive_lanes<T, W>(g * a);
-  return g * a;
 }
 
 } // namespace camfast

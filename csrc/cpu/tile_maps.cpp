@@ -2,10 +2,10 @@
 #include <limits>
 #include <memory>
 
-#include "../tensor.h"
+#include "../dispatch.h"
+#include "../tile_maps.h"
 #include "simd.h"
 #include "team.h"
-#include "../tile_maps.h"
 
 namespace camfast {
 namespace {
@@ -110,29 +110,19 @@ void draw(const Picture& picture, const In* maps) {
 
 Tensor tile_maps(const Tensor& maps, const Tensor& colors, int64_t columns, int64_t pad_y, int64_t pad_x, int64_t scale,
                  std::optional<Tensor> limits, int64_t background) {
-  const TileLayout layout = check_tile_maps(maps, colors, columns, pad_y, pad_x, scale, limits, background);
-  Tensor out = allocate({layout.height(), layout.width(), 3}, ScalarType::Byte, maps);
-  const Tensor dense = torch::stable::contiguous(maps), dense_colors = torch::stable::contiguous(colors);
-  std::optional<Tensor> dense_limits;
+  const TileInputs in = tile_inputs(maps, colors, columns, pad_y, pad_x, scale, limits, background);
   Picture picture{};
-  picture.layout = layout;
-  if (limits.has_value()) {
-    dense_limits = torch::stable::contiguous(*limits);
-    picture.limits = static_cast<const float*>(dense_limits->const_data_ptr());
-  }
-  const auto* table = static_cast<const uint8_t*>(dense_colors.const_data_ptr());
+  picture.layout = in.layout;
+  picture.limits = in.limits;
+  const auto* table = static_cast<const uint8_t*>(in.colors.const_data_ptr());
   for (int i = 0; i < 256; ++i) memcpy(picture.colors + 4 * i, table + 3 * i, 3);
-  memset(picture.colors + 4 * kUnknownShade, int(background), 4);
-  picture.background = uint8_t(background);
-  picture.out = static_cast<uint8_t*>(out.mutable_data_ptr());
-
-  const void* values = dense.const_data_ptr();
-  switch (maps.scalar_type()) {
-    case ScalarType::Float: draw(picture, static_cast<const float*>(values)); break;
-    case ScalarType::Half: draw(picture, static_cast<const torch::headeronly::Half*>(values)); break;
-    default: draw(picture, static_cast<const torch::headeronly::BFloat16*>(values)); break;
-  }
-  return out;
+  memset(picture.colors + 4 * kUnknownShade, in.background, 4);
+  picture.background = in.background;
+  picture.out = static_cast<uint8_t*>(in.out.mutable_data_ptr());
+  dispatch<SingleAndHalves>(maps.scalar_type(), [&](auto type) {
+    draw(picture, static_cast<const typename decltype(type)::type*>(in.maps.const_data_ptr()));
+  });
+  return in.out;
 }
 
 } // namespace

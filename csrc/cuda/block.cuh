@@ -1,7 +1,6 @@
 // What the threads of a block do together: load runs of values, and reduce.
 #pragma once
 
-#include "../cam_math.h"
 #include "plan.h"
 #include "portable.cuh"
 
@@ -24,6 +23,11 @@ __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ double widen(double x) { return x; }
 __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
 __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+__device__ __forceinline__ void narrow(float x, float* to) { *to = x; }
+__device__ __forceinline__ void narrow(double x, double* to) { *to = x; }
+__device__ __forceinline__ void narrow(float x, __half* to) { *to = __float2half(x); }
+__device__ __forceinline__ void narrow(float x, __nv_bfloat16* to) { *to = __float2bfloat16(x); }
 
 // A byte as a float, and a float from 0 to below 2^23 without its fraction, by adding 2^23: conversions run at a quarter of the
 // speed of additions.

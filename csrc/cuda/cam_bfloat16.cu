@@ -2,5 +2,4 @@
 
 namespace camfast::cuda {
 template cudaError_t launch_cam<__nv_bfloat16>(const CamCall&);
-template cudaError_t launch_resize<__nv_bfloat16>(const ResizeCall&);
 } // namespace camfast::cuda

@@ -10,8 +10,7 @@
 // No floating-point atomics: results are the same from run to run.
 #pragma once
 
-#include "channel_sum.cuh"
-#include "plan.h"
+#include "cam_columns.cuh"
 #include "resize.cuh"
 
 namespace camfast::cuda {

@@ -1,12 +1,9 @@
-// The launches for one input type; cam_float.cu and its siblings instantiate them, a type a file, so that they compile
-// side by side.
+// The launch for one input type; cam.cu and its siblings instantiate it, a type per file, so that they compile side by side.
 #pragma once
 
 #include "cam_kernel.cuh"
-#include "large_maps.cuh"
+#include "cam_large.cuh"
 #include "launch.cuh"
-#include "launches.h"
-#include "resize_kernel.cuh"
 
 namespace camfast::cuda {
 
@@ -60,19 +57,6 @@ cudaError_t launch_fused(const CamCall& call) {
 }
 
 template <class In>
-cudaError_t finish_large(const ResizeJob& resize, bool relu, int maps, int group, const In* raw, void* scratch, void* out,
-                         cudaStream_t stream) {
-  using T = AccOf<In>;
-  T* rectified = static_cast<T*>(scratch);
-  auto* normalizers = reinterpret_cast<Normalizer<T>*>(rectified + (long long)maps * resize.in.positions());
-  static_assert(sizeof(Normalizer<T>) == 4 * sizeof(T), "large_scratch_bytes counts four values a normaliser");
-  const LargeFinishJob<In> job{resize, relu, group, raw, rectified, normalizers, static_cast<T*>(out)};
-  const cudaError_t error = launch(&large_range_kernel<In>, {dim3(unsigned(maps)), dim3(kLargeThreads), 0, stream}, job);
-  if (error != cudaSuccess) return error;
-  return launch(&large_write_kernel<In>, {dim3(unsigned(maps) * unsigned(group)), dim3(kLargeThreads), 0, stream}, job);
-}
-
-template <class In>
 cudaError_t launch_large(const CamCall& call) {
   using T = AccOf<In>;
   const int S = call.resize.in.positions();
@@ -100,26 +84,23 @@ cudaError_t launch_large(const CamCall& call) {
   const unsigned blocks = unsigned((S + kLargeThreads - 1) / kLargeThreads);
   const cudaError_t error = launch(&large_sum_kernel<In>, {dim3(blocks, rows), dim3(kLargeThreads), 0, call.stream}, job);
   if (error != cudaSuccess) return error;
-  return finish_large<T>(call.resize, call.resize.normalize, call.maps, call.plan.group, job.maps, rest, call.out, call.stream);
+
+  ResizeCall finish{};
+  finish.maps = job.maps;
+  finish.M = call.maps;
+  finish.resize = call.resize;
+  finish.relu = call.resize.normalize;
+  finish.out = call.out;
+  finish.scratch = rest;
+  finish.plan.group = call.plan.group; // and `fits` false: by way of the rest of the scratch
+  finish.stream = call.stream;
+  return launch_resize<T>(finish);
 }
 
 template <class In>
 cudaError_t launch_cam(const CamCall& call) {
   if (!call.plan.fits) return launch_large<In>(call);
   return has_weights(call.rule) ? launch_fused<In, true>(call) : launch_fused<In, false>(call);
-}
-
-template <class In>
-cudaError_t launch_resize(const ResizeCall& call) {
-  using T = AccOf<In>;
-  const ResizePlan& plan = call.plan;
-  const In* maps = static_cast<const In*>(call.maps);
-  if (!plan.fits) {
-    return finish_large<In>(call.resize, call.relu, call.M, plan.group, maps, call.scratch, call.out, call.stream);
-  }
-  const ResizeMapsJob<In> job{call.resize, call.relu, plan.group, maps, static_cast<T*>(call.out)};
-  return launch(&resize_kernel<In>, {dim3(unsigned(call.M) * unsigned(plan.group)), dim3(kResizeThreads), plan.shared_bytes, call.stream},
-                job);
 }
 
 } // namespace camfast::cuda

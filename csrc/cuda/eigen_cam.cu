@@ -1,7 +1,6 @@
 #include "eigen_cam_kernel.cuh"
-#include "eigen_large.cuh"
+#include "eigen_cam_large.cuh"
 #include "launch.cuh"
-#include "launches.h"
 
 namespace camfast::cuda {
 namespace {

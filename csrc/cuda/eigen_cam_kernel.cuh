@@ -8,8 +8,8 @@
 //             rows 0..   rows ..        rows ..        by itself, and writes its share of the output
 #pragma once
 
-#include "eigen_block.cuh"
-#include "gram.cuh"
+#include "eigen_cam_gram.cuh"
+#include "eigen_cam_vector.cuh"
 #include "resize.cuh"
 
 namespace camfast::cuda {

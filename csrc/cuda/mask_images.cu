@@ -1,5 +1,4 @@
 #include "launch.cuh"
-#include "launches.h"
 #include "mask_images_kernel.cuh"
 
 namespace camfast::cuda {

@@ -1,6 +1,8 @@
 // Score-CAM's inputs, one launch: each block finds its map's range by itself and writes a share of the masked image.
 #pragma once
 
+#include "../math/mask_images.h"
+#include "mask_images.h"
 #include "resize.cuh"
 
 namespace camfast::cuda {
@@ -20,11 +22,6 @@ struct MaskJob {
   ResizeJob resize;
   int group; // blocks a map
 };
-
-__device__ __forceinline__ void narrow(float x, float* to) { *to = x; }
-__device__ __forceinline__ void narrow(double x, double* to) { *to = x; }
-__device__ __forceinline__ void narrow(float x, __half* to) { *to = __float2half(x); }
-__device__ __forceinline__ void narrow(float x, __nv_bfloat16* to) { *to = __float2bfloat16(x); }
 
 template <bool corners, class T>
 __device__ __forceinline__ T mask_at(const ResizeJob& job, const T* map, const Normalizer<T>& normalizer, int position) {

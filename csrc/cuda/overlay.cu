@@ -1,5 +1,4 @@
 #include "launch.cuh"
-#include "launches.h"
 #include "overlay_kernel.cuh"
 
 namespace camfast::cuda {

@@ -1,6 +1,8 @@
 // Heatmap over frames: resize, colour and blend, one launch; nothing but the frames is read or written.
 #pragma once
 
+#include "../math/overlay.h"
+#include "overlay.h"
 #include "resize.cuh"
 
 namespace camfast::cuda {

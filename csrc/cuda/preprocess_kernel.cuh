@@ -9,8 +9,8 @@
 // cache, so that memory is read once.
 #pragma once
 
-#include "../preprocess.h"
 #include "block.cuh"
+#include "preprocess.h"
 
 namespace camfast::cuda {
 
@@ -29,10 +29,6 @@ struct PreprocessJob {
   bool words;    // rows and frames start at multiples of 4 bytes
   bool interleaved;
 };
-
-__device__ __forceinline__ void narrow(float x, float* to) { *to = x; }
-__device__ __forceinline__ void narrow(float x, __half* to) { *to = __float2half(x); }
-__device__ __forceinline__ void narrow(float x, __nv_bfloat16* to) { *to = __float2bfloat16(x); }
 
 // sums[i] = the weighted sum down the column of bytes `left + i`, for `bytes` of them, a multiple of 4 when `words`.
 __device__ __forceinline__ void sum_down(const uint8_t* frame, long long pitch, const ResizeAxis& rows, float centre, int left,

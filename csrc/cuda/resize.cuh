@@ -1,8 +1,9 @@
 // From a low-resolution map to the output: range, resize and normalisation by one block, the output written once.
 #pragma once
 
+#include "../math/resize_normalize.h"
 #include "block.cuh"
-#include "plan.h"
+#include "resize_normalize.h"
 
 namespace camfast::cuda {
 
@@ -29,7 +30,7 @@ __device__ __forceinline__ T sample_map(const T* map, const MapExtent& in, const
   return along(along(a, b, x), along(c, d, x), y);
 }
 
-// The outputs along one axis that decide the range (is_cell_border in cam_math.h). Long axes count every output instead
+// The outputs along one axis that decide the range (is_cell_border in math/resize_normalize.h). Long axes count every output instead
 // of keeping a list.
 constexpr int kMaxBorders = 256;
 

@@ -1,5 +1,4 @@
 #include "launch.cuh"
-#include "launches.h"
 #include "tile_maps_kernel.cuh"
 
 namespace camfast::cuda {

@@ -1,8 +1,8 @@
 // Maps as pictures side by side: each map's range, its colours and its place in the picture, one launch.
 #pragma once
 
-#include "../tile_layout.h"
 #include "block.cuh"
+#include "tile_maps.h"
 
 namespace camfast::cuda {
 

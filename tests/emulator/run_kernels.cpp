@@ -8,8 +8,13 @@
 #include <string>
 
 #include "cuda_runtime_api.h"
-#include "launches.h"
+#include "cam.h"
+#include "eigen_cam.h"
+#include "mask_images.h"
+#include "overlay.h"
 #include "portable.cuh"
+#include "preprocess.h"
+#include "tile_maps.h"
 
 namespace {
 

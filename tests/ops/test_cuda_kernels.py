@@ -19,17 +19,7 @@ from camfast.ops import colormaps, reference
 
 HERE = Path(__file__).resolve().parents[1]
 KERNELS = HERE.parent / "csrc" / "cuda"
-UNITS = [
-    "cam_float",
-    "cam_double",
-    "cam_half",
-    "cam_bfloat16",
-    "overlay",
-    "tile_maps",
-    "preprocess",
-    "eigen_cam",
-    "mask_images",
-]
+UNITS = sorted(path.stem for path in KERNELS.glob("*.cu"))
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the emulated kernels with")
 

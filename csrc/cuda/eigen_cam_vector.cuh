@@ -1,15 +1,15 @@
 // The largest eigenpair of a symmetric matrix by one block, and what comes before and after it: the CUDA part of
-// csrc/eigen.h. Matrices and vectors lie in shared or in global memory. Every function is called by all threads of the
+// math/eigen_cam.h. Matrices and vectors lie in shared or in global memory. Every function is called by all threads of the
 // block and ends with its results visible to all of them.
 #pragma once
 
-#include "../eigen.h"
+#include "../math/eigen_cam.h"
 #include "block.cuh"
-#include "plan.h"
+#include "eigen_cam.h"
 
 namespace camfast::cuda {
 
-// Working memory of the iteration (eigen_work_values in plan.h): T and its vector beside the basis.
+// Working memory of the iteration (eigen_work_values in eigen_cam.h): T and its vector beside the basis.
 struct EigenWork {
   double *basis, *next;
   double *a, *b, *y, *parts; // [steps]

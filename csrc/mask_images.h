@@ -1,30 +1,17 @@
 // The arguments of mask_images, checked and laid out, for the CPU and the CUDA kernel.
 #pragma once
 
-#include "tensor.h"
+#include "layout.h"
 
 namespace camfast {
 
 struct MaskInputs {
   Tensor images, maps; // dense
   Tensor out;
-  int64_t N, C, planes; // images, maps an image, planes an image (its channels)
+  int64_t N, C, planes; // images, maps per image, planes per image (its channels)
   bool channels_last;   // images and out
   Extent map, size;
 };
-
-// Whether the planes of [N, P, *size] are innermost and everything else is dense; a size of 1 has any stride.
-inline bool is_channels_last(const Tensor& t) {
-  int64_t expected = 1;
-  const auto fits = [&](int64_t d) {
-    const bool fit = t.size(d) == 1 || t.stride(d) == expected;
-    expected *= t.size(d);
-    return fit;
-  };
-  bool dense = fits(1);
-  for (int64_t d = t.dim() - 1; d >= 2; --d) dense = fits(d) && dense;
-  return fits(0) && dense;
-}
 
 inline MaskInputs mask_inputs(const Tensor& images, const Tensor& maps) {
   check_floating(images, "images");

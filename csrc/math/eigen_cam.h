@@ -14,7 +14,7 @@
 
 #include <math.h>
 
-#include "cam_math.h"
+#include "scalar.h"
 
 namespace camfast {
 

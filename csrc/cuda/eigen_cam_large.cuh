@@ -4,12 +4,12 @@
 //   means [C] ──▶ gram [n, n], a block a tile ──▶ eigenvector, a block an image ──▶ projection [S] ──▶ sign ──▶ resize
 #pragma once
 
-#include "eigen_block.cuh"
-#include "gram.cuh"
+#include "eigen_cam_gram.cuh"
+#include "eigen_cam_vector.cuh"
 
 namespace camfast::cuda {
 
-// The scratch of a batch of images (eigen_image_values in plan.h), one image after the other.
+// The scratch of a batch of images (eigen_image_values in eigen_cam.h), one image after the other.
 struct EigenScratch {
   EigenShape shape;
   int steps;

@@ -13,7 +13,7 @@
 // them as well, so that the cells cover the picture, and nothing is written twice.
 #pragma once
 
-#include "cam_math.h"
+#include "scalar.h"
 
 namespace camfast {
 

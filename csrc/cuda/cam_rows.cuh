@@ -10,12 +10,11 @@
 // Every rule is one visit, also those whose weights need the activations.
 #pragma once
 
-#include "block.cuh"
-#include "plan.h"
+#include "cam_weights.cuh"
 
 namespace camfast::cuda {
 
-// element_term of cam_math.h for a rule known at run time: bounds instead of a branch for each element. Without a bound, minus
+// element_term of math/cam.h for a rule known at run time: bounds instead of a branch for each element. Without a bound, minus
 // infinity; NaN passes both.
 template <class T>
 struct ElementTerm {
@@ -31,67 +30,6 @@ struct ElementTerm {
     return product < least_product ? least_product : product;
   }
 };
-
-// The sums of x[0], ..., x[U - 1] over a team, in every thread of it. `exchange`: 2 * U * kMaxWarps values, used in turns.
-template <bool whole_block, int U, class T>
-__device__ __forceinline__ void team_sums(T* x, int lanes, T* exchange, int* turn) {
-#pragma unroll
-  for (int j = 0; j < U; ++j) x[j] = warp_sum(x[j], whole_block ? kWarp : lanes);
-  if (!whole_block) return;
-  T* own = exchange + (*turn & 1) * U * kMaxWarps; // of the turn before last, all have read by now
-  ++*turn;
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
-  if (lane == 0) {
-#pragma unroll
-    for (int j = 0; j < U; ++j) own[j * kMaxWarps + warp] = x[j];
-  }
-  __syncthreads();
-#pragma unroll
-  for (int j = 0; j < U; ++j) x[j] = warp_sum(lane < warps ? own[j * kMaxWarps + lane] : T(0));
-}
-
-// The weights of U channels whose rows, P packs of V values, lie in registers; what is beyond a row is zero in both.
-template <bool whole_block, int U, int N, class T>
-__device__ __forceinline__ void row_weights(Rule rule, const T (*a)[N], const T (*g)[N], int S, int lanes, T* exchange, int* turn,
-                                            T* w) {
-  // A loop for each rule: a branch inside would be one for each element.
-  T sum_a[U];
-#pragma unroll
-  for (int j = 0; j < U; ++j) w[j] = sum_a[j] = T(0);
-  if (weights_need_activations(rule)) {
-#pragma unroll
-    for (int j = 0; j < U; ++j) {
-#pragma unroll
-      for (int i = 0; i < N; ++i) sum_a[j] += a[j][i];
-    }
-    team_sums<whole_block, U>(sum_a, lanes, exchange, turn);
-  }
-  if (rule == Rule::xgrad_cam) {
-#pragma unroll
-    for (int j = 0; j < U; ++j) {
-#pragma unroll
-      for (int i = 0; i < N; ++i) w[j] += g[j][i] * a[j][i];
-    }
-  } else if (rule == Rule::grad_cam_plus_plus) {
-#pragma unroll
-    for (int j = 0; j < U; ++j) {
-#pragma unroll
-      for (int i = 0; i < N; ++i) w[j] += plus_plus_term(g[j][i], sum_a[j]);
-    }
-  } else {
-#pragma unroll
-    for (int j = 0; j < U; ++j) {
-#pragma unroll
-      for (int i = 0; i < N; ++i) w[j] += g[j][i];
-    }
-  }
-  team_sums<whole_block, U>(w, lanes, exchange, turn);
-#pragma unroll
-  for (int j = 0; j < U; ++j) {
-    if (rule == Rule::grad_cam) w[j] /= T(S);
-    if (rule == Rule::xgrad_cam) w[j] = xgrad_weight(w[j], sum_a[j]);
-  }
-}
 
 // What a thread holds of the rows of U channels from `rows` on, `own` of them real; zero beyond them and beyond S.
 template <int U, int V, int P, class In, class T>
@@ -210,6 +148,15 @@ __device__ void add_register_rows(Rule rule, bool vectors, const In* a, const In
   } else {
     add_rows<weighted, true, 1, kRowValues>(rule, a, g, n, S, block, shared, map);
   }
+}
+
+// The share of a slice, by one block.
+template <bool weighted, class In>
+__device__ void sum_positions_adjacent(const ChannelSumJob<In>& job, const Slice<In>& slice, AccOf<In>* shared, AccOf<In>* map) {
+  const long long first = (long long)slice.first * job.S;
+  const In* second = slice.second + (job.rule == Rule::weights ? slice.first : first);
+  add_register_rows<weighted>(job.rule, job.vectors, slice.a + first, second, slice.last - slice.first, job.S, shared, map);
+  __syncthreads();
 }
 
 } // namespace camfast::cuda

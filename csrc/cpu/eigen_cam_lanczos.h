@@ -1,11 +1,11 @@
-// The largest eigenpair of a symmetric matrix on the CPU: the vector part of csrc/eigen.h.
+// The largest eigenpair of a symmetric matrix on the CPU: the vector part of math/eigen_cam.h.
 #pragma once
 
 #include <math.h>
 
 #include <vector>
 
-#include "../eigen.h"
+#include "../math/eigen_cam.h"
 #include "simd.h"
 
 namespace camfast {
@@ -86,7 +86,7 @@ struct Lanczos {
       for (int l = 0; l < W; ++l) x[l] = between(low, high, l, W);
       Vec<double, W> pivot = a[0] - x;
       auto above = pivot < Vec<double, W>{};
-      for (int64_t i = 1; i < k; ++i) { // above_all() of csrc/eigen.h, lane by lane
+      for (int64_t i = 1; i < k; ++i) { // above_all() of math/eigen_cam.h, lane by lane
         pivot = (a[i] - x) - (b[i - 1] * b[i - 1]) / pivot;
         above &= pivot < Vec<double, W>{};
       }

@@ -11,8 +11,6 @@
 #include <algorithm>
 #include <memory>
 
-#include "../tensor.h"
-#include "channel_sum.h"
 #include "simd.h"
 
 namespace camfast {

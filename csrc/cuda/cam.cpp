@@ -1,0 +1,64 @@
+// The Grad-CAM family on CUDA.
+#include "../dispatch.h"
+#include "../cam.h"
+#include "device.h"
+#include "cam.h"
+
+namespace camfast::cuda {
+namespace {
+
+template <Rule rule>
+Tensor cam_op(const Tensor& activations, const Tensor& second, OptionalSizes size, bool normalize) {
+  const Sizes out_size = output_size(size, activations, 2);
+  const int device = activations.get_device_index();
+  const DeviceGuard guard(device);
+  CamInputs in = cam_inputs(activations, second, rule);
+  const int64_t S = in.map.positions();
+  const bool channels_adjacent = in.layout == Layout::channels_adjacent;
+  if (!channels_adjacent && in.C > 1 && (in.a_step != S || (rule != Rule::weights && in.s_step != S))) {
+    // The kernel walks dense channels; a gap between them is rare enough for a copy.
+    in = cam_inputs(torch::stable::contiguous(in.activations), torch::stable::contiguous(in.second), rule);
+  }
+  Tensor out = empty_heatmaps(in, out_size);
+  if (out.numel() == 0) return out;
+  const Extent out_extent = extent_of(out_size);
+  const int64_t maps = in.N * in.K;
+  check_counts(maps, in.map, out_extent, in.C);
+
+  CamCall call{};
+  call.activations = in.activations.const_data_ptr();
+  call.second = in.second.const_data_ptr();
+  call.a = {in.a_image, 0, in.a_step};
+  call.s = {in.s_image, in.s_target, in.s_step};
+  call.rule = rule;
+  call.channels_adjacent = in.layout == Layout::channels_adjacent;
+  call.maps = int(maps);
+  call.K = int(in.K);
+  call.C = int(in.C);
+  call.resize = {extent(in.map), extent(out_extent), normalize};
+  call.out = out.mutable_data_ptr();
+  call.plan = plan_cam(machine(device), {maps, int(in.C), int(S), out_extent.positions(), int(in.activations.element_size()),
+                                               int(out.element_size()), rule, call.channels_adjacent});
+  Scratch scratch(call.plan.scratch_bytes, in.activations);
+  call.scratch = scratch.data();
+  call.stream = current_stream(device);
+  dispatch<Floating>(in.activations.scalar_type(), [&](auto type) {
+    STD_CUDA_CHECK(launch_cam<typename decltype(type)::type>(call));
+  });
+  return out;
+}
+
+
+} // namespace
+} // namespace camfast::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) {
+  using camfast::Rule;
+  m.impl("cam", TORCH_BOX(&camfast::cuda::cam_op<Rule::weights>));
+  m.impl("grad_cam", TORCH_BOX(&camfast::cuda::cam_op<Rule::grad_cam>));
+  m.impl("grad_cam_plus_plus", TORCH_BOX(&camfast::cuda::cam_op<Rule::grad_cam_plus_plus>));
+  m.impl("xgrad_cam", TORCH_BOX(&camfast::cuda::cam_op<Rule::xgrad_cam>));
+  m.impl("hires_cam", TORCH_BOX(&camfast::cuda::cam_op<Rule::hires_cam>));
+  m.impl("layer_cam", TORCH_BOX(&camfast::cuda::cam_op<Rule::layer_cam>));
+  m.impl("grad_cam_elementwise", TORCH_BOX(&camfast::cuda::cam_op<Rule::grad_cam_elementwise>));
+}

@@ -1,0 +1,19 @@
+// How Score-CAM scales a map that masks an image.
+#pragma once
+
+#include "resize_normalize.h"
+
+namespace camfast {
+
+constexpr double kMaskEps = 1e-8;
+
+// A mask of Score-CAM: the resized map from 0 to 1, (x - min) / (max - min + eps), the range being that of the resized map,
+// or of the map itself. A range that is not finite makes everything NaN.
+template <class T>
+CAMFAST_HD Normalizer<T> mask_normalizer(T low, T high, T finite) {
+  const T range = high - low;
+  const T scale = T(1) / (range + T(kMaskEps)) + finite * T(0);
+  return {low, scale, T(0), range * scale};
+}
+
+} // namespace camfast
