@@ -36,7 +36,7 @@ class Figures:
         self.networks[case.outcome] += 1
         for question, verdict in case.answers:
             self.answers[verdict.outcome if verdict.good else "silently wrong"] += 1
-            if isinstance(question, str):
+            if isinstance(question, str) and "." in question:
                 self.peers[f"{question.partition('.')[0]}: {verdict.outcome}"] += 1
             if verdict.outcome == "refused":
                 self.reasons[verdict.detail] += 1

@@ -63,12 +63,15 @@ def _each(change) -> object:
     return all_layers
 
 
+def _old_spectral_norm(layer: nn.Module) -> None:
+    torch.nn.utils.spectral_norm(layer)
+    (hook,) = (h for h in layer._forward_pre_hooks.values() if hasattr(h, "compute_weight"))
+    for _ in range(15):  # as after some training: before it the norm is a guess, and weights explode
+        layer.weight = hook.compute_weight(layer, do_power_iteration=True).detach()
+
+
 def _averaged(model: nn.Module) -> nn.Module:
     return torch.optim.swa_utils.AveragedModel(model).eval()
-
-
-def _cast(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model)
 
 
 ADAPTERS = {
@@ -80,10 +83,10 @@ ADAPTERS = {
     "weight norm": _each(parametrizations.weight_norm),
     "old weight norm": _each(torch.nn.utils.weight_norm),
     "spectral norm": _each(parametrizations.spectral_norm),
-    "old spectral norm": _each(torch.nn.utils.spectral_norm),
+    "old spectral norm": _each(_old_spectral_norm),
     "average": _averaged,
     "data parallel": lambda model: nn.DataParallel(model).eval(),
-    "copy": _cast,
+    "copy": copy.deepcopy,
 }
 
 

@@ -12,6 +12,7 @@ from .choices import Choices, drawn, replayed
 from .networks import Network, network
 from .peers import beside
 from .questions import questions
+from .traces import traces
 from .verdicts import Verdict, asked
 
 __all__ = ["Case", "case_of", "examined"]
@@ -50,6 +51,9 @@ def examined(choose: Choices) -> Case:
     torch.manual_seed(0)
     net = network(choose)
     answers: list[tuple[Any, Verdict]] = [(question, asked(net, question)) for question in questions(choose, net)]
+    trace = traces(net, answers[0][0])
+    if trace is not None:
+        answers.append(("traces left", trace))
     compared = beside(choose, net)
     if compared is not None:
         answers.append(compared)

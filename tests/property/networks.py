@@ -43,6 +43,7 @@ class Network:
     call: str = "arguments"  # or "one dict", "one list"
     names: list[str] = field(default_factory=list)
     state: State | None = None  # of the trunk's features
+    by_name: bool = True  # whether the inputs may be given as keyword arguments
     silent: bool = False  # where an image is zero its features are zero
 
     def run(self, inputs: dict[str, Any] | None = None) -> Any:
@@ -126,7 +127,7 @@ class Frames(nn.Module):
 
 
 class Beside(nn.Module):
-    """An image and something else: numbers of the patient, an angle, a mask, prompts."""
+    """An image and something else: numbers of the patient, an angle, its padding, prompts."""
 
     def __init__(self, trunk: nn.Module, pool: nn.Module, classes: int, kind: str) -> None:
         super().__init__()
@@ -141,7 +142,7 @@ class Beside(nn.Module):
             self.fc = nn.Linear(width, classes)
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
-        rows = self.pool(self.backbone(x))
+        rows = self.pool(self.backbone(x, other) if self.kind == "padding" else self.backbone(x))
         if self.kind == "meta":
             rows = torch.cat([rows, self.meta(other)], 1)
         if self.kind == "prompts":
@@ -201,7 +202,7 @@ SIZES = {
 MIDDLES = ["none", "none", "rnn", "columns", "tokens", "tokens", "last", "windows", "reused"]
 ARRANGEMENTS = [
     "plain", "plain", "plain", "plain", "plain", "plain", "one head of several", "branches", "segmentation and class",
-    "segmentation", "queries", "steps", "siamese", "modalities", "frames", "clip", "meta", "scalar", "prompts", "list",
+    "segmentation", "queries", "steps", "siamese", "modalities", "frames", "clip", "meta", "scalar", "prompts", "list", "padding",
 ]  # fmt: skip
 
 
@@ -220,12 +221,15 @@ def network(choose: Choices) -> Network:
         arrangement = "plain"
     if arrangement in ("segmentation", "segmentation and class", "branches") and state.layout != "NC*":
         arrangement = "one head of several"
+    if arrangement == "padding" and (not hasattr(net, "encoder") or ">batch second" in net.steps):
+        arrangement = "meta"
     build = _BUILD.get(arrangement, _beside)
     made = build(choose, Parts(net, state, rank, size, channels, batch, classes, arrangement, seed))
     made.state, made.arrangement = state, arrangement
     made.names = [f"kind {i}" for i in range(made.outputs[0].classes)] if choose("names", [False, False, True]) else []
     made.silent = all(place.alone for picture in made.pictures.values() for place in picture.places)
     blocks.seeded(made.model, seed, biases=not made.silent)
+    made.by_name = not isinstance(made.model, nn.Sequential)
     made.model = blocks.mark_rest(adapted(choose, made.model))
     return made
 
@@ -325,7 +329,10 @@ def _beside(choose: Choices, parts: Parts) -> Network:
     rng = torch.Generator().manual_seed(parts.seed)
     classes = choose("as many prompts as images", [True, False]) if kind == "prompts" else False
     classes = parts.batch if classes is True and parts.batch > 1 else parts.classes
+    padding = torch.zeros(parts.batch, *parts.size, dtype=torch.bool)
+    padding[..., parts.size[-1] * 3 // 4 :] = True
     other = {
+        "padding": padding,
         "meta": torch.randn(parts.batch, 4, generator=rng),
         "scalar": torch.tensor(1.5),
         "prompts": torch.randn(classes, 6, generator=rng),

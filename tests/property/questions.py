@@ -152,7 +152,7 @@ def _of_targets(kind: str, c: int, classes: int) -> tuple[Any, Callable[[Tensor]
     other = (c + 1) % classes
     rest = [k for k in range(classes) if k != c]
     if kind == "Probability":
-        return TARGETS.Probability(c), lambda row: row.exp()[c] / row.exp().sum()
+        return TARGETS.Probability(c), lambda row: row.softmax(0)[c]
     if kind == "LogOdds":
         return TARGETS.LogOdds(c), lambda row: row[c] - row[rest].logsumexp(0)
     if kind == "Negative":
@@ -177,7 +177,7 @@ def _form(choose: Choices, key: str, network: Network) -> tuple[str, Any]:
     if network.call == "one list":
         form = choose(f"{key}images", ["a list", "a tuple of a list"])
         return form, values[0] if form == "a list" else (values[0],)
-    named = [] if isinstance(network.model, nn.Sequential) else ["a dict"]
+    named = ["a dict"] if network.by_name else []
     form = choose(f"{key}images", ["arguments", "arguments", "arguments", "a tuple", *named])
     if form == "a dict":
         return form, dict(network.inputs)
@@ -221,7 +221,7 @@ def questions(choose: Choices, network: Network) -> list[Question]:
 
 def _small(network: Network, layer: str | None) -> bool:
     """Whether methods that run the head for every position or channel are over soon, and mean one thing."""
-    plain = network.arrangement in ("plain", "meta", "scalar", "one head of several") and network.frames == 1
+    plain = network.arrangement in ("plain", "meta", "scalar", "prompts", "one head of several") and network.frames == 1
     picture = next(iter(network.pictures.values()))
     first = next(iter(network.inputs.values()))
     floats = isinstance(first, Tensor) and first.is_floating_point() and picture.layout == "NC*"

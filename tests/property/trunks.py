@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import blocks
@@ -52,7 +53,8 @@ class Trunk(nn.Module):
     def turn(self, how: str) -> None:
         self.steps.append(how)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """``padding`` is bool ``[N, *size]``, True where an image has been filled up."""
         for step in self.steps:
             if step == ">last":
                 x = x.movedim(1, -1)
@@ -69,9 +71,19 @@ class Trunk(nn.Module):
             elif step == ">class token":
                 tokens = self.class_tokens.expand(x.shape[0], -1, -1)
                 x = torch.cat([tokens, x], 1) + self.positions
+            elif step == "encoder" and padding is not None:
+                mask = self.padded(padding)
+                x = self.encoder(x, src_key_padding_mask=mask).masked_fill(mask[..., None], 0)
             else:
                 x = getattr(self, step)(x)
         return x
+
+    def padded(self, padding: Tensor) -> Tensor:
+        """Bool ``[N, T]``: tokens that see nothing but padding."""
+        shrink = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[padding.ndim - 1]
+        mask = shrink(padding[:, None].float(), self.grid) == 1
+        mask = mask.transpose(2, 3) if self.turned else mask
+        return F.pad(mask.flatten(1), (self.class_tokens.shape[1], 0))
 
 
 def trunk(choose: Choices, key: str, rank: int, channels: int, size: tuple[int, ...], middles: list[str]) -> tuple:
@@ -227,6 +239,7 @@ def _tokens(choose: Choices, key: str, net: Trunk, state: State) -> State:
     if state.channels % 2:
         state = _added(net, "project", blocks.CONVS[state.rank](state.channels, 8, 1), replace(state), 8)
     turned = state.rank == 2 and choose(f"{key}order", ["rows", "rows", "rows", "rows", "columns"]) == "columns"
+    net.grid, net.turned = state.map, turned
     net.turn(">transposed tokens" if turned else ">tokens")
     if turned:
         state = replace(state, map=state.map[::-1], along=(1, 0))
@@ -247,7 +260,7 @@ def _tokens(choose: Choices, key: str, net: Trunk, state: State) -> State:
     elif kind.startswith("layers"):
         mark(net.add("layers", nn.Sequential(*(layer() for _ in range(depth)))), inside)
     else:
-        mark(net.add("encoder", nn.TransformerEncoder(layer(), depth, enable_nested_tensor=False)), inside)
+        mark(net.add("encoder", nn.TransformerEncoder(layer(), depth)), inside)
     if second:
         net.turn(">batch first")
     if choose(f"{key}norm at end", [False, True]):

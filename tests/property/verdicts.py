@@ -307,6 +307,10 @@ def _misreadings(at: Tapped, network: Network) -> dict[str, Axes]:
         found["NC*"] = Axes("NC*", shape[2:], tuple(range(len(shape) - 2)))
         found["N*C"] = Axes("N*C", shape[1:-1], tuple(range(len(shape) - 2)))
     axes = at.call.axes
+    if len(shape) == 3 and axes is not None and axes.layout == "NC*":
+        found |= {
+            f"NTC with {p} tokens before": Axes("NTC", (shape[1] - p,), (0,), p) for p in range(1, min(9, shape[1]))
+        }
     if axes is not None and len(axes.map) == 2 and axes.layout in ("NTC", "TNC"):
         found["rows of the turned grid"] = Axes(axes.layout, axes.map[::-1], (0, 1), axes.prefix)
         found["positions shifted by the prefix"] = Axes(axes.layout, axes.map, axes.along, 0)
