@@ -66,7 +66,9 @@ def beside(choose: Choices, network: Network) -> tuple[str, Verdict] | None:
     names = [n for n in layers_with_maps(network) if n and _as_it_is(network, n)]
     fits = network.call == "arguments" and scores.field is None and scores.order == "NK"
     alone = len(network.inputs) == 1 or peer == "captum"
-    if not (fits and alone and names) or importlib.util.find_spec(peer) is None:
+    # pytorch-grad-cam's activations are overwritten by what works in place after the layer.
+    in_place = any(getattr(module, "inplace", False) for module in network.model.modules())
+    if in_place or not (fits and alone and names) or importlib.util.find_spec(peer) is None:
         return None
     name = choose("peer.layer", names[::-1])
     c = choose("peer.class", range(scores.classes))

@@ -15,7 +15,7 @@ from .axes import Axes, Call
 from .blocks import calls_of
 from .networks import Network
 
-__all__ = ["Tapped", "modules_named", "normalised", "raw_map", "run", "tapped"]
+__all__ = ["Tapped", "modules_named", "normalised", "raw_map", "rounding", "run", "tapped"]
 
 Objective = Callable[[Any], Tensor]
 """What a model returned -> the sum over the images of what is explained: a scalar."""
@@ -34,8 +34,9 @@ def modules_named(model: nn.Module, name: str) -> nn.Module | None:
     """The module that camfast calls ``name``: wrappers may be left out of names."""
     known = dict(model.named_modules(remove_duplicate=False))
     name = name.partition("#")[0]
-    if name in known:
-        return known[name]
+    for whole in (name, f"module.{name}", f"_orig_mod.{name}"):
+        if whole in known:
+            return known[whole]
     fits = {id(m): m for key, m in known.items() if key.endswith("." + name)}
     return next(iter(fits.values())) if len(fits) == 1 else None
 
@@ -138,14 +139,31 @@ def raw_map(
         return (rows.double() * first).sum(2).view(A.shape[0], *A.shape[2:]).float()
     if method in ("recipro_cam", "ablation_cam", "score_cam"):
         return _PERTURBED[method](network, module, at, axes, objective)
-    (g,) = torch.autograd.grad(objective(output), at.activations, retain_graph=True, allow_unused=True)
-    G = torch.zeros_like(A) if g is None else axes.view(g)
+    G = gradients(at, output, objective, axes)
     if method == "grad_cam":
         return (G.mean(rank, keepdim=True) * A).sum(1)
     if method == "hires_cam":
         return (G * A).sum(1)
     assert method == "layer_cam", method
     return (G.clamp(min=0) * A).sum(1)
+
+
+def gradients(at: Tapped, output: Any, objective: Objective, axes: Axes) -> Tensor:
+    """``[M, C, *map]``, zero where nothing depends on the layer."""
+    (g,) = torch.autograd.grad(objective(output), at.activations, retain_graph=True, allow_unused=True)
+    return axes.view(torch.zeros_like(at.activations) if g is None else g).detach()
+
+
+def rounding(method: str, at: Tapped, output: Any, objective: Objective, axes: Axes) -> Tensor:
+    """How far two ways of adding up the same map may be apart, ``[M]``: all terms may cancel but for rounding."""
+    A = axes.view(at.activations).detach().abs()
+    if method == "ablation_cam":  # weights are differences of scores over a score
+        return 1e-5 * A.sum(1).flatten(1).amax(1)
+    if method not in ("grad_cam", "hires_cam", "layer_cam"):
+        return torch.zeros(A.shape[0])
+    G = gradients(at, output, objective, axes).abs()
+    weights = G.mean(tuple(range(2, A.ndim)), keepdim=True) if method == "grad_cam" else G
+    return 3e-6 * (weights * A).sum(1).flatten(1).amax(1)
 
 
 def _again(network: Network, module: nn.Module, number: int, change: Callable[[Tensor], Tensor]) -> Any:

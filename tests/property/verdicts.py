@@ -16,7 +16,7 @@ import camfast
 
 from .axes import Axes
 from .networks import Network
-from .plain import Tapped, modules_named, normalised, raw_map, run, tapped
+from .plain import Tapped, modules_named, normalised, raw_map, rounding, run, tapped
 from .questions import Objective, Question, readings_of_classes
 
 __all__ = ["GOOD", "Verdict", "asked"]
@@ -140,8 +140,11 @@ def _judged(network: Network, question: Question, raw: Any, whole: Any, words: l
             columns = [_expected(question, network, module, at, output, o, at.call.axes) for o in reading]
             if any(column is None for column in columns):
                 return Verdict("right", "components of nearly equal strength", kind)
-            if _fits(raw.heatmap, columns, question, network):
-                return _matched(network, question, raw, whole, words, taps, at, columns, kind)
+            noise = max(rounding(question.method, at, output, o, at.call.axes).max() for o in reading)
+            if _fits(raw.heatmap, columns, question, network, noise):
+                if question.layers is None and not words and 0 < max(c.abs().max() for c in columns) < noise:
+                    return Verdict("rounding drawn as heat", f"values of {columns[0].abs().max():.2g}", kind)
+                return _matched(network, question, raw, whole, words, taps, at, columns, kind, noise)
     return _diagnosed(network, question, raw, module, taps, known, output, readings, kind)
 
 
@@ -174,7 +177,9 @@ def _expected(
     return raw_map(question.method, network, module, at, output, objective, axes).detach().float()
 
 
-def _fits(heat: Tensor, columns: list[Tensor], question: Question, network: Network) -> bool:
+def _fits(
+    heat: Tensor, columns: list[Tensor], question: Question, network: Network, noise: Tensor | float = 0.0
+) -> bool:
     """Whether ``heat`` holds the expected maps: ``[M, *map]`` each, K of them where K targets were asked for."""
     tolerance = _TOLERANCES.get(question.method, 1e-3)
     heat = heat.detach().float()
@@ -187,8 +192,8 @@ def _fits(heat: Tensor, columns: list[Tensor], question: Question, network: Netw
         off, scale = ((t.abs().flatten(-rank).amax(-1)) for t in (heat - expected, expected))
         if question.method == "eigen_cam":
             off = torch.minimum(off, (heat + expected).abs().flatten(-rank).amax(-1))
-        floor = 1e-5 * columns[0].abs().max().clamp(min=1e-6)
-        if (off <= tolerance * scale + floor).all():
+        floor = 1e-5 * columns[0].abs().max() + 1e-12
+        if (off <= tolerance * scale + floor + noise).all():
             return True
     return False
 
@@ -213,7 +218,7 @@ def _forms(columns: list[Tensor], question: Question, network: Network) -> list[
 
 def _matched(
     network: Network, question: Question, raw: Any, whole: Any, words: list[str], taps: list[Tapped], at: Tapped,
-    columns: list[Tensor], kind: str,
+    columns: list[Tensor], kind: str, noise: Tensor,
 ) -> Verdict:  # fmt: skip
     """The raw map is right; now the rest of what the result says."""
     rank = columns[0].ndim - 1
@@ -234,8 +239,8 @@ def _matched(
         return Verdict("drawn over another image", f"the layer sees {at.call.image!r}", kind)
     if len(at.call.axes.map) == len(picture.size) and question.method != "eigen_cam":
         sized = [normalised(column, picture.size) for column in columns]
-        weak = [c.clamp(min=0).flatten(1).amax(1) < 1e-3 * columns[0].abs().max() + 1e-4 for c in columns]
-        sure = not any(w.any() for w in weak)
+        ranges = [high - low for low, high in (torch.aminmax(c.clamp(min=0).flatten(1), dim=1) for c in columns)]
+        sure = all((range > 1e-2 * columns[0].abs().max() + 1e-4 + 100 * noise).all() for range in ranges)
         forms = _forms(sized, question, network)
         same = [f for f in forms if f.shape == heat.shape]
         if not same and network.call != "one list":
