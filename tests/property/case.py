@@ -18,7 +18,7 @@ from .verdicts import Verdict, asked
 __all__ = ["Case", "case_of", "examined"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Case:
     """What was drawn, and what came out."""
 
@@ -39,6 +39,12 @@ class Case:
         first = self.answers[0][1].outcome
         warned = any(verdict.outcome == "warned" for _, verdict in self.answers)
         return first if first == "refused" else "warned" if warned else "right"
+
+    def __repr__(self) -> str:
+        return f"case_of({self.made})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # hypothesis prints by this
+        printer.text(repr(self))
 
     def __str__(self) -> str:
         lines = [f'replay with: python -m tests.property --replay "{self.made}"']
