@@ -13,6 +13,7 @@ tests.property --networks 10000 --seed 1 --json out.json`` does the same without
     questions.py  layers, targets, methods and forms of input to ask for
     plain.py      the right maps, by plain autograd
     verdicts.py   what camfast answered: right, refused, warned, or silently wrong
+    traces.py     what a call must leave as it was
     peers.py      the same beside the libraries that the adapters stand for
     kept.py       networks that once had a silent wrong map
 """

@@ -27,8 +27,9 @@ class State:
     along: tuple[int, ...]
     channels: int
     prefix: int = 0
-    reach: tuple[float, ...] = ()  # how far a feature sees, in positions of the image; empty: everywhere
+    reach: tuple[float, ...] = ()  # how far a feature sees, in positions of the image, if nothing mixes them
     step: tuple[float, ...] = ()  # positions of the image from one feature to the next
+    mixes: bool = False  # every feature may see the whole image: attention, recurrence, norms over positions
 
     @property
     def rank(self) -> int:
@@ -113,8 +114,6 @@ def _fits(middle: str, rank: int) -> bool:
 
 def _wider(state: State, positions: Sequence[int]) -> State:
     """The state after a layer that sees so many of the features before it, to either side."""
-    if not state.reach:
-        return state
     return replace(state, reach=tuple(r + n * s for r, n, s in zip(state.reach, positions, state.step, strict=True)))
 
 
@@ -151,7 +150,7 @@ def _convolutions(choose: Choices, key: str, net: Trunk, state: State, shared: n
         parts.append(blocks.NORMS[rank](width))
     if norm == "group":
         parts.append(nn.GroupNorm(1, width))
-        state = replace(state, reach=())
+        state = replace(state, mixes=True)
     act = _act(choose, key, shared)
     parts.append(act)
     again(act, state.axes())
@@ -244,7 +243,7 @@ def _tokens(choose: Choices, key: str, net: Trunk, state: State) -> State:
     if turned:
         state = replace(state, map=state.map[::-1], along=(1, 0))
     prefix = choose(f"{key}prefix", [0, 1, 1, 2, 5])
-    state = replace(state, layout="NTC", prefix=prefix, reach=())
+    state = replace(state, layout="NTC", prefix=prefix, mixes=True)
     net.class_tokens = nn.Parameter(torch.zeros(1, prefix, state.channels))
     net.positions = nn.Parameter(torch.zeros(1, prefix + math.prod(state.map), state.channels))
     net.turn(">class token")
@@ -270,14 +269,14 @@ def _tokens(choose: Choices, key: str, net: Trunk, state: State) -> State:
 
 def _rnn(choose: Choices, key: str, net: Trunk, state: State) -> State:
     net.turn(">tokens")
-    return _recurrent(choose, key, net, replace(state, layout="NTC", reach=()))
+    return _recurrent(choose, key, net, replace(state, layout="NTC", mixes=True))
 
 
 def _columns(choose: Choices, key: str, net: Trunk, state: State) -> State:
     """An LSTM over the columns of a picture, as in readers of text lines."""
     net.turn(">columns")
     channels = state.channels * state.map[0]
-    return _recurrent(choose, key, net, State("NTC", state.map[1:], (1,), channels))
+    return _recurrent(choose, key, net, State("NTC", state.map[1:], (1,), channels, 0, state.reach, state.step, True))
 
 
 def _recurrent(choose: Choices, key: str, net: Trunk, state: State) -> State:

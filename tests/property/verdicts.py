@@ -259,7 +259,7 @@ def _check_place(network: Network, question: Question, at: Tapped, maps: Tensor,
     state = network.state
     picture = network.pictures.get(at.call.image)
     inside = picture is not None and picture.layout == "NC*" and len(picture.places) == len(maps)
-    if not inside or not state.reach or question.method in ("eigen_cam", "recipro_cam") or network.call == "one list":
+    if not inside or state.mixes or question.method in ("eigen_cam", "recipro_cam") or network.call == "one list":
         return
     own_layers = ("segmentation", "segmentation and class", "branches", "steps", "modalities")
     if not network.silent or network.arrangement in own_layers:
