@@ -1,0 +1,73 @@
+"""For every network: the right heatmap, or a word about why not. Never a silent wrong one.
+
+``CAMFAST_PROPERTY_NETWORKS=10000 pytest tests/property -k networks`` is the nightly size,
+``CAMFAST_PROPERTY_SEED`` draws others.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+hypothesis = pytest.importorskip("hypothesis")
+from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+from .case import Case, case_of, examined  # noqa: E402
+from .choices import Choices  # noqa: E402
+from .kept import KEPT  # noqa: E402
+
+NETWORKS = int(os.environ.get("CAMFAST_PROPERTY_NETWORKS", "300"))
+SEED = int(os.environ.get("CAMFAST_PROPERTY_SEED", "1"))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Networks and questions, examined. Hypothesis shrinks each choice towards its first option."""
+    return examined(Choices(lambda name, count: draw(st.integers(0, count - 1))))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks this small are slower on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@seed(SEED)
+@settings(
+    max_examples=NETWORKS,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+@given(case=cases())
+def test_networks(case: Case) -> None:
+    if case.wrong:
+        raise AssertionError(str(case))
+
+
+def test_networks_are_rarely_refused() -> None:
+    """At most one in twenty: these are networks that people have."""
+    count = max(100, NETWORKS // 3)
+    outcomes = [case_of(SEED * 1_000_000 + i).outcome for i in range(count)]
+    assert outcomes.count("refused") <= 0.05 * count, f"{outcomes.count('refused')} of {count} networks refused"
+
+
+@pytest.mark.parametrize("made", KEPT.values(), ids=list(KEPT))
+def test_kept(made: dict) -> None:
+    case = case_of(made)
+    assert not case.wrong, str(case)
+
+
+def test_a_seed_gives_the_same_answers_again() -> None:
+    first, second = (case_of(11) for _ in range(2))
+    assert first.made == second.made
+    assert [v for _, v in first.answers] == [v for _, v in second.answers]
+    assert case_of(first.made).made == first.made
