@@ -48,7 +48,7 @@ class _TorchFinder(importlib.abc.MetaPathFinder):
         execute = loader.exec_module
 
         def execute_and_act(module: ModuleType) -> None:
-            loader.__dict__.pop("exec_module")
+            del loader.exec_module
             execute(module)
             if self in sys.meta_path:  # a torch that could not be imported is looked for again
                 sys.meta_path.remove(self)
