@@ -115,7 +115,7 @@ class Gradients(Mapping[str, Tensor]):
         ``scalar`` makes a number of the model's output; None: the sum of each image's top score. Raises ``ValueError``
         when it is no scalar, or does not depend on a layer.
         """
-        inputs = Inputs.of(images)
+        inputs = Inputs.of(images, self.model)
         modules = [layer.module for layer in self._chosen]
         with Tap(self.model, modules, names=self.layers, eval_mode=eval_mode) as tap:
             output = tap.run(inputs)

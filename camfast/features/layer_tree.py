@@ -37,7 +37,7 @@ def layer_rows(model: nn.Module, images: Images) -> list[Row]:
 
     The model is left as it was. No row is chosen where the model has no layer that can be explained.
     """
-    inputs = Inputs.of(images).first().cut()
+    inputs = Inputs.of(images, model).first().cut()
     shapes: dict[nn.Module, tuple[tuple[int, ...], ...]] = {}
     calls: Counter[nn.Module] = Counter()
 

@@ -222,7 +222,7 @@ class FeatureMaps:
 
     def _run(self, images: Images, take: Callable[[str, Tensor], None]) -> list[str]:
         """One pass; ``take`` gets each name and map ``[N, C, *map]`` as it comes. Returns the names in order."""
-        inputs = Inputs.of(images).cut()
+        inputs = Inputs.of(images, self.model).cut()
         thread = threading.get_ident()
         calls: Counter[str] = Counter()
         order: list[str] = []

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..model.find_layer import find_layers
-from ..model.inputs import Images, Inputs
+from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import Layer, resolve
 from ..model.layouts import layout_of, same_proportions, size_of
 from ..model.outputs import scores_of
@@ -185,7 +184,7 @@ class Explainer:
         passes through. The model is left as it was in either case.
         """
         if self.aug_smooth:
-            return augmentation.mean_explanation(self.explain, Inputs.of(images), targets, size, normalize)
+            return augmentation.mean_explanation(self.explain, Inputs.of(images, self.model), targets, size, normalize)
         return self.explain(images, targets, size, normalize)
 
     # The steps of a call, in order; a method overrides those in which it differs.
@@ -222,9 +221,9 @@ class Explainer:
         """Checks the images and settles the layers."""
         if self._closed:
             raise RuntimeError(f"this {type(self).__name__} is closed")
-        inputs = Inputs.of(images)
+        inputs = Inputs.of(images, self.model)
         if not self._names:
-            with _batch_hint(self.model, inputs):
+            with input_errors(self.model, inputs):
                 self._names, self._modules = resolve(self.model, find_layers(self.model, inputs, self.uses_gradients))
         return inputs
 
@@ -241,7 +240,7 @@ class Explainer:
 
     def run(self, tap: Tap, inputs: Inputs) -> Any:
         """The pass; what the model returns."""
-        with _batch_hint(self.model, inputs):
+        with input_errors(self.model, inputs):
             return tap.run(inputs)
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
@@ -323,21 +322,6 @@ class Explainer:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__}, layers={self._names})"
-
-
-@contextlib.contextmanager
-def _batch_hint(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Errors of a single image without its batch dimension say so."""
-    try:
-        yield
-    except Exception as error:
-        convolution = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
-        if convolution is None or inputs.image.ndim != convolution.weight.ndim - 1:
-            raise
-        dims = ", ".join(["N", "C", "D", "H", "W"] if inputs.image.ndim == 4 else ["N", "C", "H", "W"])
-        raise ValueError(
-            f"expected a batch [{dims}], got {list(inputs.image.shape)}; add a dimension: images[None]"
-        ) from error
 
 
 def _reshaped(reshape: Callable[[Tensor], Tensor], shape: torch.Size, tensor: Tensor) -> Tensor:

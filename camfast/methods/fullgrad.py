@@ -48,7 +48,7 @@ class FullGrad(Explainer):
         """Checks the images; layers are met during the pass."""
         if self._closed:
             raise RuntimeError(f"this {type(self).__name__} is closed")
-        return Inputs.of(images)
+        return Inputs.of(images, self.model)
 
     def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Explanation:
         """The call itself. ``size="map"`` is that of the images, and the raw map is not negative."""

@@ -58,7 +58,7 @@ class GuidedBackprop(Explainer):
         """Checks the images; no layer is needed."""
         if self._closed:
             raise RuntimeError(f"this {type(self).__name__} is closed")
-        return Inputs.of(images)
+        return Inputs.of(images, self.model)
 
     def __call__(
         self, images: Images, targets: Targets = None, size: Size = None, normalize: bool = True

@@ -64,6 +64,9 @@ def image_pass(
 
     ``around`` is a context for the model's run alone.
     """
+    if not inputs.image.is_floating_point():
+        kind = str(inputs.image.dtype).removeprefix("torch.")
+        raise TypeError(f"float images expected, got {kind}; this method takes the gradient of the image itself")
     with quiet(model, eval_mode), torch.enable_grad():
         # A copy, since the model may overwrite its input: that must not reach the caller's image.
         leaf = inputs.image.detach().clone().requires_grad_()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..model.attention import blocks_with_attention, watch_attention
-from ..model.inputs import Images, Inputs
+from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import resolve
 from ..model.outputs import replace_first, tensors_in
 from ..model.replay import HeadReplay
@@ -56,9 +56,9 @@ class LeGrad(Explainer):
         """Checks the images and finds the blocks."""
         if self._closed:
             raise RuntimeError(f"this {type(self).__name__} is closed")
-        inputs = Inputs.of(images)
+        inputs = Inputs.of(images, self.model)
         if not self._blocks:
-            with quiet(self.model):
+            with quiet(self.model), input_errors(self.model, inputs):
                 blocks = blocks_with_attention(self.model, inputs.first())
             if not blocks:
                 raise ValueError(

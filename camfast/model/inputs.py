@@ -1,17 +1,36 @@
-"""What a model is called with: one tensor, several, or keyword arguments; and which of them is the image."""
+"""What a model is called with: one tensor, several, nested lists and dicts, keyword arguments; and which is the image."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-__all__ = ["Images", "Inputs"]
+__all__ = ["Images", "Inputs", "default_dtype", "input_errors"]
 
 Images = Tensor | Sequence[Any] | Mapping[str, Any]
-"""A tensor ``[N, C, *size]``; a tuple or list, for ``model(*images)``; or a mapping, for ``model(**images)``."""
+"""A tensor ``[N, C, *size]``; a tuple or list, for ``model(*images)``; or a mapping, for ``model(**images)`` or, where the
+model takes no such names, ``model(images)``. A list of images ``[C, H, W]`` of any sizes is one argument, as of detectors."""
+
+_IMAGE = object()  # stands for the image in the items of an _ImageList
+
+
+class _ImageList:
+    """A list of images, each of its own size: what detectors take. ``items`` have ``_IMAGE`` where the tensor is."""
+
+    def __init__(self, items: list[Any], sizes: list[tuple[int, ...]]) -> None:
+        self.items, self.sizes = items, sizes
+
+    def filled(self, images: Tensor) -> list[Any]:
+        """The list itself, of ``images`` ``[N, C, *size]``, each cut to its own size."""
+        own = [image[tuple(map(slice, (len(image), *size)))] for image, size in zip(images, self.sizes, strict=True)]
+        return [_swapped(item, _IMAGE, image) for item, image in zip(self.items, own, strict=True)]
 
 
 class Inputs(NamedTuple):
@@ -19,14 +38,16 @@ class Inputs(NamedTuple):
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    image: Tensor  # [N, C, *size], the user's own tensor: what an overlay is drawn on
+    image: Tensor  # [N, C, *size], the user's own tensor where there is one: what an overlay is drawn on
 
     @classmethod
-    def of(cls, images: Images) -> Inputs:
-        """Sorts ``images`` into arguments. The image is the first floating tensor of three or more dimensions.
+    def of(cls, images: Images, model: nn.Module | None = None) -> Inputs:
+        """Sorts ``images`` into arguments of ``model``.
 
-        In a mapping, ``"pixel_values"`` is looked at first. Raises ``TypeError`` when there is no tensor, or only
-        integer images, and ``ValueError`` when the rank is too low or the batch is empty.
+        The image is the first floating tensor of three or more dimensions, however deep, ``"pixel_values"`` before
+        others; else the first uint8 tensor of as many, for models that scale inside; else a signal ``[N, L]``. Raises
+        ``TypeError`` when there is no tensor, or no image among them, and ``ValueError`` when the rank is too low or the
+        batch is empty.
         """
         if isinstance(images, Inputs):
             return images
@@ -35,19 +56,41 @@ class Inputs(NamedTuple):
         if isinstance(images, Tensor):
             args, kwargs = (images,), {}
         elif isinstance(images, Mapping):
-            args, kwargs = (), dict(images)
+            args, kwargs = _of_mapping(images, model)
         elif isinstance(images, Sequence) and not isinstance(images, str):
-            args, kwargs = tuple(images), {}
+            args, kwargs = _of_sequence(images, model), {}
         else:
             raise TypeError(f"images must be a tensor, a sequence or a mapping of tensors, got {type(images).__name__}")
-        named = [kwargs["pixel_values"]] if "pixel_values" in kwargs else []
-        image = _image_among([value for value in (*named, *args, *kwargs.values()) if isinstance(value, Tensor)])
-        return cls(args, kwargs, image)
+        listed = _first_list(args)
+        if listed is not None:
+            place, entries = listed
+            image_list, image = _stacked(entries)
+            return cls((*args[:place], image_list, *args[place + 1 :]), kwargs, image)
+        named = [value for key, value in _named_leaves((args, kwargs)) if key == "pixel_values"]
+        leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        return cls(args, kwargs, _image_among([*named, *leaves]))
 
     @property
     def batch(self) -> int:
         """Number of images."""
         return self.image.shape[0]
+
+    @property
+    def sizes(self) -> list[tuple[int, ...]] | None:
+        """The size of each image, where they came as a list; None where they are one tensor."""
+        return next((value.sizes for value in self.args if isinstance(value, _ImageList)), None)
+
+    def images(self) -> list[Tensor]:
+        """Every tensor among the arguments that could be an image: as many dimensions and images as the image."""
+        fits = lambda t: t.dtype == self.image.dtype and t.ndim == self.image.ndim and len(t) == self.batch  # noqa: E731
+        leaves = [
+            leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor) and fits(leaf)
+        ]
+        return [self.image] if self.sizes is not None else list({id(leaf): leaf for leaf in leaves}.values())
+
+    def about(self, image: Tensor) -> Inputs:
+        """The same call with another of its own tensors as the image."""
+        return self._replace(image=image)
 
     def first(self) -> Inputs:
         """The same call for the first image alone."""
@@ -56,7 +99,11 @@ class Inputs(NamedTuple):
     def one(self, index: int) -> Inputs:
         """The same call for one image alone."""
         image = self.image[index : index + 1]
-        return Inputs(*self._mapped(lambda t: image if t is self.image else self._rows(t, index, index + 1)), image)
+        rows = self._mapped(
+            lambda t: image if t is self.image else self._rows(t, index, index + 1),
+            lambda items: _ImageList(items.items[index : index + 1], items.sizes[index : index + 1]),
+        )
+        return Inputs(*rows, image)
 
     def with_image(self, image: Tensor) -> Inputs:
         """The same call with another image tensor. When it has more images than one, a batch of one is repeated."""
@@ -69,35 +116,173 @@ class Inputs(NamedTuple):
                 return tensor.expand(count, *tensor.shape[1:])
             return tensor
 
-        return Inputs(*self._mapped(change), image)
+        def repeat(items: _ImageList) -> _ImageList:
+            times = count if count != self.batch == 1 else 1
+            return _ImageList(items.items * times, items.sizes * times)
+
+        return Inputs(*self._mapped(change, repeat), image)
 
     def _rows(self, tensor: Tensor, start: int, end: int) -> Tensor:
         return tensor[start:end] if tensor.ndim and tensor.shape[0] == self.batch else tensor
 
     def cut(self) -> Inputs:
-        """The same call with tensors that carry no graph and were not made in inference mode."""
-        return Inputs(*self._mapped(lambda t: t.clone() if t.is_inference() else t.detach()), self.image)
+        """The call as the model takes it: lists of images as lists, tensors without a graph and of no inference mode."""
+        plain = lambda t: t.clone() if t.is_inference() else t.detach()  # noqa: E731
+        return Inputs(*self._mapped(plain, lambda items: items.filled(plain(self.image))), self.image)
 
-    def _mapped(self, change: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        args = tuple(change(value) if isinstance(value, Tensor) else value for value in self.args)
-        return args, {key: change(value) if isinstance(value, Tensor) else value for key, value in self.kwargs.items()}
+    def _mapped(
+        self, change: Callable[[Tensor], Tensor], listed: Callable[[_ImageList], Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def leaf(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return change(value)
+            return listed(value) if isinstance(value, _ImageList) else value
+
+        return _replaced(self.args, leaf), _replaced(self.kwargs, leaf)
+
+
+def _replaced(tree: Any, change: Callable[[Any], Any]) -> Any:
+    return pytree.tree_map(change, tree)
+
+
+def _swapped(tree: Any, old: Any, new: Any) -> Any:
+    """``tree`` with ``new`` in place of ``old``."""
+    return _replaced(tree, lambda leaf: new if leaf is old else leaf)
+
+
+def _of_mapping(images: Mapping[str, Any], model: nn.Module | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """As keyword arguments where the model takes these names, else as its one argument."""
+    parameters = _parameters(model)
+    if parameters is None:
+        return (), dict(images)
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    if any_name or set(images) <= names:
+        return (), dict(images)
+    if len(_needed(parameters)) <= 1 and _positional(parameters) and not set(images) & names:
+        return (images,), {}
+    unknown = ", ".join(repr(name) for name in images if name not in names)
+    raise TypeError(
+        f"{type(model).__name__} takes {', '.join(map(repr, sorted(names))) or 'no named arguments'}, got {unknown}; pass "
+        "(images,) if it takes one dict"
+    )
+
+
+def _of_sequence(images: Sequence[Any], model: nn.Module | None) -> tuple[Any, ...]:
+    """As positional arguments, or, for a list of single images, as the one argument of a model that takes a list."""
+    unbatched = isinstance(images, list) and len(images) > 0 and all(_image_in(item) is not None for item in images)
+    if unbatched:
+        parameters = _positional(_parameters(model) or [])
+        wants_list = any(word in str(p.annotation).lower() for p in parameters[:1] for word in ("list", "sequence"))
+        needed = len(_needed(parameters))
+        if (
+            wants_list
+            or isinstance(images[0], Mapping)
+            or (model is not None and needed != len(images) and needed <= 1)
+        ):
+            return (images,)
+    return tuple(images)
+
+
+def _parameters(model: nn.Module | None) -> list[inspect.Parameter] | None:
+    """The parameters of the model's forward; None where they cannot be told."""
+    if model is None:
+        return None
+    try:
+        return list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):
+        return None
+
+
+def _positional(parameters: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:
+    return [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+
+
+def _needed(parameters: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:
+    return [p for p in _positional(parameters) if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+
+
+def _image_in(item: Any) -> Tensor | None:
+    """The image ``[C, H, W]`` of an entry of a list: the entry itself, or the first such tensor of a dict."""
+    if isinstance(item, Tensor):
+        return item if item.ndim == 3 else None
+    if isinstance(item, Mapping):
+        return next((value for value in item.values() if isinstance(value, Tensor) and value.ndim == 3), None)
+    return None
+
+
+def _first_list(args: tuple[Any, ...]) -> tuple[int, list[Any]] | None:
+    """Where a list of images is among the arguments, and the list."""
+    for place, value in enumerate(args):
+        if isinstance(value, list) and value and all(_image_in(item) is not None for item in value):
+            return place, value
+    return None
+
+
+def _stacked(entries: list[Any]) -> tuple[_ImageList, Tensor]:
+    """A list of images as a template, and the images in one tensor, smaller ones with zeros behind them."""
+    images = [_image_in(entry) for entry in entries]
+    found = [image for image in images if image is not None]
+    if len({(image.shape[0], image.dtype, image.device) for image in found}) > 1:
+        raise ValueError(
+            "images of one list must have the same channels, dtype and device, got "
+            + ", ".join(f"{list(image.shape)} of {image.dtype}" for image in found[:4])
+        )
+    items = [_swapped(entry, image, _IMAGE) for entry, image in zip(entries, found, strict=True)]
+    sizes = [tuple(image.shape[1:]) for image in found]
+    height, width = (max(size[dim] for size in sizes) for dim in range(2))
+    padded = [F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in found]
+    return _ImageList(items, sizes), torch.stack(padded)
+
+
+def _named_leaves(tree: Any, name: Any = None) -> Iterator[tuple[Any, Tensor]]:
+    """Tensors with the key under which they lie, outermost mappings first."""
+    if isinstance(tree, Tensor):
+        yield name, tree
+    elif isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _named_leaves(value, key)
+    elif isinstance(tree, (tuple, list)):
+        for value in tree:
+            yield from _named_leaves(value, name)
 
 
 def _image_among(tensors: list[Tensor]) -> Tensor:
     if not tensors:
         raise TypeError("images must hold at least one tensor [N, C, ...], got none")
-    for tensor in tensors:
-        if tensor.is_floating_point() and tensor.ndim >= 3:
-            if tensor.shape[0] == 0:
-                raise ValueError(f"expected at least one image, got an empty batch {list(tensor.shape)}")
-            return tensor
-    for tensor in tensors:
-        if tensor.ndim >= 3:
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise TypeError(f"float images expected, got {kind}; scale them as the model was trained")
+    fits: list[Callable[[Tensor], bool]] = [
+        lambda t: t.is_floating_point() and t.ndim >= 3,
+        lambda t: t.dtype == torch.uint8 and t.ndim >= 3,
+        lambda t: not t.is_complex() and t.dtype != torch.bool and t.ndim >= 4,
+        lambda t: t.is_floating_point() and t.ndim == 2 and t.shape[1] > 1,
+    ]
+    for fit in fits:
+        image = next(filter(fit, tensors), None)
+        if image is not None:
+            if image.shape[0] == 0:
+                raise ValueError(f"expected at least one image, got an empty batch {list(image.shape)}")
+            return image
     raise ValueError(f"images must have shape [N, C, H, W], [N, C, L] or [N, C, D, H, W], got {list(tensors[0].shape)}")
 
 
 def default_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype of the heatmaps made from ``tensor``: fp64 for fp64, fp32 for the rest."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+@contextlib.contextmanager
+def input_errors(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+    """Errors of integer images, and of a single image without its batch dimension, say so."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, RuntimeError) and not inputs.image.is_floating_point():
+            kind = str(inputs.image.dtype).removeprefix("torch.")
+            raise TypeError(f"float images expected, got {kind}; scale them as the model was trained") from error
+        convolution = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
+        if convolution is None or inputs.image.ndim != convolution.weight.ndim - 1:
+            raise
+        dims = ", ".join(["N", "C", "D", "H", "W"] if inputs.image.ndim == 4 else ["N", "C", "H", "W"])
+        raise ValueError(
+            f"expected a batch [{dims}], got {list(inputs.image.shape)}; add a dimension: images[None]"
+        ) from error

@@ -90,7 +90,7 @@ class Tap:
 
         Raises ``ValueError`` when a layer did not run, or when the output does not depend on the layers.
         """
-        inputs = Inputs.of(images).cut()
+        inputs = Inputs.of(images, self.model).cut()
         output = self._pass(inputs)
         if self.graph and not self._has_graph(output) and not self.quirks.whole_graph:
             self._check_captured()

@@ -1,4 +1,4 @@
-"""A pass that leaves no trace: modes, buffers and caches are afterwards as they were before."""
+"""A pass that leaves no trace: modes, buffers, attributes and caches are afterwards as they were before."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import nn
+import torch.utils.checkpoint as checkpoints
+from torch import Tensor, nn
 
 __all__ = ["quiet"]
 
 
 @contextlib.contextmanager
 def quiet(model: nn.Module, eval_mode: bool = True) -> Iterator[None]:
-    """A pass of ``model`` inside leaves no trace: modes, buffers and caches are as before afterwards.
+    """A pass of ``model`` inside leaves no trace: modes, buffers, attributes and caches are as before afterwards.
 
     Inference mode is left, so that a graph can be recorded; compiled parts run eagerly, since they skip new hooks.
+    Attention takes no fast path, whose nested tensors no graph can hold, and checkpoints run as if they were none, since
+    those of the reentrant kind refuse gradients that are asked for by name.
     """
     training, compiled = _survey(model)
     with contextlib.ExitStack() as stack:
@@ -25,6 +29,8 @@ def quiet(model: nn.Module, eval_mode: bool = True) -> Iterator[None]:
         stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
         # Weights that autocast casts here have no graph; from its cache they would reach the caller's training step.
         torch.set_autocast_cache_enabled(False)
+        stack.enter_context(_plain_paths())
+        stack.enter_context(_attributes_kept(model))
         if training:
             stack.enter_context(_evaluation(training) if eval_mode else _buffers_kept(training))
         if compiled:
@@ -94,3 +100,93 @@ def _buffers_kept(modules: list[nn.Module]) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
+
+
+# Passes now running, over all threads: the first one switches fast paths off, the last one puts them back.
+_running = 0
+_fast_path_before = True
+_plain_lock = threading.Lock()
+_here = threading.local()  # .passes: how many of them run in this thread
+
+
+_Checkpoint = checkpoints.CheckpointFunction
+
+
+class _PlainCheckpoint:
+    """Stands for reentrant checkpointing meanwhile: left out in threads in which a pass of ours runs."""
+
+    @staticmethod
+    def apply(function: Any, preserve: bool, *args: Any) -> Any:
+        if getattr(_here, "passes", 0):
+            return function(*args)
+        return _Checkpoint.apply(function, preserve, *args)
+
+
+@contextlib.contextmanager
+def _plain_paths() -> Iterator[None]:
+    global _running, _fast_path_before
+    with _plain_lock:
+        if not _running:
+            _fast_path_before = torch.backends.mha.get_fastpath_enabled()
+            torch.backends.mha.set_fastpath_enabled(False)
+            checkpoints.CheckpointFunction = _PlainCheckpoint  # type: ignore[assignment, misc]
+        _running += 1
+    _here.passes = getattr(_here, "passes", 0) + 1
+    try:
+        yield
+    finally:
+        _here.passes -= 1
+        with _plain_lock:
+            _running -= 1
+            if not _running:
+                torch.backends.mha.set_fastpath_enabled(_fast_path_before)
+                checkpoints.CheckpointFunction = _Checkpoint  # type: ignore[misc]
+
+
+# By model: the attributes, besides parameters and buffers, that a pass sets to tensors (weights that pruning and norms of
+# the old style compute anew; activations that a module keeps for its user). Looked for in the first pass, since a look at
+# every attribute of a deep network would cost more than the rest.
+_set_by_passes: weakref.WeakKeyDictionary[nn.Module, list[tuple[weakref.ref[nn.Module], str]]] = (
+    weakref.WeakKeyDictionary()
+)
+_MISSING = object()
+
+
+@contextlib.contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    known = _set_by_passes.get(model)
+    if known is None:
+        before = [(module, dict(module.__dict__)) for module in model.modules()]
+        try:
+            yield
+        finally:
+            _set_by_passes[model] = [
+                (weakref.ref(module), name)
+                for module, attributes in before
+                for name in _put_back(module, attributes, list(module.__dict__))
+            ]
+        return
+    kept = [
+        (module, {name: module.__dict__.get(name, _MISSING)}) for ref, name in known if (module := ref()) is not None
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes in kept:
+            _put_back(module, attributes, list(attributes))
+
+
+def _put_back(module: nn.Module, before: dict[str, Any], names: list[str]) -> list[str]:
+    """Gives the attributes that hold another tensor than ``before`` their old values, and returns their names."""
+    changed = []
+    own = module.__dict__
+    for name in names:
+        value, old = own.get(name), before.get(name, _MISSING)
+        if value is old or not isinstance(value, Tensor):
+            continue
+        changed.append(name)
+        if old is _MISSING:
+            del own[name]
+        else:
+            own[name] = old
+    return changed

@@ -305,9 +305,7 @@ def test_a_bad_image_reaches_no_other(name, bad, model):
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (torch.zeros(2, 3, 16, 20, dtype=torch.uint8), TypeError, "float images expected, got uint8; scale them"),
-        (torch.zeros(2, 3, 16, 20, dtype=torch.int64), TypeError, "float images expected, got int64; scale them"),
-        (torch.zeros(16, 20), ValueError, r"images must have shape \[N, C, H, W\].*got \[16, 20\]"),
+        (torch.zeros(16, 20, dtype=torch.int64), ValueError, r"images must have shape \[N, C, H, W\].*got \[16, 20\]"),
         (torch.zeros(0, 3, 16, 20), ValueError, r"at least one image, got an empty batch \[0, 3, 16, 20\]"),
         (3, TypeError, "images must be a tensor, a sequence or a mapping of tensors, got int"),
         ("photo.png", TypeError, "got str"),
