@@ -102,6 +102,44 @@ def layout_of(shape: Sequence[int], image: Sequence[int], model: nn.Module) -> L
     return Layout("channels_first", first, plausible=plausible)
 
 
+def named_layout(name: str, shape: Sequence[int], image: Sequence[int], model: nn.Module) -> Layout:
+    """The layout that a user gave for a layer's output of ``shape``.
+
+    Args:
+        name: ``"channels_first"``, ``"channels_last"``, ``"tokens"``, ``"tokens_batch_second"``, or the dimensions in
+            their order, ``"n t c"``: n, c, and for positions some of t, d, h, w.
+        shape: of the layer's output.
+        image: of the image tensor, ``[N, ...]``.
+        model: tells by its patch embedding the grid of tokens.
+
+    Raises:
+        ValueError: the name is none of these or does not fit ``shape``, or the tokens fit no grid or several.
+    """
+    shape, rank = tuple(shape), len(shape) - 2
+    if name in ("tokens", "tokens_batch_second"):
+        tokens = shape[0 if name == "tokens_batch_second" else 1]
+        whole = size_of(image, model)
+        grid = _tokens(name, tokens, whole, model) if len(shape) == 3 else None  # type: ignore[arg-type]
+        if grid is None:
+            raise ValueError(
+                f"layout={name!r} needs an output of three dimensions whose tokens form a grid of the proportions of "
+                f"images {list(image)}, got {list(shape)}; reshape= turns it into [N, C, *map]"
+            )
+        return grid
+    if name in ("channels_first", "channels_last") and rank in _CONVOLUTIONS:
+        return Layout(name, shape[2:] if name == "channels_first" else shape[1:-1])  # type: ignore[arg-type]
+    letters = name.split() if " " in name else list(name)
+    if sorted(letters) != sorted(set(letters)) or not {"n", "c"} <= set(letters) <= set("nctdhw") or len(letters) < 3:
+        raise ValueError(
+            f"layout must be 'channels_first', 'channels_last', 'tokens', 'tokens_batch_second', or letters such as "
+            f"'n t c' of n, c and t, d, h, w, got {name!r}"
+        )
+    if len(letters) != len(shape):
+        raise ValueError(f"layout={name!r} names {len(letters)} dimensions, got an output {list(shape)}")
+    axes = tuple(letters.index(letter) for letter in "nctdhw" if letter in letters)
+    return Layout("axes", tuple(shape[axis] for axis in axes[2:]), axes=axes)
+
+
 def size_of(image: Sequence[int], model: nn.Module) -> tuple[int, ...]:
     """The size of an image tensor of shape ``image``: what follows ``[N, C]``.
 

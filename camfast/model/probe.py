@@ -26,7 +26,7 @@ from .inputs import Inputs
 from .layouts import Kind, Layout, grids_of, layout_of, size_of
 from .tap import Tap
 
-__all__ = ["Planted", "Reading", "forget", "image_axes", "read"]
+__all__ = ["Planted", "Reading", "image_axes", "read", "read_layer"]
 
 # Where a change is planted, in shares of each of the image's dimensions, the last one first. Late in the last one, so
 # that a recurrent network, which answers from there on, answers in a small part.
@@ -70,9 +70,16 @@ class Planted:
         image = self.inputs.image.detach()
         if turn is not None:
             image = planted(image, turn)[0]
-        with Tap(self.model, [layer], graph=False) as tap:
-            tap.run(self.inputs.with_image(image))
-            return tap.activations[0]
+        try:
+            with Tap(self.model, [layer], graph=False) as tap:
+                tap.run(self.inputs.with_image(image))
+                return tap.activations[0]
+        except Exception as error:
+            raise _PassFailed from error
+
+
+class _PassFailed(Exception):
+    """The model does not take the changed image."""
 
 
 def planted(image: Tensor, turn: int) -> tuple[Tensor, tuple[float | None, ...]]:
@@ -112,7 +119,8 @@ def read(
     name: str,
     activations: Tensor,
     source: Planted,
-    hint: Layout | None = None,
+    images: int | None = None,
+    same_mode: bool = True,
 ) -> Reading:
     """The layout of ``layer``'s output, by changes planted in the first image; remembered for each shape.
 
@@ -122,23 +130,67 @@ def read(
         name: the layer's name, for the words about a doubt.
         activations: its output for the images of ``source``, or for a batch that starts with them, without a graph.
         source: runs the changed copies.
-        hint: the reading that is tried first; None for that of :func:`~camfast.model.layouts.layout_of`.
+        images: how many images ``activations`` are of; None for those of ``source``.
+        same_mode: whether ``activations`` are of evaluation mode, as those of the changed copies are.
 
     Returns:
         The layout, and a doubt in words where the evidence does not prove it.
     """
     image = source.inputs.image
+    images = image.shape[0] if images is None else images
     known = _readings.setdefault(model, weakref.WeakKeyDictionary()).setdefault(layer, {})
-    # The shape without the batch is known only after a pass: what does not change with the batch is the same for all.
-    key = (tuple(image.shape[1:]), tuple(activations.shape), image.shape[0])
-    if key in known:
-        return known[key]
-    reading = _read(model, layer, name, activations, source, hint)
-    known[key] = reading
+    for axis in dict.fromkeys((0, 1)):  # where the batch may be
+        shape = tuple(activations.shape)
+        if shape[axis] % images == 0 and (axis == 0 or activations.ndim == 3):
+            each = (*shape[:axis], shape[axis] // images, *shape[axis + 1 :])
+            reading = known.get((tuple(image.shape[1:]), each))
+            if reading is not None and (reading.layout is None or reading.layout.order[0] == axis):
+                return reading
+        for (size, before), reading in known.items():  # of another size: where the dimensions are is a matter of code
+            if len(size) == image.ndim - 1 and reading.doubt is None and (scaled := _scaled(reading, before, each)):
+                return scaled
+    reading, each = _read(model, layer, name, activations if same_mode else source.activations(layer, None), source)
+    if activations.isfinite().all():
+        known[tuple(image.shape[1:]), each] = reading
     if reading.layout is not None and reading.layout.along is not None:
         axes = _axes.setdefault(model, {})
         axes[tuple(image.shape[1:]), len(reading.layout.map)] = reading.layout.along
     return reading
+
+
+def read_layer(
+    model: nn.Module, layer: nn.Module, name: str, activations: Tensor, inputs: Inputs, eval_mode: bool = True
+) -> Reading:
+    """As :func:`read`, for a layer's output in a pass of a whole batch.
+
+    Args:
+        model: the model.
+        layer: one of its modules.
+        name: the layer's name.
+        activations: its output for ``inputs``, without a graph.
+        inputs: the arguments of the pass.
+        eval_mode: whether the pass was in evaluation mode: another gives other activations, which say nothing here.
+    """
+    try:
+        return read(model, layer, name, activations, Planted(model, inputs.first()), inputs.batch, eval_mode)
+    except _PassFailed:
+        pass
+    try:  # exported for one batch size, perhaps
+        return read(model, layer, name, activations, Planted(model, inputs), inputs.batch, eval_mode)
+    except _PassFailed as error:
+        what = f"a pass of a changed image raised {type(error.__cause__).__name__}, so that nothing was seen of layer {name!r}"
+        return Reading(_hint(tuple(activations.shape), inputs.image, model), what)
+
+
+def _scaled(reading: Reading, before: tuple[int, ...], each: tuple[int, ...]) -> Reading | None:
+    """A reading of an output of shape ``before`` for another shape, ``each``, where the order of dimensions is all."""
+    layout = reading.layout
+    if layout is None or layout.instances is not None or len(before) != len(each):
+        return None
+    order = layout.order
+    if layout.prefix or len(order) - 2 != len(layout.map) or any(before[axis] != each[axis] for axis in order[:2]):
+        return None
+    return Reading(layout._replace(map=tuple(each[axis] for axis in order[2:])))
 
 
 def image_axes(model: nn.Module, image: Sequence[int], rank: int) -> tuple[int, ...] | None:
@@ -146,45 +198,43 @@ def image_axes(model: nn.Module, image: Sequence[int], rank: int) -> tuple[int, 
     return _axes.get(model, {}).get((tuple(image[1:]), rank))
 
 
-def forget(model: nn.Module) -> None:
-    """Lets go of all that was read of ``model``."""
-    _readings.pop(model, None)
-    _axes.pop(model, None)
-
-
 def _read(
-    model: nn.Module, layer: nn.Module, name: str, activations: Tensor, source: Planted, hint: Layout | None
-) -> Reading:
+    model: nn.Module, layer: nn.Module, name: str, activations: Tensor, source: Planted
+) -> tuple[Reading, tuple[int, ...]]:
+    """The reading, and the shape of the layer's output for one image."""
     image = source.inputs.image
     answers: list[_Answer] = []
+    each = tuple(activations.shape)
+    first: Layout | None = None
     for turn in range(len(_PLACES)):
         after = source.activations(layer, turn)
+        batch = _batch_axis(activations, after, image.shape[0])
+        each = (*after.shape[:batch], after.shape[batch] // image.shape[0], *after.shape[batch + 1 :])
         before = _first(activations, after)
         if before is None:
-            return Reading(None)
-        change = (after.double() - before.double()).abs().nan_to_num(0, 0, 0).cpu()
+            return Reading(None), tuple(activations.shape)
+        change = (after.double() - before.double()).abs().nan_to_num(0, 0, 0).narrow(batch, 0, each[batch]).cpu()
         change[change < 1e-4 * change.max()] = 0  # what differs between batches of another size
         answers.append(_Answer(change, planted(image[:1], turn)[1]))
+        first = _hint(each, image[:1], model)
+        told = [answer for answer in answers if answer.change.any()]
         if not change.any():
             continue
-        batch = _batch_axis(activations, after, image.shape[0])
-        shape = tuple(after.shape)
-        first = hint if hint is not None else _hint(shape, image, model)
-        rivals = list(_readings_of(shape, batch, image.shape, model, first))
-        told = [answer for answer in answers if answer.change.any()]
+        rivals = list(_readings_of(each, batch, image.shape, model, first))
         scored = sorted(((_agreement(rival, told), -i) for i, rival in enumerate(rivals)), reverse=True)
         found = _decided(scored, rivals, first, told)
         if found is not None:
-            return Reading(found)
+            return Reading(found), each
     told = [answer for answer in answers if answer.change.any()]
     if not told:
-        first = hint if hint is not None else _hint(tuple(activations.shape), image, model)
         if not activations.any() or first is None:
-            return Reading(first)
-        return Reading(first, f"layer {name!r} did not change when the image was changed in three places")
+            return Reading(first), each
+        return Reading(first, f"layer {name!r} did not change when the image was changed in three places"), each
     if first is not None and _agreement(first, told) > -_FAIR:
-        return Reading(first, f"changes planted in the image did not show where the positions of layer {name!r} are")
-    return Reading(None)
+        return Reading(
+            first, f"changes planted in the image did not show where the positions of layer {name!r} are"
+        ), each
+    return Reading(None), each
 
 
 def _decided(
