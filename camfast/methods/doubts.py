@@ -35,15 +35,21 @@ def warn_of_blank(layers: Sequence[str], blank: Tensor, raw: Sequence[Tensor], s
     name = method.__name__
     if all(not bool(maps.any()) for maps in values):
         if _saturated(scores):
-            why = "the scores are probabilities of 0 and 1, whose gradients are zero; explain targets=camfast.targets.LogOdds(class) instead"
+            why = (
+                "the scores are probabilities of exactly 0 and 1, through which no gradient comes; explain the model "
+                "without its last softmax or sigmoid, so that it returns logits"
+            )
         elif method.uses_gradients:
-            why = f"no gradient of the target reaches layer {where}, or its activations are zero; name another layer by layers="
+            why = (
+                f"the target's gradient is zero at layer {where}, or what the layer gives is; name by layers= one that the "
+                "target depends on"
+            )
         else:
             why = f"layer {where} gave zeros only; name another layer by layers="
     else:
         why = (
-            f"no value of the map of layer {where} is positive: there is evidence against the target alone; pass normalize=False "
-            "to see it, or name another layer or method"
+            f"no value of the map of layer {where} is positive, only evidence against the target; normalize=False shows it, "
+            "and another method or layer may find what speaks for the target"
         )
     warnings.warn(f"{which} blank ({name}): {why}", DoubtWarning, stacklevel=4)
 

@@ -26,6 +26,7 @@ from ..ops import reference
 from ..targets import Targets
 from . import augmentation
 from .chosen import Chosen, choose
+from .doubts import blank_rows, warn_of_blank
 from .explanation import Explanation
 from .rules import Rule, eigen_grad_cam, eigen_smoothed
 from .search import kind_of, objective_of
@@ -167,6 +168,7 @@ class Explainer:
         self._names: list[str] = []
         self._modules: list[nn.Module] = []
         self._named = layers is not None
+        self._looked = False  # whether a heatmap was looked at, to be sure that it is not blank
         self._found: dict[Any, tuple[list[str], list[nn.Module]]] = {}  # by kind of target, where no layer is named
         if layers is not None:
             self._names, self._modules = resolve(self.model, layers)
@@ -251,8 +253,10 @@ class Explainer:
             maps = [layer.eigen_smoothed() for layer in maps]
         if size is None and chosen.per_image is not None and chosen.per_image > MANY:
             size = "map"
+        heatmap = self.combine(maps, self.output_size(size, maps, inputs), normalize)
+        self._look(heatmap, maps, chosen)
         return Explanation(
-            heatmap=self.combine(maps, self.output_size(size, maps, inputs), normalize),
+            heatmap=heatmap,
             scores=chosen.scores.detach(),
             targets=chosen.targets,
             layers=self.layers,
@@ -260,6 +264,16 @@ class Explainer:
             images=inputs.image,
             class_names=self.class_names,
         )
+
+    def _look(self, heatmap: Tensor, maps: Sequence[LayerMap], chosen: Chosen) -> None:
+        """Says so where heatmaps are blank; on a device, where looking means waiting, at the first call alone."""
+        if chosen.everything or (self._looked and heatmap.device.type != "cpu"):
+            return
+        self._looked = True
+        blank = blank_rows(heatmap, len(maps[0].size))
+        if blank.any():
+            raw = [layer(None, normalize=False) for layer in maps]
+            warn_of_blank(self.layers, blank, raw, chosen.scores, type(self))
 
     def prepare(self, images: Images, targets: Targets = None) -> Inputs:
         """Checks the images and settles the layers: where none is named, the last one that ``targets`` depend on."""
