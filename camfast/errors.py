@@ -6,7 +6,11 @@ import importlib
 from collections.abc import Sequence
 from types import ModuleType
 
-__all__ = ["closest", "reason", "require"]
+__all__ = ["DoubtWarning", "closest", "reason", "require"]
+
+
+class DoubtWarning(UserWarning):
+    """A result may not show what was asked for: what was seen, why, and what to do."""
 
 
 def reason(error: BaseException) -> str:

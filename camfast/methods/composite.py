@@ -39,7 +39,7 @@ class CompositeExplainer(Explainer):
             raise TypeError(f"base_method must be a class of camfast such as GradCAM, got {base_method!r}")
         self._base = base_method(self.model, **{**options, **(base_options or {})})
 
-    def prepare(self, images: Images) -> Inputs:
+    def prepare(self, images: Images, targets: Targets = None) -> Inputs:
         inputs = super().prepare(images)
         self._base._names, self._base._modules = self._names, self._modules
         return inputs

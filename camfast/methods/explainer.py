@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
@@ -12,18 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..errors import DoubtWarning
 from ..model.find_layer import find_layers
 from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import Layer, resolve
-from ..model.layouts import layout_of, same_proportions, size_of
+from ..model.layouts import Layout, layout_of, named_layout, same_proportions, size_of
 from ..model.outputs import scores_of
-from ..model.tap import Quirks, Tap, unwrapped
+from ..model.probe import image_axes, read_layer
+from ..model.tap import NoGradient, Quirks, Tap, unwrapped
 from ..ops import reference
 from ..targets import Targets
 from . import augmentation
 from .chosen import Chosen, choose
+from .doubts import blank_rows, warn_of_blank
 from .explanation import Explanation
 from .rules import Rule, eigen_grad_cam, eigen_smoothed
+from .search import kind_of, objective_of
 
 __all__ = ["Explainer", "LayerMap"]
 
@@ -101,6 +106,10 @@ class Explainer:
             last layer with a spatial map, found by passes over one image at the first call (see :attr:`layers`).
         reshape: turns the layer's output into ``[N, C, *map]``, for token layouts that are not recognised. It is
             applied to the gradients too, so it may only slice, reshape and permute.
+        layout: names the dimensions of the layer's output, where they are not recognised: ``"channels_first"``,
+            ``"channels_last"``, ``"tokens"``, ``"tokens_batch_second"``, or letters in their order, ``n`` for the batch,
+            ``c`` for the channels, and ``t``, ``d``, ``h``, ``w`` for positions: ``"n t c"``, ``"n c w h"``. By default
+            a change planted in one image tells, in one pass more at the first call of each shape.
         eval_mode: run in evaluation mode. False explains the model in the mode it is in.
         class_names: names of the classes, in the order of the scores; targets may then be names.
         fuse: how the maps of several layers become one: ``"mean"`` or ``"max"``.
@@ -123,6 +132,7 @@ class Explainer:
         layers: Layer | Sequence[Layer] | None = None,
         *,
         reshape: Callable[[Tensor], Tensor] | None = None,
+        layout: str | None = None,
         eval_mode: bool = True,
         class_names: Sequence[str] | None = None,
         fuse: Literal["mean", "max"] = "mean",
@@ -138,7 +148,12 @@ class Explainer:
         if fuse not in ("mean", "max"):
             raise ValueError(f"fuse must be 'mean' or 'max', got {fuse!r}")
         self.model = unwrapped(model)
+        if layout is not None and not isinstance(layout, str):
+            raise TypeError(f"layout must be a string such as 'n t c', got {type(layout).__name__}")
+        if layout is not None and reshape is not None:
+            raise ValueError("expected reshape= or layout=, got both")
         self.reshape = reshape
+        self.layout = layout
         self.eval_mode = eval_mode
         self.class_names = class_names
         for option, wanted in (("aug_smooth", aug_smooth), ("eigen_smooth", eigen_smooth)):
@@ -151,6 +166,9 @@ class Explainer:
         self._closed = False
         self._names: list[str] = []
         self._modules: list[nn.Module] = []
+        self._named = layers is not None
+        self._looked = False  # whether a heatmap was looked at, to be sure that it is not blank
+        self._found: dict[Any, tuple[list[str], list[nn.Module]]] = {}  # by kind of target, where no layer is named
         if layers is not None:
             self._names, self._modules = resolve(self.model, layers)
 
@@ -191,13 +209,40 @@ class Explainer:
 
     def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Explanation:
         """The call itself, without ``aug_smooth``."""
-        inputs = self.prepare(images)
+        inputs = self.prepare(images, targets)
+        try:
+            maps, chosen = self._layer_maps(inputs, targets)
+            unreached = self._unreached(maps)
+        except NoGradient:
+            unreached = True
+            if not self._searched_again(inputs, targets):
+                raise
+        else:
+            if not unreached or not self._searched_again(inputs, targets):
+                return self.result(maps, chosen, inputs, size, normalize)
+        maps, chosen = self._layer_maps(inputs, targets)
+        return self.result(maps, chosen, inputs, size, normalize)
+
+    def _layer_maps(self, inputs: Inputs, targets: Targets) -> tuple[Sequence[LayerMap], Chosen]:
         with self.tap() as tap:
             output = self.run(tap, inputs)
             scores = scores_of(output, inputs.batch)
             chosen = choose(targets, scores, self.class_names, output)
-            maps = self.maps(tap, chosen, inputs)
-        return self.result(maps, chosen, inputs, size, normalize)
+            return self.maps(tap, chosen, inputs), chosen
+
+    def _unreached(self, maps: Sequence[LayerMap]) -> bool:
+        """Whether no gradient at all reached a layer that was found, for other targets of the same kind."""
+        if self._named or not self.uses_gradients or maps[0].weights.device.type != "cpu":
+            return False  # elsewhere the question would wait for the device
+        return not any(bool(layer.weights.any()) for layer in maps)
+
+    def _searched_again(self, inputs: Inputs, targets: Targets) -> bool:
+        """Looks for a layer once more, for these very targets; whether it is another one."""
+        if self._named:
+            return False
+        before = self._names
+        self._search(inputs, targets, again=True)
+        return self._names != before
 
     def result(
         self, maps: Sequence[LayerMap], chosen: Chosen, inputs: Inputs, size: Size, normalize: bool
@@ -207,8 +252,10 @@ class Explainer:
             maps = [layer.eigen_smoothed() for layer in maps]
         if size is None and chosen.per_image is not None and chosen.per_image > MANY:
             size = "map"
+        heatmap = self.combine(maps, self.output_size(size, maps, inputs), normalize)
+        self._look(heatmap, maps, chosen)
         return Explanation(
-            heatmap=self.combine(maps, self.output_size(size, maps, inputs), normalize),
+            heatmap=heatmap,
             scores=chosen.scores.detach(),
             targets=chosen.targets,
             layers=self.layers,
@@ -217,15 +264,33 @@ class Explainer:
             class_names=self.class_names,
         )
 
-    def prepare(self, images: Images) -> Inputs:
-        """Checks the images and settles the layers."""
+    def _look(self, heatmap: Tensor, maps: Sequence[LayerMap], chosen: Chosen) -> None:
+        """Says so where heatmaps are blank; on a device, where looking means waiting, at the first call alone."""
+        if chosen.everything or (self._looked and heatmap.device.type != "cpu"):
+            return
+        self._looked = True
+        blank = blank_rows(heatmap, len(maps[0].size))
+        if blank.any():
+            raw = [layer(None, normalize=False) for layer in maps]
+            warn_of_blank(self.layers, blank, raw, chosen.scores, type(self))
+
+    def prepare(self, images: Images, targets: Targets = None) -> Inputs:
+        """Checks the images and settles the layers: where none is named, the last one that ``targets`` depend on."""
         if self._closed:
             raise RuntimeError(f"this {type(self).__name__} is closed")
         inputs = Inputs.of(images, self.model)
-        if not self._names:
-            with input_errors(self.model, inputs):
-                self._names, self._modules = resolve(self.model, find_layers(self.model, inputs, self.uses_gradients))
+        if not self._named:
+            self._search(inputs, targets)
         return inputs
+
+    def _search(self, inputs: Inputs, targets: Targets, again: bool = False) -> None:
+        kind = kind_of(targets)
+        if again or kind not in self._found:
+            objective = objective_of(targets, inputs.batch, self.class_names)
+            with input_errors(self.model, inputs):
+                names = find_layers(self.model, inputs, self.uses_gradients, objective, kind, again)
+            self._found[kind] = resolve(self.model, names)
+        self._names, self._modules = self._found[kind]
 
     def tap(self) -> Tap:
         """A tap on the layers, for one call."""
@@ -251,11 +316,12 @@ class Explainer:
         """A function that turns what has the layout of ``activations`` into ``[..., N, C, *map]``, mostly as a view."""
         if self.reshape is not None:
             return functools.partial(_reshaped, self.reshape, activations.shape)
-        layout = layout_of(activations.shape, inputs.image.shape, self.model)
+        layout = self._layout(activations, inputs, name)
         if layout is None:
             raise ValueError(
                 f"layer {name!r} must give [N, C, *map] or tokens [N, T, C] that fit the image's grid, got "
-                f"{list(activations.shape)} for images {list(inputs.image.shape)}; pass reshape= to turn it into a map"
+                f"{list(activations.shape)} for images {list(inputs.image.shape)}; pass reshape= to turn it into a map, or "
+                "layout= to name its dimensions"
             )
         if math.prod(layout.map) == 1:
             raise ValueError(
@@ -263,6 +329,24 @@ class Explainer:
                 "a layer before the pooling"
             )
         return layout.view
+
+    def _layout(self, activations: Tensor, inputs: Inputs, name: str) -> Layout | None:
+        """Where the positions are in a layer's output: by a planted change, once for each shape."""
+        if self.layout is not None:
+            return named_layout(self.layout, activations.shape, inputs.image.shape, self.model)
+        if name not in self._names:  # no layer's output
+            return layout_of(activations.shape, inputs.image.shape, self.model)
+        reading = read_layer(
+            self.model, self._modules[self._names.index(name)], name, activations, inputs, self.eval_mode
+        )
+        if reading.doubt is not None:
+            warnings.warn(
+                f"{reading.doubt}, so that they are taken from its shape {list(activations.shape)}; "
+                "layout= names its dimensions, reshape= turns it into [N, C, *map]",
+                DoubtWarning,
+                stacklevel=2,
+            )
+        return reading.layout
 
     def output_size(self, size: Size, maps: Sequence[LayerMap], inputs: Inputs) -> tuple[int, ...]:
         """The heatmap's size in full."""
@@ -274,6 +358,9 @@ class Explainer:
                 raise ValueError(
                     f"the layer's map has {rank} dimensions, more than images {list(inputs.image.shape)}; pass size="
                 )
+            along = image_axes(self.model, inputs.image.shape, rank) if self.reshape is None else None
+            if along is not None:
+                return tuple(inputs.image.shape[axis] for axis in along)
             whole = size_of(inputs.image.shape, self.model)
             if len(whole) >= rank:
                 return whole[-rank:]

@@ -44,7 +44,7 @@ class FullGrad(Explainer):
             raise ValueError(f"FullGrad explains by all layers with a bias, got layers={layers!r}; leave it out")
         super().__init__(model, None, **options)
 
-    def prepare(self, images: Images) -> Inputs:
+    def prepare(self, images: Images, targets: Targets = None) -> Inputs:
         """Checks the images; layers are met during the pass."""
         if self._closed:
             raise RuntimeError(f"this {type(self).__name__} is closed")

@@ -54,7 +54,7 @@ class GuidedBackprop(Explainer):
             raise ValueError(f"GuidedBackprop explains the image itself, got layers={layers!r}; leave it out")
         super().__init__(model, None, **options)
 
-    def prepare(self, images: Images) -> Inputs:
+    def prepare(self, images: Images, targets: Targets = None) -> Inputs:
         """Checks the images; no layer is needed."""
         if self._closed:
             raise RuntimeError(f"this {type(self).__name__} is closed")

@@ -52,7 +52,7 @@ class LeGrad(Explainer):
         self._blocks: list[str] = []  # every block of the model
         self._checked = False
 
-    def prepare(self, images: Images) -> Inputs:
+    def prepare(self, images: Images, targets: Targets = None) -> Inputs:
         """Checks the images and finds the blocks."""
         if self._closed:
             raise RuntimeError(f"this {type(self).__name__} is closed")

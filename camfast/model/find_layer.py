@@ -1,4 +1,4 @@
-"""The layer to explain where none is named: the last one with a spatial map."""
+"""The layer to explain where none is named: the last one with a spatial map that the target depends on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import math
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,11 +15,15 @@ from torch import Tensor, nn
 
 from .inputs import Inputs
 from .layouts import Layout, layout_of
-from .outputs import scores_in, tensors_in
+from .outputs import replace_all, scores_in, tensors_in
+from .probe import Planted, read
 from .tap import Tap, hookable, is_map
 from .untouched import quiet
 
-__all__ = ["find_layers"]
+__all__ = ["Objective", "find_layers"]
+
+Objective = Callable[[Any], Tensor]
+"""From what the model returned for one image, the scalar whose gradient is asked for."""
 
 
 _AT_ONCE = 8  # candidates whose gradients are taken in one pass
@@ -55,33 +59,55 @@ class _Candidate(NamedTuple):
     doubts: int
 
 
-# Layers found before, by model and image shape: repeated calls of the functional forms need no second search.
+# Layers found before, by model, image shape and kind of target: repeated calls need no second search.
 _found: weakref.WeakKeyDictionary[nn.Module, dict[Any, weakref.ref[nn.Module]]] = weakref.WeakKeyDictionary()
 
 
-def find_layers(model: nn.Module, inputs: Inputs, gradients: bool = True) -> list[str]:
-    """The name of the last layer of ``model`` with a spatial map, as a list of one.
+def find_layers(
+    model: nn.Module,
+    inputs: Inputs,
+    gradients: bool = True,
+    objective: Objective | None = None,
+    kind: Any = None,
+    again: bool = False,
+) -> list[str]:
+    """The name of the last layer of ``model`` with a spatial map that the target depends on, as a list of one.
 
     One pass over the first image notes what every module returns. Pooled maps are left out, and so are the class maps
-    that a segmentation network or a convolutional head ends in. A second pass takes gradients: a layer must be
-    connected to the scores, and a transformer's must pass a gradient to most positions, not to the class token alone.
-    Without ``gradients``, for methods that take none, a head that cannot be differentiated does not matter.
+    that a segmentation network or a convolutional head ends in. A second pass takes gradients of the objective: a layer
+    must receive some, and a transformer's must receive one at most positions, not at the class token alone. A third
+    tells by a planted change where the layer's positions are (see :mod:`camfast.model.probe`); a layer that has none
+    is passed over.
 
-    Raises ``ValueError`` when the model has no such layer.
+    Args:
+        model: the model, in any mode.
+        inputs: its arguments.
+        gradients: False for methods that take none: a head that cannot be differentiated does not matter.
+        objective: the scalar to explain, of the model's output for the first image; None for its top score.
+        kind: stands for the objective in what is remembered: equal for targets that read the same part of the output.
+        again: search even where a layer is remembered, because a target of the same kind got no gradient there.
+
+    Returns:
+        A list of one name.
+
+    Raises:
+        ValueError: the model has no such layer.
     """
-    key = (*inputs.image.shape[1:], gradients)
-    known = _found.get(model, {}).get(key)
+    key = (*inputs.image.shape[1:], gradients, kind)
+    known = None if again else _found.get(model, {}).get(key)
     layer = known() if known is not None else None
     if layer is not None:
         for name, module in model.named_modules():
             if module is layer:
                 return [name]
-    name, layer = _search(model, inputs, gradients)
+    name, layer = _search(model, inputs, gradients, objective)
     _found.setdefault(model, {})[key] = weakref.ref(layer)
     return [name]
 
 
-def _search(model: nn.Module, batch: Inputs, differentiable: bool) -> tuple[str, nn.Module]:
+def _search(
+    model: nn.Module, batch: Inputs, differentiable: bool, objective: Objective | None
+) -> tuple[str, nn.Module]:
     inputs = batch.first()
     try:
         record = _record(model, inputs)
@@ -89,27 +115,33 @@ def _search(model: nn.Module, batch: Inputs, differentiable: bool) -> tuple[str,
         if batch.batch == 1:
             raise
         inputs, record = batch, _record(model, batch)  # exported for this batch size, perhaps
-    candidates = _of_the_image(model, inputs, _candidates(model, inputs, *record))
+    steps, output, last_weight = record
+    target, read_by_it = _objective(objective, output)
+    candidates = _of_the_image(model, inputs, _candidates(model, inputs, steps, read_by_it, last_weight))
     silent: _Step | None = None
+    planted = Planted(model, inputs)
     # From the last one backwards: it alone, which is mostly enough, then a few at a time, so that graphs stay short.
     bounds = [len(candidates), *range(len(candidates) - 1, 0, -_AT_ONCE), 0] if candidates else []
     for end, start in itertools.pairwise(bounds):
         group = candidates[start:end]
-        gradients = _gradients(model, inputs, [candidate.step.module for candidate in group])
-        for (step, layout, _), gradient in reversed(list(zip(group, gradients, strict=True))):
+        found = _gradients(model, inputs, [candidate.step.module for candidate in group], target)
+        for (step, layout, _), (activations, gradient) in reversed(list(zip(group, found, strict=True))):
             # A container may return the map beside what it made of it, as Hugging Face's do: the scores do not depend
             # on the map it returns, but on that of a part inside.
             while gradient is None and step.inner:
                 step.name, step.module = step.inner.pop()
-                (gradient,) = _gradients(model, inputs, [step.module])
+                ((activations, gradient),) = _gradients(model, inputs, [step.module], target)
             # A module that ran several times, on maps of different sizes, is tapped at its last call.
-            if gradient is None or tuple(gradient.shape) != step.shape:
+            if gradient is None or activations is None or tuple(gradient.shape) != step.shape:
                 continue
-            reached = layout.view(gradient).any(1).float().mean().item()
-            if reached > (0 if layout.kind == "channels_first" else 0.5):
+            if not gradient.any():
+                silent = silent or step
+                continue
+            if not _reached(layout, gradient):
+                continue
+            reading = read(model, step.module, step.name, activations, planted)
+            if reading.layout is not None and _reached(reading.layout, gradient):
                 return step.name, step.module
-            if silent is None and not gradient.any():
-                silent = step
     if silent is None and candidates and not differentiable:
         return candidates[-1].step.name, candidates[-1].step.module
     if silent is None and candidates:
@@ -125,6 +157,47 @@ def _search(model: nn.Module, batch: Inputs, differentiable: bool) -> tuple[str,
             f"for images {list(inputs.image.shape)}; name one by layers="
         )
     return silent.name, silent.module
+
+
+def _reached(layout: Layout, gradient: Tensor) -> bool:
+    """Whether a layer with a map gets a gradient: of tokens at most positions, not at a class token or the last step."""
+    if math.prod(layout.map) < 2:
+        return False
+    reached = layout.view(gradient).any(1).float().mean().item()
+    return reached > (0 if layout.kind == "channels_first" else 0.5)
+
+
+def _objective(wanted: Objective | None, output: Any) -> tuple[Objective, Tensor | None]:
+    """What to differentiate, and which tensor of the output it reads: tried on what the model returned.
+
+    Where the target does not fit the first image, a detector that found nothing in it, the top score takes its place;
+    what is wrong with a target is said by the call that follows.
+    """
+    for objective in (wanted, _top_score):
+        if objective is None:
+            continue
+        leaves: list[Tensor] = []
+
+        def leaf(tensor: Tensor, leaves: list[Tensor] = leaves) -> Tensor:
+            leaves.append(tensor.detach().requires_grad_())
+            return leaves[-1]
+
+        try:
+            with torch.enable_grad():
+                value = objective(replace_all(output, Tensor.is_floating_point, leaf))
+                gradients = torch.autograd.grad(value, leaves, allow_unused=True)
+        except Exception:
+            continue
+        read_by_it = [t for t, g in zip(leaves, gradients, strict=True) if g is not None and g.any()]
+        return objective, read_by_it[0].detach() if read_by_it else scores_in(output)
+    return _top_score, scores_in(output)
+
+
+def _top_score(output: Any) -> Tensor:
+    scores = scores_in(output)
+    if scores is None:
+        raise ValueError("expected scores, got none")
+    return scores.reshape(len(scores), -1).amax(1).sum()
 
 
 def _record(model: nn.Module, inputs: Inputs) -> tuple[list[_Step], Any, int]:
@@ -178,10 +251,9 @@ def _record(model: nn.Module, inputs: Inputs) -> tuple[list[_Step], Any, int]:
 
 
 def _candidates(
-    model: nn.Module, inputs: Inputs, steps: list[_Step], output: Any, last_weight: int
+    model: nn.Module, inputs: Inputs, steps: list[_Step], scores: Tensor | None, last_weight: int
 ) -> list[_Candidate]:
     """The maps among ``steps``, those that are rather something else first, the likeliest ones last."""
-    scores = scores_in(output)
     classes = scores.shape[1] if scores is not None and scores.ndim > 1 else None
     segments = scores is not None and scores.ndim > 2
     batch = inputs.batch
@@ -199,7 +271,7 @@ def _candidates(
         else:
             channels = step.shape[-1]
             # Of a transformer's block, the residual stream and its normalisations are features of a position.
-            inner = not (step.module._modules or "norm" in type(step.module).__name__.lower())
+            inner = not (_parts(step.module) or "norm" in type(step.module).__name__.lower())
         class_map = channels == classes and (segments or step.turn >= last_weight)
         found.append(_Candidate(step, layout, doubts=2 * inner + class_map))
     return sorted(found, key=lambda candidate: -candidate.doubts)
@@ -217,6 +289,19 @@ def _of_the_image(model: nn.Module, inputs: Inputs, candidates: list[_Candidate]
     return [candidate for candidate, differs in zip(candidates, changed, strict=True) if differs] or candidates
 
 
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """What a module is made of, adapters and parametrizations aside: a linear layer with LoRA is a linear layer."""
+    base = getattr(module, "base_layer", None)
+    if isinstance(base, nn.Module):
+        return _parts(base)
+    added = ("lora", "adapter", "parametrizations")
+    names = list(module._modules)
+    kept = [name for name in names if not name.lower().startswith(added)]
+    if len(kept) == 1 < len(names) and module._modules[kept[0]] is not None:
+        return _parts(module._modules[kept[0]])  # type: ignore[arg-type]
+    return [child for name in kept if (child := module._modules[name]) is not None]
+
+
 def _layout_or_none(step: _Step, inputs: Inputs, model: nn.Module) -> Layout | None:
     try:
         return layout_of(step.shape, inputs.image.shape, model)
@@ -224,12 +309,15 @@ def _layout_or_none(step: _Step, inputs: Inputs, model: nn.Module) -> Layout | N
         return None
 
 
-def _gradients(model: nn.Module, inputs: Inputs, layers: Sequence[nn.Module]) -> list[Tensor | None]:
-    """Gradients of the top score with respect to each layer's output; None where there is no connection."""
+def _gradients(
+    model: nn.Module, inputs: Inputs, layers: Sequence[nn.Module], objective: Objective
+) -> list[tuple[Tensor | None, Tensor | None]]:
+    """Each layer's output, and the objective's gradient with respect to it: None where there is no connection."""
+    nothing: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * len(layers)
     with Tap(model, layers) as tap:
         try:
-            scores = scores_in(tap.run(inputs))
-        except ValueError:
-            return [None] * len(layers)
-        assert scores is not None
-        return tap.gradients(scores.reshape(len(scores), -1).amax(1).sum(), missing_ok=True)
+            output = tap.run(inputs)
+            value = objective(output)
+        except (ValueError, TypeError):  # the target reads a part of the output that these layers do not reach
+            return nothing
+        return list(zip(tap.activations, tap.gradients(value, missing_ok=True), strict=True))

@@ -18,32 +18,56 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["Layout", "layout_of", "same_proportions", "size_of"]
+__all__ = ["Kind", "Layout", "grids_of", "layout_of", "named_layout", "same_proportions", "size_of"]
 
 MAX_PREFIX = 9  # a class token and eight registers
 MAX_GUESSED_PREFIX = 5  # a class token and four registers, where the model's patch embedding does not tell the grid
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
+Kind = Literal["channels_first", "channels_last", "tokens", "tokens_batch_second", "axes"]
+
+
 class Layout(NamedTuple):
     """How to view a layer's output as ``[N, C, *map]``."""
 
-    kind: Literal["channels_first", "channels_last", "tokens", "tokens_batch_second"]
+    kind: Kind
     map: tuple[int, ...]
     prefix: int = 0
     plausible: bool = True  # the map has the proportions of the image
+    axes: tuple[int, ...] = ()  # of "axes": the output's dimensions that hold batch, channels, and positions, in order
+    down: bool = False  # tokens run down the columns of their grid, not along its rows
+    along: tuple[int, ...] | None = None  # the image's dimension that each of the map's follows; None: the last ones
+    instances: int | None = None  # several maps an image, one each for the entries of the image's second dimension
 
     def view(self, tensor: Tensor) -> Tensor:
         """``tensor``, with any dimensions before the layer's own, as ``[..., N, C, *map]``, without a copy."""
-        rank = len(self.map)
         if self.kind == "channels_first":
             return tensor
-        if self.kind == "tokens_batch_second":
-            tensor = tensor.transpose(-3, -2)
-        if self.kind != "channels_last":
-            positions = math.prod(self.map)
-            tensor = tensor.narrow(-2, self.prefix, positions).unflatten(-2, self.map)
-        return tensor.movedim(-1, -1 - rank)
+        order = self.order
+        lead = tensor.ndim - len(order)
+        tensor = tensor.permute(*range(lead), *(lead + axis for axis in order))
+        if len(order) - 2 < len(self.map) or self.prefix:  # flattened, or pooled along some of the image's dimensions
+            grid = self.map[::-1] if self.down else self.map
+            tensor = tensor.narrow(-1, self.prefix, math.prod(grid)).unflatten(-1, grid)
+            return (
+                tensor.movedim(tuple(range(-len(grid), 0)), tuple(range(-1, -len(grid) - 1, -1)))
+                if self.down
+                else tensor
+            )
+        return tensor
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The output's dimensions that hold batch, channels and positions, in order."""
+        rank = len(self.map)
+        if self.kind == "axes":
+            return self.axes
+        if self.kind == "channels_last":
+            return (0, rank + 1, *range(1, rank + 1))
+        if self.kind == "channels_first":
+            return (0, 1, *range(2, rank + 2))
+        return (0, 2, 1) if self.kind == "tokens" else (1, 2, 0)
 
 
 def layout_of(shape: Sequence[int], image: Sequence[int], model: nn.Module) -> Layout | None:
@@ -76,6 +100,44 @@ def layout_of(shape: Sequence[int], image: Sequence[int], model: nn.Module) -> L
     if same_proportions(last, size) and (not plausible or (_exact(last, size) and not _exact(first, size))):
         return Layout("channels_last", last)
     return Layout("channels_first", first, plausible=plausible)
+
+
+def named_layout(name: str, shape: Sequence[int], image: Sequence[int], model: nn.Module) -> Layout:
+    """The layout that a user gave for a layer's output of ``shape``.
+
+    Args:
+        name: ``"channels_first"``, ``"channels_last"``, ``"tokens"``, ``"tokens_batch_second"``, or the dimensions in
+            their order, ``"n t c"``: n, c, and for positions some of t, d, h, w.
+        shape: of the layer's output.
+        image: of the image tensor, ``[N, ...]``.
+        model: tells by its patch embedding the grid of tokens.
+
+    Raises:
+        ValueError: the name is none of these or does not fit ``shape``, or the tokens fit no grid or several.
+    """
+    shape, rank = tuple(shape), len(shape) - 2
+    if name in ("tokens", "tokens_batch_second"):
+        tokens = shape[0 if name == "tokens_batch_second" else 1]
+        whole = size_of(image, model)
+        grid = _tokens(name, tokens, whole, model) if len(shape) == 3 else None  # type: ignore[arg-type]
+        if grid is None:
+            raise ValueError(
+                f"layout={name!r} needs an output of three dimensions whose tokens form a grid of the proportions of "
+                f"images {list(image)}, got {list(shape)}; reshape= turns it into [N, C, *map]"
+            )
+        return grid
+    if name in ("channels_first", "channels_last") and rank in _CONVOLUTIONS:
+        return Layout(name, shape[2:] if name == "channels_first" else shape[1:-1])  # type: ignore[arg-type]
+    letters = name.split() if " " in name else list(name)
+    if sorted(letters) != sorted(set(letters)) or not {"n", "c"} <= set(letters) <= set("nctdhw") or len(letters) < 3:
+        raise ValueError(
+            f"layout must be 'channels_first', 'channels_last', 'tokens', 'tokens_batch_second', or letters such as "
+            f"'n t c' of n, c and t, d, h, w, got {name!r}"
+        )
+    if len(letters) != len(shape):
+        raise ValueError(f"layout={name!r} names {len(letters)} dimensions, got an output {list(shape)}")
+    axes = tuple(letters.index(letter) for letter in "nctdhw" if letter in letters)
+    return Layout("axes", tuple(shape[axis] for axis in axes[2:]), axes=axes)
 
 
 def size_of(image: Sequence[int], model: nn.Module) -> tuple[int, ...]:
@@ -143,6 +205,18 @@ def _patch_size(model: nn.Module, rank: int) -> tuple[int, ...] | None:
 
 def _grid_of_proportions(count: int, size: Sequence[int]) -> tuple[tuple[int, ...], int] | None:
     """Grid and prefix of ``count`` tokens from the proportions of the image alone."""
+    exact, rounded = grids_of(count, size)
+    found = exact or rounded
+    if len(found) > 1:
+        grids = " or ".join("x".join(map(str, grid)) for grid, _ in found[:4])
+        raise ValueError(f"{count} tokens fit several grids, {grids}: pass reshape= to turn them into [N, C, *map]")
+    return found[0] if found else None
+
+
+def grids_of(
+    count: int, size: Sequence[int]
+) -> tuple[list[tuple[tuple[int, ...], int]], list[tuple[tuple[int, ...], int]]]:
+    """Grids and prefixes of ``count`` tokens that have the image's proportions, exactly and after rounding."""
     exact, rounded = [], []
     for prefix in range(min(MAX_GUESSED_PREFIX, count - 1) + 1):
         for grid in _factorisations(count - prefix, len(size)):
@@ -150,12 +224,9 @@ def _grid_of_proportions(count: int, size: Sequence[int]) -> tuple[tuple[int, ..
                 exact.append((grid, prefix))
             elif same_proportions(grid, size):
                 rounded.append((grid, prefix))
-    found = exact or rounded
-    found = [(grid, prefix) for grid, prefix in found if math.prod(grid) > 1] or found  # the whole image as one: hardly
-    if len(found) > 1:
-        grids = " or ".join("x".join(map(str, grid)) for grid, _ in found[:4])
-        raise ValueError(f"{count} tokens fit several grids, {grids}: pass reshape= to turn them into [N, C, *map]")
-    return found[0] if found else None
+    # The whole image as one position: hardly.
+    several = [[(grid, prefix) for grid, prefix in found if math.prod(grid) > 1] for found in (exact, rounded)]
+    return (several[0] or exact, several[1] or rounded) if any(several) else (exact, rounded)
 
 
 def _factorisations(count: int, rank: int) -> list[tuple[int, ...]]:

@@ -22,7 +22,7 @@ from .inputs import Images, Inputs
 from .outputs import replace_first, scores_in, tensors_in
 from .untouched import quiet
 
-__all__ = ["Quirks", "Tap", "hookable", "is_map", "unwrapped"]
+__all__ = ["NoGradient", "Quirks", "Tap", "hookable", "is_map", "unwrapped"]
 
 
 @dataclass
@@ -33,6 +33,10 @@ class Quirks:
     inference_weights: bool = False  # parameters were made in inference mode: the head needs ordinary copies
     batched_backward: bool | None = None  # does one batched backward work; None: not tried yet
     runs: int | None = None  # how often a lone layer ran in the last pass: only its last run needs a graph
+
+
+class NoGradient(ValueError):
+    """The target does not depend on a layer."""
 
 
 _CUT_OFF = (
@@ -99,7 +103,7 @@ class Tap:
         self._check_captured()
         if self.graph and not self._has_graph(output):
             self.quirks.whole_graph = False
-            raise ValueError(_CUT_OFF.format(_listed(self.names)))
+            raise NoGradient(_CUT_OFF.format(_listed(self.names)))
         return output
 
     @property
@@ -142,7 +146,7 @@ class Tap:
             found = self._batched(outputs, wanted, seeds, keep)
         missing = [name for name, gradient in zip(self.names, found, strict=True) if gradient is None]
         if missing and not missing_ok:
-            raise ValueError(_CUT_OFF.format(_listed(missing)))
+            raise NoGradient(_CUT_OFF.format(_listed(missing)))
         return list(found)
 
     def _batched(

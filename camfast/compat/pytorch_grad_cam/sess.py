@@ -155,7 +155,7 @@ class _Engine(methods.SESS):
         )
         self.adapter = adapter
 
-    def prepare(self, images: Any) -> Inputs:
+    def prepare(self, images: Any, targets: Any = None) -> Inputs:
         return Inputs.of(images)  # the adapted method knows its layers
 
     def starts(self, length: int, step: int, side: int) -> list[int]:
