@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 __all__ = ["Images", "Inputs"]
@@ -96,8 +95,3 @@ def _image_among(tensors: list[Tensor]) -> Tensor:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise TypeError(f"float images expected, got {kind}; scale them as the model was trained")
     raise ValueError(f"images must have shape [N, C, H, W], [N, C, L] or [N, C, D, H, W], got {list(tensors[0].shape)}")
-
-
-def default_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype of the heatmaps made from ``tensor``: fp64 for fp64, fp32 for the rest."""
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
