@@ -5,7 +5,7 @@ A method is found by its name: ``score.py`` holds Score-CAM and its kin, ``gradi
 
 from __future__ import annotations
 
-from .ablation import AblationCAM, ReciproCAM, ablation_cam, recipro_cam
+from .ablation import AblationCAM, ablation_cam
 from .cam import CAM, cam
 from .composite import FinerCAM, RefineCAM, finer_cam, refine_cam
 from .custom import method
@@ -40,8 +40,11 @@ from .gradient import (
     xgrad_cam,
 )
 from .guided import GuidedBackprop, GuidedExplanation, GuidedGradCAM, guided_backprop, guided_grad_cam
+from .layer_explainer import LayerExplainer
+from .layer_map import LayerMap, LayerMaps, SummedMap
 from .legrad import LeGrad, legrad
 from .random import RandomCAM, random_cam
+from .recipro import ReciproCAM, recipro_cam
 from .registry import METHODS
 from .score import ISCAM, SSCAM, ScoreCAM, is_cam, score_cam, ss_cam
 from .sess import SESS, sess
@@ -73,6 +76,9 @@ __all__ = [
     "GuidedGradCAM",
     "HiResCAM",
     "LayerCAM",
+    "LayerExplainer",
+    "LayerMap",
+    "LayerMaps",
     "LeGrad",
     "RandomCAM",
     "ReciproCAM",
@@ -81,6 +87,7 @@ __all__ = [
     "SegEigenCAM",
     "ShapleyCAM",
     "SmoothGradCAMPlusPlus",
+    "SummedMap",
     "XGradCAM",
     "ablation_cam",
     "cam",

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
 from ..model.inputs import Inputs
 from ..model.tap import Tap
 from .chosen import Chosen
-from .explainer import Explainer, LayerMap, Needs, SummedMap
+from .explainer import Layers, Needs
+from .layer_explainer import LayerExplainer, LayerOptions
+from .layer_map import LayerMap, SummedMap
 from .linear_head import Head, candidates, gives_scores, products
 from .registry import register
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["CAM", "cam"]
 
 
-class CAM(Explainer):
+class CAM(LayerExplainer):
     """CAM: the class's row of the linear layer that follows global average pooling (Zhou 2016, https://arxiv.org/abs/1512.04150).
 
     The head is found by itself, and trusted only after its formula has reproduced the model's scores: a linear layer on
@@ -31,14 +36,14 @@ class CAM(Explainer):
     needs: ClassVar[Needs] = "activations"
     uses_gradients: ClassVar[bool] = False
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, model: nn.Module, layers: Layers = None, **options: Unpack[LayerOptions]) -> None:
+        super().__init__(model, layers, **options)
         self._heads: list[Head] = []
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         if not isinstance(chosen.targets, Tensor):
             raise TypeError("CAM explains classes, got target callables; use grad_cam for those")
-        activations = [self.to_grid(A, inputs, name)(A) for name, A in zip(self.layers, tap.activations, strict=True)]
+        activations = self.grids(tap, inputs)
         if not self._heads:
             self._heads = [self._head(A, chosen.scores, name) for name, A in zip(self.layers, activations, strict=True)]
         maps: list[LayerMap] = []

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..model.outputs import detections_in, row_of, scores_of
+from ..model.precision import wide
 from ..targets import ALL, Logit, Policy, Scalar, Targets, TopK, value_of
 
 __all__ = ["Chosen", "choose", "count_per_image"]
@@ -52,12 +53,12 @@ class Chosen:
         ``ValueError`` for a callable that returns no scalar tensor.
         """
         if isinstance(self.targets, Tensor):
-            return _of_classes(_wide(scores_of(output, count)), self.targets[index])
+            return _of_classes(wide(scores_of(output, count).detach()), self.targets[index])
         targets, rows = self.targets[index], []
         for copy in range(count):
             row = [_scalar(target, output, copy, count) for target in (targets if _nested(targets) else [targets])]
             rows.append(torch.stack([value.detach() for value in row]))
-        found = _wide(torch.stack(rows))
+        found = wide(torch.stack(rows))
         return found if _nested(targets) else found[:, 0]
 
     def part(self, start: int, end: int) -> Chosen:
@@ -254,8 +255,3 @@ def _of_classes(scores: Tensor, ids: Tensor) -> Tensor:
     if missing > 0:  # a changed image in which a detector finds less
         planes = F.pad(planes, (0, missing))
     return planes[:, ids]
-
-
-def _wide(scores: Tensor) -> Tensor:
-    scores = scores.detach()
-    return scores if scores.dtype == torch.float64 else scores.float()

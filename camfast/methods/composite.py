@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
 from ..model.inputs import Images, Inputs
+from ..model.precision import wide
 from ..model.tap import Tap
+from ..targets import Targets
 from .chosen import Chosen
-from .explainer import Explainer, LayerMap, Needs
+from .explainer import Explainer, Layers, Needs
 from .gradient import GradCAM, GradCAMPlusPlus
+from .layer_explainer import LayerExplainer, LayerOptions
+from .layer_map import LayerMap
 from .registry import register
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["FinerCAM", "RefineCAM", "finer_cam", "refine_cam"]
 
 
-class CompositeExplainer(Explainer):
-    """An explainer whose maps come from another method, ``base_method``: a class of :mod:`camfast`.
+class CompositeOptions(LayerOptions, total=False):
+    """Options of every method made of another, as :class:`CompositeExplainer` describes them."""
+
+    base_options: Mapping[str, Any] | None
+
+
+class CompositeExplainer(LayerExplainer):
+    """An explainer whose heatmaps are made of another method's, ``base_method``: a class of :mod:`camfast`.
 
     ``base_options`` are given to that class besides the model, layers and options of this one.
     """
@@ -29,20 +42,48 @@ class CompositeExplainer(Explainer):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        layers: Layers = None,
+        *,
         base_method: type[Explainer],
-        base_options: dict[str, Any] | None = None,
-        **options: Any,
+        base_options: Mapping[str, Any] | None = None,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        super().__init__(*args, **options)
+        super().__init__(model, layers, **options)
         if not (isinstance(base_method, type) and issubclass(base_method, Explainer)):
             raise TypeError(f"base_method must be a class of camfast such as GradCAM, got {base_method!r}")
-        self._base = base_method(self.model, **{**options, **(base_options or {})})
+        given = {} if layers is None else {"layers": layers}
+        self._base = base_method(self.model, **{**given, **options, **(base_options or {})})  # type: ignore[arg-type]
 
     def prepare(self, images: Images, targets: Targets = None) -> Inputs:
-        inputs = super().prepare(images)
-        self._base._names, self._base._modules = self._names, self._modules
+        """Checks the images and settles the layers, which are those of the other method too."""
+        inputs = super().prepare(images, targets)
+        if isinstance(self._base, LayerExplainer):
+            self._base.use_layers_of(self)
         return inputs
+
+    def close(self) -> None:
+        """Ends the use of this explainer, and of the other method's."""
+        super().close()
+        self._base.close()
+
+
+class OnePassComposite(CompositeExplainer):
+    """One whose pass and layer maps are the other method's own."""
+
+    _base: LayerExplainer
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers = None,
+        *,
+        base_method: type[Explainer],
+        **options: Unpack[CompositeOptions],
+    ) -> None:
+        super().__init__(model, layers, base_method=base_method, **options)
+        if not isinstance(self._base, LayerExplainer):
+            raise TypeError(f"base_method must be a class that explains layers, got {base_method.__name__}")
 
     def tap(self) -> Tap:
         return self._base.tap()
@@ -53,12 +94,8 @@ class CompositeExplainer(Explainer):
     def combine(self, maps: Sequence[LayerMap], size: tuple[int, ...], normalize: bool) -> Tensor:
         return self._base.combine(maps, size, normalize)
 
-    def close(self) -> None:
-        super().close()
-        self._base.close()
 
-
-class FinerCAM(CompositeExplainer):
+class FinerCAM(OnePassComposite):
     """Finer-CAM: explains how a class differs from those of the nearest scores (Zhang 2025, https://arxiv.org/abs/2501.11309).
 
     The score explained is ``sum_k p_k (y_n - alpha * y_k) / (sum_k p_k + 1e-9)``, for class n, the classes k at the
@@ -76,13 +113,15 @@ class FinerCAM(CompositeExplainer):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        layers: Layers = None,
+        *,
         base_method: type[Explainer] = GradCAM,
         alpha: float = 1.0,
         comparisons: Sequence[int] = (1, 2, 3),
-        **options: Any,
+        **options: Unpack[CompositeOptions],
     ) -> None:
-        super().__init__(*args, base_method=base_method, **options)
+        super().__init__(model, layers, base_method=base_method, **options)
         if not base_method.uses_gradients:
             raise TypeError(f"base_method must be a class that explains by gradients, got {base_method.__name__}")
         if len(comparisons) == 0 or any(not isinstance(place, int) or place < 1 for place in comparisons):
@@ -112,17 +151,17 @@ class FinerCAM(CompositeExplainer):
         distance = (scores.detach().unsqueeze(1) - own.detach()).abs()
         distance.scatter_(2, ids.unsqueeze(2), -1)  # the class itself comes first, whatever ties there are
         near = distance.argsort(dim=2, stable=True)[:, :, places]  # [N, K, places]
-        wide = scores if scores.dtype == torch.float64 else scores.float()
-        probabilities = wide.softmax(1).unsqueeze(1).expand(-1, ids.shape[1], -1).gather(2, near)
-        others = wide.unsqueeze(1).expand(-1, ids.shape[1], -1).gather(2, near)
-        differences = own.to(wide.dtype) - self.alpha * others
+        exact = wide(scores)
+        probabilities = exact.softmax(1).unsqueeze(1).expand(-1, ids.shape[1], -1).gather(2, near)
+        others = exact.unsqueeze(1).expand(-1, ids.shape[1], -1).gather(2, near)
+        differences = own.to(exact.dtype) - self.alpha * others
         return (probabilities * differences).sum(2) / (probabilities.sum(2) + 1e-9)
 
 
 finer_cam = register(FinerCAM)
 
 
-class RefineCAM(CompositeExplainer):
+class RefineCAM(OnePassComposite):
     """Refine-CAM: the product of the heatmaps of several layers, which takes noise out of the early ones (https://arxiv.org/abs/2605.14641).
 
     ``base_method`` makes each layer's heatmap, in [0, 1] at the output's size. With ``normalize=False`` their product
@@ -131,8 +170,15 @@ class RefineCAM(CompositeExplainer):
 
     name: ClassVar[str] = "refine_cam"
 
-    def __init__(self, *args: Any, base_method: type[Explainer] = GradCAMPlusPlus, **options: Any) -> None:
-        super().__init__(*args, base_method=base_method, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers = None,
+        *,
+        base_method: type[Explainer] = GradCAMPlusPlus,
+        **options: Unpack[CompositeOptions],
+    ) -> None:
+        super().__init__(model, layers, base_method=base_method, **options)
 
     def combine(self, maps: Sequence[LayerMap], size: tuple[int, ...], normalize: bool) -> Tensor:
         product = torch.stack([self._base.combine([layer], size, True) for layer in maps]).prod(0)

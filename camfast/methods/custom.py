@@ -8,17 +8,19 @@ from typing import Any, Literal
 from torch import Tensor
 
 from .eigen import ActivationExplainer
-from .explainer import Explainer
+from .explainer import Layers
+from .explanation import Explanation
 from .gradient import GradientExplainer
+from .layer_explainer import LayerExplainer
 from .registry import Method, register
-from .rules import as_op
+from .weights import as_op
 
 __all__ = ["method"]
 
 
 def method(
     name: str, needs: Literal["gradients", "activations"] = "gradients"
-) -> Callable[[Callable[..., Tensor]], Method]:
+) -> Callable[[Callable[..., Tensor]], Method[Layers, ..., Explanation]]:
     """Makes a method of the weight rule below it, and registers it: ``@camfast.method("my_cam")``.
 
     The rule takes activations ``A`` ``[N, C, S]`` and gradients ``G`` ``[N, C, S]``, in fp32 (fp64 for fp64) and with a
@@ -29,7 +31,8 @@ def method(
 
     The decorated name becomes the function of one call, ``my_cam(model, images, targets, layers)``; the class of
     reusable explainers is ``camfast.METHODS["my_cam"]``, and layers, targets, sizes and options are those of the others.
-    A method of another kind is a subclass of :class:`camfast.Explainer` given to :func:`camfast.methods.register`.
+    A method of another kind is a subclass of :class:`camfast.methods.LayerExplainer` given to
+    :func:`camfast.methods.registry.register`.
 
     Raises ``ValueError`` for a name that another method has or that is no identifier.
     """
@@ -38,16 +41,16 @@ def method(
     if needs not in ("gradients", "activations"):
         raise ValueError(f"needs must be 'gradients' or 'activations', got {needs!r}")
 
-    def decorate(rule: Callable[..., Tensor]) -> Method:
+    def decorate(rule: Callable[..., Tensor]) -> Method[Layers, ..., Explanation]:
         parts: dict[str, Any] = {"name": name, "__doc__": rule.__doc__ or f"{name}, a method of one's own."}
         parts["__module__"] = rule.__module__
-        base: type[Explainer]
+        base: type[LayerExplainer]
         if needs == "gradients":
-            base, parts["rule"] = GradientExplainer, staticmethod(as_op(rule, name))
+            base, parts["op"] = GradientExplainer, staticmethod(as_op(rule, name))
         else:
             op = as_op(lambda A, _: rule(A), name)
             base = ActivationExplainer
-            parts["rule"] = lambda self, activations, size, normalize: op(activations, activations, size, normalize)
+            parts["map_of"] = lambda self, activations, size, normalize: op(activations, activations, size, normalize)
         title = "".join(word.capitalize() for word in name.split("_"))
         return register(type(title, (base,), parts))
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
 from ..model.inputs import Inputs
+from ..model.precision import wide_dtype
 from ..model.tap import Tap
-from . import rules
 from .chosen import Chosen
-from .explainer import Explainer, LayerMap, Needs
+from .explainer import Layers, Needs
 from .gradient import GradientExplainer
+from .layer_explainer import LayerExplainer, LayerOptions
+from .layer_map import LayerMap
 from .registry import register
-from .rules import Rule
+from .weights import MapOp, eigen_of_absolute_product, eigen_of_product
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "FEM",
@@ -27,30 +33,32 @@ __all__ = [
     "eigen_cam",
     "eigen_grad_cam",
     "fem",
+    "fem_weights",
     "kpca_cam",
     "seg_eigen_cam",
 ]
 
 
-class ActivationExplainer(Explainer):
+class ActivationExplainer(LayerExplainer):
     """A method of activations alone: its map is the same for every target. A subclass makes a map of activations."""
 
     needs: ClassVar[Needs] = "activations"
     uses_gradients: ClassVar[bool] = False
     smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
 
-    def rule(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
+    def map_of(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
         """``[N, *size]`` of activations ``[N, C, *map]``."""
         raise NotImplementedError
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
-        grids = [self.to_grid(A, inputs, name)(A) for name, A in zip(self.layers, tap.activations, strict=True)]
-        rule = functools.partial(_for_each_target, self.rule, chosen.per_image)
-        return [LayerMap(rule, A, A) for A in grids]
+        op = functools.partial(_for_each_target, self.map_of, chosen.per_image)
+        return [LayerMap(op, A, A) for A in self.grids(tap, inputs)]
 
 
-def _for_each_target(rule: Rule, targets: int | None, A: Tensor, _: Tensor, size: Any, normalize: bool) -> Tensor:
-    heatmap = rule(A, size, normalize)
+def _for_each_target(
+    map_of: Callable[..., Tensor], targets: int | None, A: Tensor, _: Tensor, size: Any, normalize: bool
+) -> Tensor:
+    heatmap = map_of(A, size, normalize)
     return heatmap if targets is None else heatmap.unsqueeze(1).repeat_interleave(targets, 1)
 
 
@@ -62,7 +70,7 @@ class EigenCAM(ActivationExplainer):
 
     name: ClassVar[str] = "eigen_cam"
 
-    def rule(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
+    def map_of(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
         return ops.eigen_cam(activations, size, normalize)
 
 
@@ -74,7 +82,7 @@ class EigenGradCAM(GradientExplainer):
 
     name: ClassVar[str] = "eigen_grad_cam"
     smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
-    rule: ClassVar[Rule] = staticmethod(rules.eigen_grad_cam)
+    op: ClassVar[MapOp] = staticmethod(eigen_of_product)
 
 
 eigen_grad_cam = register(EigenGradCAM)
@@ -85,7 +93,7 @@ class SegEigenCAM(GradientExplainer):
 
     name: ClassVar[str] = "seg_eigen_cam"
     smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
-    rule: ClassVar[Rule] = staticmethod(rules.seg_eigen_cam)
+    op: ClassVar[MapOp] = staticmethod(eigen_of_absolute_product)
 
 
 seg_eigen_cam = register(SegEigenCAM)
@@ -99,13 +107,15 @@ class KPCACAM(ActivationExplainer):
 
     name: ClassVar[str] = "kpca_cam"
 
-    def __init__(self, *args: Any, gamma: float | None = None, **options: Any) -> None:
+    def __init__(
+        self, model: nn.Module, layers: Layers = None, *, gamma: float | None = None, **options: Unpack[LayerOptions]
+    ) -> None:
         if gamma is not None and not gamma > 0:
             raise ValueError(f"gamma must be positive or None, got {gamma!r}")
-        super().__init__(*args, **options)
+        super().__init__(model, layers, **options)
         self.gamma = gamma
 
-    def rule(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
+    def map_of(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
         return ops.kpca_cam(activations, size, normalize, self.gamma)
 
 
@@ -120,11 +130,13 @@ class FEM(ActivationExplainer):
 
     name: ClassVar[str] = "fem"
 
-    def __init__(self, *args: Any, k: float = 2.0, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self, model: nn.Module, layers: Layers = None, *, k: float = 2.0, **options: Unpack[LayerOptions]
+    ) -> None:
+        super().__init__(model, layers, **options)
         self.k = float(k)
 
-    def rule(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
+    def map_of(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
         return ops.cam(activations, fem_weights(activations, self.k), size, normalize)
 
 
@@ -133,7 +145,7 @@ fem = register(FEM)
 
 def fem_weights(activations: Tensor, k: float) -> Tensor:
     """FEM's weights ``[N, C]`` of activations ``[N, C, *map]``."""
-    wide = torch.float64 if activations.dtype == torch.float64 else torch.float32
-    flat = activations.to(wide).flatten(2)
+    dtype = wide_dtype(activations)
+    flat = activations.to(dtype).flatten(2)
     deviation, mean = torch.std_mean(flat, 2, correction=0, keepdim=True)
-    return (flat > mean + k * deviation).to(wide).mean(2)
+    return (flat > mean + k * deviation).to(dtype).mean(2)

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
 from ..model.inputs import Images
 from ..model.outputs import scores_of
+from ..model.precision import wide_dtype
 from ..ops import reference
 from ..targets import Targets
 from . import nmf
-from .ablation import HeadExplainer
-from .chosen import choose
-from .explainer import LayerMap, Size
+from .chosen import Chosen, choose
+from .explainer import Layers, Size
 from .explanation import Explanation
+from .layer_map import LayerMap, LayerMaps
 from .registry import register
-from .scoring import counted
+from .scoring import HeadExplainer, ScoringOptions, counted
 
-__all__ = ["DeepFeatureFactorization", "Factorization", "deep_feature_factorization"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["DeepFeatureFactorization", "Factorization", "deep_feature_factorization", "factors"]
 
 
 @dataclass(repr=False, eq=False)
@@ -60,18 +64,26 @@ class DeepFeatureFactorization(HeadExplainer):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        layers: Layers = None,
+        *,
         components: int = 5,
         classifier: Callable[[Tensor], Tensor] | None = None,
-        **options: Any,
+        **options: Unpack[ScoringOptions],
     ) -> None:
-        super().__init__(*args, **options)
+        super().__init__(model, layers, **options)
         if len(self._names) > 1:
             raise ValueError(f"DeepFeatureFactorization explains one layer, got {', '.join(self._names)}")
         if classifier is not None and not callable(classifier):
             raise TypeError(f"classifier must be a callable [K, C] -> [K, classes], got {type(classifier).__name__}")
         self.components = counted(components, "components") or 1
         self.classifier = classifier
+
+    def __call__(
+        self, images: Images, targets: Targets = None, size: Size = None, normalize: bool = True
+    ) -> Factorization:
+        """Concepts and heatmaps of ``images``; arguments as in :meth:`camfast.Explainer.__call__`, without targets."""
+        return self.explain(images, targets, size, normalize)
 
     def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Factorization:
         """The call itself; the maps are not negative with ``normalize=False`` either."""
@@ -85,18 +97,10 @@ class DeepFeatureFactorization(HeadExplainer):
             concepts, places = factors(grid, self.components)
             with torch.no_grad():
                 concept_scores = self._scores(concepts.to(grid.dtype), inputs)
-        layer = LayerMap(_finished, grid, places)
-        return Factorization(
-            heatmap=layer(self.output_size(size, [layer], inputs), normalize),
-            scores=scores,
-            targets=choose(None, concept_scores).targets.expand(inputs.batch, -1),  # type: ignore[union-attr]
-            layers=self.layers,
-            method=self.name,
-            images=inputs.image,
-            class_names=self.class_names,
-            concepts=concepts,
-            concept_scores=concept_scores,
-        )
+        classes = choose(None, concept_scores).targets.expand(inputs.batch, -1)  # type: ignore[union-attr]
+        found = LayerMaps(inputs, Chosen(classes, scores), [LayerMap(_scaled_then_resized, grid, places)])
+        plain = self.result(found, size, normalize)
+        return Factorization(**vars(plain), concepts=concepts, concept_scores=concept_scores)
 
     def _scores(self, concepts: Tensor, inputs: Any) -> Tensor:
         """``[K, classes]``."""
@@ -132,12 +136,12 @@ def factors(grid: Tensor, components: int) -> tuple[Tensor, Tensor]:
         return matrix.new_full((components, matrix.shape[0]), torch.nan), places
     W, H = nmf.factorize(matrix - floor, components)
     places[known] = H.unflatten(1, (len(columns), *grid.shape[2:])).transpose(0, 1)
-    wide = torch.float64 if grid.dtype == torch.float64 else torch.float32
-    return (W + floor).t().to(wide), places.to(wide)
+    dtype = wide_dtype(grid)
+    return (W + floor).t().to(dtype), places.to(dtype)
 
 
-def _finished(activations: Tensor, maps: Tensor, size: Any, normalize: bool) -> Tensor:
-    # Scaled at the layer's resolution alone, as pytorch-grad-cam does.
+def _scaled_then_resized(activations: Tensor, maps: Tensor, size: Any, normalize: bool) -> Tensor:
+    """The maps of concepts, scaled at the layer's resolution alone, as pytorch-grad-cam does."""
     rank = activations.ndim - 2
     scaled = reference.min_max(maps, rank) if normalize else maps
     return ops.resize_normalize(scaled, tuple(maps.shape[-rank:]) if size is None else size, normalize=False)

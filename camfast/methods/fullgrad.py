@@ -5,21 +5,26 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..model.inputs import Images, Inputs, default_dtype
+from ..model.inputs import Images
+from ..model.precision import wide, wide_dtype
 from ..ops import reference
 from ..targets import Targets
-from .explainer import Explainer, LayerMap, Needs, Size
+from .explainer import Explainer, Needs, Options, Size
 from .explanation import Explanation
 from .image_pass import image_pass
+from .layer_map import LayerMaps, SummedMap
 from .registry import register
 
-__all__ = ["FullGrad", "full_grad"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["FullGrad", "bias_of", "full_grad", "has_bias"]
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 _NORMS = (nn.modules.batchnorm._BatchNorm,)
@@ -39,16 +44,8 @@ class FullGrad(Explainer):
     needs: ClassVar[Needs] = "image gradients"
     smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
 
-    def __init__(self, model: nn.Module, layers: None = None, **options: Any) -> None:
-        if layers is not None:
-            raise ValueError(f"FullGrad explains by all layers with a bias, got layers={layers!r}; leave it out")
-        super().__init__(model, None, **options)
-
-    def prepare(self, images: Images, targets: Targets = None) -> Inputs:
-        """Checks the images; layers are met during the pass."""
-        if self._closed:
-            raise RuntimeError(f"this {type(self).__name__} is closed")
-        return Inputs.of(images, self.model)
+    def __init__(self, model: nn.Module, layers: None = None, **options: Unpack[Options]) -> None:
+        super().__init__(model, layers, **options)
 
     def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Explanation:
         """The call itself. ``size="map"`` is that of the images, and the raw map is not negative."""
@@ -61,18 +58,8 @@ class FullGrad(Explainer):
                 maps.append(biases.collected())
         self._names = [name for name, module in self.model.named_modules() if module in biases.seen]
         stacked = maps[0] if run.chosen.per_image is None else torch.stack(maps, 1)
-        if size == "map":
-            size = None
-        layer = LayerMap(_resized, inputs.image, stacked)
-        return Explanation(
-            heatmap=layer(self.output_size(size, [layer], inputs), normalize),
-            scores=run.scores.detach(),
-            targets=run.chosen.targets,
-            layers=self.layers,
-            method=self.name,
-            images=inputs.image,
-            class_names=self.class_names,
-        )
+        found = LayerMaps(inputs, run.chosen, [SummedMap.of(inputs.image, stacked)])
+        return self.result(found, None if size == "map" else size, normalize)
 
 
 full_grad = register(FullGrad)
@@ -99,7 +86,7 @@ class _Biases:
     def collected(self) -> Tensor:
         """The sum ``[N, *size]`` of the last backward pass."""
         size = self.image.shape[2:]
-        total = torch.zeros(self.image.shape[0], *size, dtype=default_dtype(self.image), device=self.image.device)
+        total = torch.zeros(self.image.shape[0], *size, dtype=wide_dtype(self.image), device=self.image.device)
         for own in self._sums.values():  # resizing is linear, so that one resize serves all maps of a size
             total = total + reference.resize(own, size)
         self._sums.clear()
@@ -107,8 +94,8 @@ class _Biases:
 
     def add(self, product: Tensor, scale: Tensor | None = None) -> None:
         """Adds ``scale`` ``[C]`` times ``product`` ``[N, C, *map]``, each channel's absolute value from 0 to 1."""
-        wide = product if product.dtype == torch.float64 else product.float()
-        own = _scaled_sum(wide.abs(), None if scale is None else scale.to(wide).abs())
+        values = wide(product)
+        own = _scaled_sum(values.abs(), None if scale is None else scale.to(values).abs())
         size = own.shape[1:]
         self._sums[size] = own if size not in self._sums else self._sums[size] + own
 
@@ -148,7 +135,3 @@ def _scaled_sum(values: Tensor, scale: Tensor | None) -> Tensor:
     # The least value goes first: where a channel is nearly constant its weight is large and would magnify rounding.
     values -= low.reshape(*low.shape, *(1,) * (values.ndim - 2))
     return ops.cam(values, weights, normalize=False)
-
-
-def _resized(_: Tensor, maps: Tensor, size: Any, normalize: bool) -> Tensor:
-    return ops.resize_normalize(maps, tuple(maps.shape[-(_.ndim - 2) :]) if size is None else size, normalize)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from .. import ops
@@ -14,11 +14,15 @@ from ..model.tap import Tap
 from ..targets import Targets
 from . import linear_head
 from .chosen import Chosen, choose
-from .explainer import Explainer, LayerMap, Size, SummedMap, joined
-from .explanation import Explanation
+from .explainer import Layers
+from .layer_explainer import LayerExplainer, LayerOptions
+from .layer_map import LayerMap, LayerMaps, SummedMap, joined
 from .linear_head import Head, gradient_of_pooled, products, start_of
 from .registry import register
-from .rules import Rule
+from .weights import MapOp
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "GradCAM",
@@ -38,7 +42,7 @@ __all__ = [
 _ELEMENTS = 2**25  # of gradients at once, 128 MB in fp32
 
 
-class GradientExplainer(Explainer):
+class GradientExplainer(LayerExplainer):
     """A method of activations and gradients; a subclass names the op that makes a map of them.
 
     Several targets an image go through one batched backward pass; very many, through several, so that their gradients
@@ -46,18 +50,18 @@ class GradientExplainer(Explainer):
     :mod:`camfast.methods.linear_head`), if the subclass says by ``uniform`` what its weights are there.
     """
 
-    rule: ClassVar[Rule]
+    op: ClassVar[MapOp]
     uniform: ClassVar[Literal["gradient", "positive gradient"] | None] = None
     """The channels' weights where a gradient is the same at every position; None where they are something else."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, model: nn.Module, layers: Layers = None, **options: Unpack[LayerOptions]) -> None:
+        super().__init__(model, layers, **options)
         self._heads: dict[Any, Head | None] = {}  # by shape and dtype of the activations; None: no closed form
 
-    def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Explanation:
+    def layer_maps(self, images: Images, targets: Targets = None) -> LayerMaps:
         inputs = self.prepare(images)
         if self.uniform is None or not any(self._heads.values()) or not linear_head.asks_for_several(targets):
-            return super().explain(inputs, targets, size, normalize)  # type: ignore[arg-type]
+            return super().layer_maps(inputs, targets)  # type: ignore[arg-type]
         tap = self.tap()
         tap.graph = False
         with tap:
@@ -67,8 +71,8 @@ class GradientExplainer(Explainer):
             layer = self._projected(tap.activations[0], chosen, self._heads.get(key))
         if layer is None:  # of a shape not met before, or the model has changed
             self._heads.pop(key, None)
-            return super().explain(inputs, targets, size, normalize)  # type: ignore[arg-type]
-        return self.result([layer], chosen, inputs, size, normalize)
+            return super().layer_maps(inputs, targets)  # type: ignore[arg-type]
+        return LayerMaps(inputs, chosen, [layer])
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         layers = list(zip(self.layers, tap.activations, strict=True))
@@ -81,7 +85,7 @@ class GradientExplainer(Explainer):
             if layer is not None:
                 return [layer]
             found = tap.gradients(*origin)
-            return [LayerMap(self.rule, A, view(G)) for view, A, G in zip(views, grids, found, strict=True)]
+            return [LayerMap(self.op, A, view(G)) for view, A, G in zip(views, grids, found, strict=True)]
         projected = self._projected(grids[0], chosen, self._head(tap, grids, chosen, inputs)) if targets > 1 else None
         if projected is not None:
             return [projected]
@@ -91,7 +95,7 @@ class GradientExplainer(Explainer):
             part = chosen.part(start, start + at_once)
             found = tap.gradients(*start_of(part), keep=start + at_once < targets)
             own = [
-                LayerMap(self.rule, A, view(G).transpose(0, 1)) for view, A, G in zip(views, grids, found, strict=True)
+                LayerMap(self.op, A, view(G).transpose(0, 1)) for view, A, G in zip(views, grids, found, strict=True)
             ]
             parts.append(own if at_once >= targets else [layer.summed(self.eigen_smooth) for layer in own])
         return parts[0] if len(parts) == 1 else [joined(of_layer) for of_layer in zip(*parts, strict=True)]
@@ -146,7 +150,7 @@ class GradCAM(GradientExplainer):
     """Grad-CAM: a channel's weight is the mean of its gradients (Selvaraju 2017, https://arxiv.org/abs/1610.02391)."""
 
     name = "grad_cam"
-    rule = staticmethod(ops.grad_cam)
+    op = staticmethod(ops.grad_cam)
     uniform = "gradient"
 
 
@@ -157,7 +161,7 @@ class GradCAMPlusPlus(GradientExplainer):
     """Grad-CAM++: positive gradients, weighted by their higher powers (Chattopadhay 2018, https://arxiv.org/abs/1710.11063)."""
 
     name = "grad_cam_plus_plus"
-    rule = staticmethod(ops.grad_cam_plus_plus)
+    op = staticmethod(ops.grad_cam_plus_plus)
 
 
 grad_cam_plus_plus = register(GradCAMPlusPlus)
@@ -167,7 +171,7 @@ class XGradCAM(GradientExplainer):
     """XGrad-CAM: gradients weighted by their share of the activation (Fu 2020, https://arxiv.org/abs/2008.02312)."""
 
     name = "xgrad_cam"
-    rule = staticmethod(ops.xgrad_cam)
+    op = staticmethod(ops.xgrad_cam)
 
 
 xgrad_cam = register(XGradCAM)
@@ -177,7 +181,7 @@ class HiResCAM(GradientExplainer):
     """HiResCAM: gradient times activation at every position (Draelos 2020, https://arxiv.org/abs/2011.08891)."""
 
     name = "hires_cam"
-    rule = staticmethod(ops.hires_cam)
+    op = staticmethod(ops.hires_cam)
     uniform = "gradient"
 
 
@@ -188,7 +192,7 @@ class LayerCAM(GradientExplainer):
     """LayerCAM: positive gradient times activation at every position (Jiang 2021, https://ieeexplore.ieee.org/document/9462463)."""
 
     name = "layer_cam"
-    rule = staticmethod(ops.layer_cam)
+    op = staticmethod(ops.layer_cam)
     uniform = "positive gradient"
 
 
@@ -199,7 +203,7 @@ class GradCAMElementWise(GradientExplainer):
     """Element-wise Grad-CAM: the positive part of gradient times activation, summed over channels."""
 
     name = "grad_cam_elementwise"
-    rule = staticmethod(ops.grad_cam_elementwise)
+    op = staticmethod(ops.grad_cam_elementwise)
 
 
 grad_cam_elementwise = register(GradCAMElementWise)

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .. import ops
 from ..model.inputs import Images, Inputs
+from ..model.precision import wide
 from ..ops import reference
 from ..targets import Targets
-from .explainer import Explainer, LayerMap, Needs, Size
+from .chosen import Chosen
+from .explainer import Explainer, Layers, Needs, Options, Size
 from .explanation import Explanation
 from .gradient import GradCAM
 from .image_pass import image_pass
+from .layer_map import LayerMaps, SummedMap
 from .registry import register
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["GuidedBackprop", "GuidedExplanation", "GuidedGradCAM", "guided_backprop", "guided_grad_cam"]
 
@@ -49,16 +54,8 @@ class GuidedBackprop(Explainer):
     needs: ClassVar[Needs] = "image gradients"
     smoothing: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, model: nn.Module, layers: None = None, **options: Any) -> None:
-        if layers is not None:
-            raise ValueError(f"GuidedBackprop explains the image itself, got layers={layers!r}; leave it out")
-        super().__init__(model, None, **options)
-
-    def prepare(self, images: Images, targets: Targets = None) -> Inputs:
-        """Checks the images; no layer is needed."""
-        if self._closed:
-            raise RuntimeError(f"this {type(self).__name__} is closed")
-        return Inputs.of(images, self.model)
+    def __init__(self, model: nn.Module, layers: None = None, **options: Unpack[Options]) -> None:
+        super().__init__(model, layers, **options)
 
     def __call__(
         self, images: Images, targets: Targets = None, size: Size = None, normalize: bool = True
@@ -67,33 +64,31 @@ class GuidedBackprop(Explainer):
 
         ``size`` is that of the heatmap; attributions have the size of the images.
         """
+        return self.explain(images, targets, size, normalize)
+
+    def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> GuidedExplanation:
+        """The call itself."""
         inputs = self.prepare(images)
+        chosen, attributions = self._gradients(inputs, targets)
+        return self._result(inputs, chosen, attributions, size, normalize)
+
+    def _gradients(self, inputs: Inputs, targets: Targets) -> tuple[Chosen, Tensor]:
+        """What is explained, and the guided gradients of the image, ``[N, (K,) C, *size]``."""
         guide = _Guide()
         with image_pass(self.model, inputs, targets, self.class_names, self.eval_mode, around=guide) as run:
             found = list(run.gradients())
         if not guide.used:
             raise ValueError(f"guided backpropagation needs a ReLU, got none in {type(self.model).__name__}")
-        attributions = found[0] if run.chosen.per_image is None else torch.stack(found, 1)
-        return self._result(inputs, run.scores.detach(), run.chosen.targets, attributions, size, normalize)
+        return run.chosen, wide(found[0] if run.chosen.per_image is None else torch.stack(found, 1))
 
     def _result(
-        self, inputs: Inputs, scores: Tensor, targets: Any, attributions: Tensor, size: Size, normalize: bool
+        self, inputs: Inputs, chosen: Chosen, attributions: Tensor, size: Size, normalize: bool
     ) -> GuidedExplanation:
-        wide = attributions if attributions.dtype == torch.float64 else attributions.float()
         channel = -(inputs.image.ndim - 1)
-        maps = (wide.abs() if normalize else wide).sum(channel)
-        layer = LayerMap(_resized, inputs.image, maps)
-        full = self.output_size(None if size == "map" else size, [layer], inputs)
-        return GuidedExplanation(
-            heatmap=layer(full, normalize),
-            scores=scores,
-            targets=targets,
-            layers=self.layers,
-            method=self.name,
-            images=inputs.image,
-            class_names=self.class_names,
-            attributions=wide,
-        )
+        maps = (attributions.abs() if normalize else attributions).sum(channel)
+        found = LayerMaps(inputs, chosen, [SummedMap.of(inputs.image, maps)])
+        plain = self.result(found, None if size == "map" else size, normalize)
+        return GuidedExplanation(**vars(plain), attributions=attributions)
 
 
 guided_backprop = register(GuidedBackprop)
@@ -109,27 +104,31 @@ class GuidedGradCAM(GuidedBackprop):
 
     name: ClassVar[str] = "guided_grad_cam"
 
-    def __init__(self, model: nn.Module, layers: Any = None, **options: Any) -> None:
-        super().__init__(model, None, **options)
-        self._cam = GradCAM(model, layers, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers = None,
+        *,
+        reshape: Callable[[Tensor], Tensor] | None = None,
+        fuse: Literal["mean", "max"] = "mean",
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, **options)
+        self._cam = GradCAM(model, layers, reshape=reshape, fuse=fuse, **options)
 
     @property
     def layers(self) -> list[str]:
         """Names of the layers in use; empty until the first call has found one."""
         return self._cam.layers
 
-    def __call__(
-        self, images: Images, targets: Targets = None, size: Size = None, normalize: bool = True
-    ) -> GuidedExplanation:
-        """As :meth:`GuidedBackprop.__call__`."""
+    def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> GuidedExplanation:
+        """The call itself."""
         inputs = self.prepare(images)
         # The raw map is cut off at 0 before it is resized; the resolution is the layer's.
         coarse = self._cam(inputs, targets, size="map", normalize=False)  # type: ignore[arg-type]
-        guided = super().__call__(inputs, coarse.targets, normalize=False)  # type: ignore[arg-type]
-        assert guided.attributions is not None
+        chosen, gradients = self._gradients(inputs, coarse.targets)
         heat = reference.resize(coarse.heatmap.clamp(min=0), inputs.image.shape[2:])
-        product = guided.attributions * heat.unsqueeze(-(inputs.image.ndim - 1))
-        return self._result(inputs, guided.scores, guided.targets, product, size, normalize)
+        return self._result(inputs, chosen, gradients * heat.unsqueeze(-(inputs.image.ndim - 1)), size, normalize)
 
     def close(self) -> None:
         super().close()
@@ -163,7 +162,3 @@ def _least(input: Tensor, min_val: float = -1.0, *rest: Any, **options: Any) -> 
 
 def _positive(gradient: Tensor) -> Tensor:
     return gradient.clamp(min=0)
-
-
-def _resized(image: Tensor, maps: Tensor, size: Any, normalize: bool) -> Tensor:
-    return ops.resize_normalize(maps, tuple(maps.shape[-(image.ndim - 2) :]) if size is None else size, normalize)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,18 @@ from ..model.tap import is_map
 from ..model.untouched import quiet
 from ..targets import Targets
 from .chosen import Chosen, choose
-from .explainer import Explainer, LayerMap, Size
-from .explanation import Explanation
+from .explainer import Explainer, Layers, largest
+from .layer_explainer import LayerExplainer, LayerOptions
+from .layer_map import LayerMap, LayerMaps, SummedMap
 from .registry import register
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["LeGrad", "legrad"]
 
 
-class LeGrad(Explainer):
+class LeGrad(LayerExplainer):
     """LeGrad: the positive gradient of a score with respect to each block's attention (Bousselham 2024, https://arxiv.org/abs/2404.03214).
 
     For each block, the mean of its output tokens goes through the model's own head; the gradient of that score with
@@ -42,8 +46,15 @@ class LeGrad(Explainer):
     name: ClassVar[str] = "legrad"
     smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
 
-    def __init__(self, *args: Any, score_projection: Callable[[Tensor], Tensor] | None = None, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers = None,
+        *,
+        score_projection: Callable[[Tensor], Tensor] | None = None,
+        **options: Unpack[LayerOptions],
+    ) -> None:
+        super().__init__(model, layers, **options)
         if score_projection is not None and not callable(score_projection):
             raise TypeError(
                 f"score_projection must be a callable [N, T, C] -> [N, classes], got {type(score_projection).__name__}"
@@ -54,9 +65,7 @@ class LeGrad(Explainer):
 
     def prepare(self, images: Images, targets: Targets = None) -> Inputs:
         """Checks the images and finds the blocks."""
-        if self._closed:
-            raise RuntimeError(f"this {type(self).__name__} is closed")
-        inputs = Inputs.of(images, self.model)
+        inputs = Explainer.prepare(self, images, targets)
         if not self._blocks:
             with quiet(self.model), input_errors(self.model, inputs):
                 blocks = blocks_with_attention(self.model, inputs.first())
@@ -69,32 +78,24 @@ class LeGrad(Explainer):
             self._blocks = blocks
         return inputs
 
-    def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Explanation:
-        """The call itself; the raw map is not negative."""
+    def layer_maps(self, images: Images, targets: Targets = None) -> LayerMaps:
+        """The map of each block, which is not negative."""
         inputs = self.prepare(images)
         with quiet(self.model, self.eval_mode):
             calls, head = self._recorded(inputs)
             chosen = choose(targets, head.scores, self.class_names, head.recorded)
-            maps = []
+            maps: list[LayerMap] = []
             for call in calls:
                 tokens, relevance = self._relevance(call, head, chosen, inputs)
                 view = self.to_grid(tokens, inputs, call.name)
                 each = [view(row.unsqueeze(-1)).squeeze(1) for row in relevance]
-                maps.append(each[0] if chosen.per_image is None else torch.stack(each, 1))
-        layers = [LayerMap(_resized, _first_dims(own, chosen), own) for own in maps]
-        full = self.output_size(size, layers, inputs)
-        largest = self.output_size("map", layers, inputs)
-        stacked = torch.stack([layer(largest, normalize=False) for layer in layers])
-        fused = stacked.mean(0) if self.fuse == "mean" else stacked.amax(0)
-        return Explanation(
-            heatmap=ops.resize_normalize(fused, full, normalize),
-            scores=head.scores,
-            targets=chosen.targets,
-            layers=self.layers,
-            method=self.name,
-            images=inputs.image,
-            class_names=self.class_names,
-        )
+                maps.append(SummedMap.of(view(tokens), each[0] if chosen.per_image is None else torch.stack(each, 1)))
+        return LayerMaps(inputs, chosen, maps)
+
+    def combine(self, maps: Sequence[LayerMap], size: tuple[int, ...], normalize: bool) -> Tensor:
+        """The blocks' maps as one, before it is resized and scaled."""
+        own = largest(maps)
+        return ops.resize_normalize(self.fused([layer(own, normalize=False) for layer in maps]), size, normalize)
 
     def _recorded(self, inputs: Inputs) -> tuple[list[_Call], HeadReplay]:
         """The calls of the blocks in one pass, and the head after the last of all blocks."""
@@ -192,12 +193,3 @@ class _Call(NamedTuple):
     module: nn.Module
     args: Any
     kwargs: Any
-
-
-def _first_dims(maps: Tensor, chosen: Chosen) -> Tensor:
-    """``maps`` as ``[N, K or 1, *map]``, which is what tells the map's dimensions."""
-    return maps if chosen.per_image is not None else maps.unsqueeze(1)
-
-
-def _resized(shaped: Tensor, maps: Tensor, size: Any, normalize: bool) -> Tensor:
-    return ops.resize_normalize(maps, tuple(shaped.shape[2:]) if size is None else size, normalize)

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
+from ..model.precision import wide_dtype
 from ..model.tap import Tap
 from ..targets import ALL, Targets, TopK
 from .chosen import Chosen
@@ -77,7 +78,7 @@ def products(rows: Tensor, activations: Tensor) -> Tensor:
 
     In fp32, or fp64 for fp64, under autocast too.
     """
-    wide = torch.float64 if activations.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(activations)
     with torch.autocast(activations.device.type, enabled=False):
         positions = activations.to(wide).flatten(2).mT.contiguous()  # [N, S, C]
         rows = rows.to(wide)

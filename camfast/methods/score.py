@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +12,31 @@ from torch import Tensor, nn
 from .. import ops
 from ..model.inputs import Inputs
 from ..model.layouts import size_of
+from ..model.precision import wide
 from ..model.tap import Tap
 from ..ops import reference
-from .ablation import PerturbationExplainer
 from .chosen import Chosen
-from .explainer import LayerMap
+from .explainer import Layers
+from .layer_map import LayerMap
 from .registry import register
-from .scoring import batch_fitting, counted, progress_bar, strongest
+from .scoring import ScoringExplainer, ScoringOptions, batch_fitting, counted, progress_bar, strongest
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["ISCAM", "SSCAM", "ScoreCAM", "is_cam", "score_cam", "ss_cam"]
 
 _CACHED_ELEMENTS = 5 * 2**18  # of a batch of images whose first feature maps stay in a processor's last cache
 
 
-class ScoreCAM(PerturbationExplainer):
+class ScoreOptions(ScoringOptions, total=False):
+    """Options of Score-CAM and its kin, as :class:`ScoreCAM` describes them."""
+
+    channels: int | None
+    autocast: bool | torch.dtype
+
+
+class ScoreCAM(ScoringExplainer):
     """Score-CAM: each channel, scaled to [0, 1], masks the image; the scores go through a softmax (Wang 2020, https://arxiv.org/abs/1910.01279).
 
     Masks are resized with aligned corners and scaled at full resolution, as in pytorch-grad-cam. They are made for one
@@ -43,9 +54,15 @@ class ScoreCAM(PerturbationExplainer):
     rounds: int = 1  # how often each channel is scored
 
     def __init__(
-        self, *args: Any, channels: int | None = None, autocast: bool | torch.dtype = False, **options: Any
+        self,
+        model: nn.Module,
+        layers: Layers = None,
+        *,
+        channels: int | None = None,
+        autocast: bool | torch.dtype = False,
+        **options: Unpack[ScoringOptions],
     ) -> None:
-        super().__init__(*args, **options)
+        super().__init__(model, layers, **options)
         self.channels = counted(channels, "channels")
         if not isinstance(autocast, bool) and autocast not in (torch.bfloat16, torch.float16):
             raise ValueError(f"autocast must be a bool, torch.bfloat16 or torch.float16, got {autocast!r}")
@@ -54,8 +71,7 @@ class ScoreCAM(PerturbationExplainer):
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         maps = []
-        for name, A in zip(self.layers, tap.activations, strict=True):
-            grid = self.to_grid(A, inputs, name)(A)
+        for grid in self.grids(tap, inputs):
             if grid.ndim != inputs.image.ndim:
                 raise ValueError(
                     f"{type(self).__name__} needs maps of as many dimensions as the images, "
@@ -167,9 +183,16 @@ class SSCAM(ScoreCAM):
     name: ClassVar[str] = "ss_cam"
 
     def __init__(
-        self, *args: Any, samples: int = 35, std: float = 2.0, seed: int | None = None, **options: Any
+        self,
+        model: nn.Module,
+        layers: Layers = None,
+        *,
+        samples: int = 35,
+        std: float = 2.0,
+        seed: int | None = None,
+        **options: Unpack[ScoreOptions],
     ) -> None:
-        super().__init__(*args, **options)
+        super().__init__(model, layers, **options)
         self.rounds = counted(samples, "samples") or 1
         if not std >= 0:
             raise ValueError(f"std must not be negative, got {std!r}")
@@ -181,8 +204,9 @@ class SSCAM(ScoreCAM):
         return super().maps(tap, chosen, inputs)
 
     def _masked(self, image: Tensor, maps: Tensor, turn: int) -> Tensor:
-        wide = maps if maps.dtype == torch.float64 else maps.float()
-        masks = reference.score_masks(wide, image.shape[2:], align_corners=False, scale_first=True)[0].unsqueeze(1)
+        masks = reference.score_masks(wide(maps), image.shape[2:], align_corners=False, scale_first=True)[0].unsqueeze(
+            1
+        )
         noise = torch.randn(masks.shape, dtype=masks.dtype, generator=self._generator) * self.std
         return (masks + noise.to(masks.device)).to(image.dtype) * image
 
@@ -199,8 +223,10 @@ class ISCAM(ScoreCAM):
 
     name: ClassVar[str] = "is_cam"
 
-    def __init__(self, *args: Any, samples: int = 10, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self, model: nn.Module, layers: Layers = None, *, samples: int = 10, **options: Unpack[ScoreOptions]
+    ) -> None:
+        super().__init__(model, layers, **options)
         self.rounds = counted(samples, "samples") or 1
 
     def _masked(self, image: Tensor, maps: Tensor, turn: int) -> Tensor:

@@ -1,18 +1,92 @@
-"""What methods that score many changed copies share: batch sizes, channel budgets, progress."""
+"""What methods that score many changed copies of each image share: batch sizes, channel budgets, progress, the head."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["batch_fitting", "counted", "progress_bar", "strongest"]
+from ..model.inputs import Inputs
+from ..model.replay import HeadReplay, Mode
+from .explainer import Layers, Needs
+from .layer_explainer import LayerExplainer, LayerOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = [
+    "HeadExplainer",
+    "ScoringExplainer",
+    "ScoringOptions",
+    "View",
+    "batch_fitting",
+    "counted",
+    "progress_bar",
+    "strongest",
+]
 
 _BATCH_ELEMENTS = 2**24  # 64 MB in fp32
 _LARGEST_BATCH = 64
+
+View = Callable[[Tensor], Tensor]
+
+
+class ScoringOptions(LayerOptions, total=False):
+    """Options of every method that scores changed copies, as :class:`ScoringExplainer` describes them."""
+
+    batch_size: int | None
+    progress: bool
+
+
+class ScoringExplainer(LayerExplainer):
+    """A method that scores changed activations or images, in batches, without gradients.
+
+    Args:
+        batch_size: how many changed copies are scored at once; None takes as many as fit in about 64 MB.
+        progress: show a progress bar (needs tqdm; without it none is shown).
+
+    The other arguments are those of :class:`camfast.Explainer`.
+    """
+
+    needs: ClassVar[Needs] = "images"
+    uses_gradients: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers = None,
+        *,
+        batch_size: int | None = None,
+        progress: bool = False,
+        **options: Unpack[LayerOptions],
+    ) -> None:
+        super().__init__(model, layers, **options)
+        self.batch_size = counted(batch_size, "batch_size")
+        self.progress = progress
+
+
+class HeadExplainer(ScoringExplainer):
+    """A method that scores changed activations of each image by the head (see :mod:`camfast.model.replay`)."""
+
+    needs: ClassVar[Needs] = "head"
+
+    def __init__(self, model: nn.Module, layers: Layers = None, **options: Unpack[ScoringOptions]) -> None:
+        super().__init__(model, layers, **options)
+        self._modes: dict[str, Mode] = {}
+
+    def replay(self, index: int, layer: int, inputs: Inputs) -> tuple[HeadReplay, View]:
+        """The head after one of the layers for one image, and the view of its activations as ``[N, C, *map]``."""
+        name = self._names[layer]
+        replay = HeadReplay(self.model, self._modules[layer], inputs.one(index), self._modes.get(name))
+        self._modes[name] = replay.mode
+        view = self.to_grid(replay.activations, inputs.one(index), name)
+        copy = replay.repeated(1)
+        if view(copy).untyped_storage().data_ptr() != copy.untyped_storage().data_ptr():
+            raise ValueError(f"{type(self).__name__} needs a reshape= that returns a view of its input, got a copy")
+        return replay, view
 
 
 def batch_fitting(example: Tensor) -> int:

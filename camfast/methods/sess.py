@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
 from ..model.inputs import Images, Inputs
 from ..model.outputs import scores_of
+from ..model.precision import wide
 from ..model.untouched import quiet
 from ..targets import Targets
 from .chosen import Chosen, choose
-from .composite import CompositeExplainer
-from .explainer import Explainer, LayerMap, Size
+from .composite import CompositeExplainer, CompositeOptions
+from .explainer import Explainer, Layers
 from .explanation import Explanation
 from .gradient import GradCAM
+from .layer_map import LayerMaps, SummedMap
 from .registry import register
 from .scoring import counted
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["SESS", "sess"]
 
@@ -60,9 +65,10 @@ class SESS(CompositeExplainer):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        layers: Layers = None,
+        *,
         base_method: type[Explainer] = GradCAM,
-        base_options: dict[str, Any] | None = None,
         scales: Sequence[int] | None = None,
         num_scales: int = 12,
         scale_step_ratio: float = 2 / 7,
@@ -74,9 +80,9 @@ class SESS(CompositeExplainer):
         smooth: bool = True,
         use_softmax: bool = True,
         batch_size: int = 32,
-        **options: Any,
+        **options: Unpack[CompositeOptions],
     ) -> None:
-        super().__init__(*args, base_method=base_method, base_options=base_options, **options)
+        super().__init__(model, layers, base_method=base_method, **options)
         if pool not in ("mean", "max"):
             raise ValueError(f"pool must be 'mean' or 'max', got {pool!r}")
         if not 0 <= pre_filter_ratio < 1:
@@ -97,8 +103,8 @@ class SESS(CompositeExplainer):
         self.use_softmax = use_softmax
         self.batch_size = counted(batch_size, "batch_size") or 1
 
-    def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Explanation:
-        """The call itself; the raw map is not negative."""
+    def layer_maps(self, images: Images, targets: Targets = None) -> LayerMaps:
+        """One map for all layers, of the images' size; it is not negative."""
         inputs = self.prepare(images)
         if inputs.image.ndim != 4:
             raise ValueError(f"SESS explains pictures [N, C, H, W], got images {list(inputs.image.shape)}")
@@ -108,17 +114,7 @@ class SESS(CompositeExplainer):
             scores = scores_of(output, inputs.batch)
         chosen = choose(targets, scores, self.class_names, output)
         maps = torch.stack([self._enhanced(inputs.one(i), chosen, i) for i in range(inputs.batch)])  # [N, (K,) H, W]
-        layer = LayerMap(_resized, inputs.image, maps)
-        full = self.output_size(None if size == "map" else size, [layer], inputs)
-        return Explanation(
-            heatmap=layer(full, normalize),
-            scores=scores,
-            targets=chosen.targets,
-            layers=self.layers,
-            method=self.name,
-            images=inputs.image,
-            class_names=self.class_names,
-        )
+        return LayerMaps(inputs, chosen, [SummedMap.of(inputs.image, maps)])
 
     def _enhanced(self, inputs: Inputs, chosen: Chosen, index: int) -> Tensor:
         """``[H, W]``, or ``[K, H, W]``, of image ``index`` of the call, the only one of ``inputs``."""
@@ -207,7 +203,7 @@ class SESS(CompositeExplainer):
     def _weights(self, output: Any, windows: int, chosen: Chosen, index: int) -> Tensor:
         """Of windows of image ``index``, ``[windows]`` or ``[windows, K]``, not negative."""
         if self.use_softmax and (scores := scores_of(output, windows)).ndim > 1:
-            output = (scores if scores.dtype == torch.float64 else scores.float()).softmax(1)
+            output = wide(scores).softmax(1)
         return chosen.values(index, output, windows).clamp(min=0)
 
 
@@ -217,8 +213,7 @@ sess = register(SESS)
 def _rescaled(image: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(image.shape[2:]) == size:
         return image
-    wide = image if image.dtype in (torch.float32, torch.float64) else image.float()
-    return F.interpolate(wide, size, mode="bilinear", antialias=True).to(image.dtype)
+    return F.interpolate(wide(image), size, mode="bilinear", antialias=True).to(image.dtype)
 
 
 def _repeated(chosen: Chosen, index: int, count: int) -> Any:
@@ -241,7 +236,3 @@ def _blurred(maps: Tensor) -> Tensor:
         windows = maps.index_select(dim, index).unfold(dim, _BLUR_SIDE, 1)
         maps = windows @ kernel
     return maps
-
-
-def _resized(image: Tensor, maps: Tensor, size: Any, normalize: bool) -> Tensor:
-    return ops.resize_normalize(maps, tuple(maps.shape[-2:]) if size is None else size, normalize)

@@ -9,15 +9,17 @@ from torch import Tensor
 
 from .. import ops
 from ..model.inputs import Inputs
+from ..model.precision import wide
 from ..model.tap import Tap
 from .chosen import Chosen
-from .explainer import Explainer, LayerMap
+from .layer_explainer import LayerExplainer
+from .layer_map import LayerMap
 from .registry import register
 
 __all__ = ["ShapleyCAM", "shapley_cam"]
 
 
-class ShapleyCAM(Explainer):
+class ShapleyCAM(LayerExplainer):
     """Shapley-CAM: a channel's weight is the mean of gradient minus half the Hessian times the activations (Cai 2025, https://arxiv.org/abs/2501.06261).
 
     The second derivative goes through the layers after the first one explained, never through the trunk. For a head
@@ -28,11 +30,7 @@ class ShapleyCAM(Explainer):
 
     def tap(self) -> Tap:
         return _SecondOrderTap(
-            self.model,
-            self._modules,
-            names=self._names,
-            eval_mode=self.eval_mode,
-            quirks=self._quirks,
+            self.model, self._modules, names=self._names, eval_mode=self.eval_mode, quirks=self._quirks
         )
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
@@ -42,7 +40,7 @@ class ShapleyCAM(Explainer):
         rows = []
         for k, own in enumerate(each):
             found = tap.corrected_gradients(*own.objective(), keep=k < len(each) - 1)
-            rows.append([_wide(view(g)).flatten(2).mean(2) for view, g in zip(views, found, strict=True)])
+            rows.append([wide(view(g)).flatten(2).mean(2) for view, g in zip(views, found, strict=True)])
         columns = zip(*rows, strict=True)
         weights = [of_layer[0] if chosen.per_image is None else torch.stack(of_layer, 1) for of_layer in columns]
         return [LayerMap(ops.cam, view(A), w) for view, A, w in zip(views, tap.activations, weights, strict=True)]
@@ -71,7 +69,3 @@ class _SecondOrderTap(Tap):
                     )
                 corrected.append((gradient if product is None else gradient - 0.5 * product).detach())
         return corrected
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()

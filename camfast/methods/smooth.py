@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
 from ..model.inputs import Inputs
+from ..model.precision import wide, wide_dtype
 from ..model.tap import Tap
 from .chosen import Chosen
-from .explainer import Explainer, LayerMap, Needs, joined
+from .explainer import Layers, Needs
+from .layer_explainer import LayerExplainer, LayerOptions
+from .layer_map import LayerMap, joined
 from .registry import register
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["SmoothGradCAMPlusPlus", "smooth_grad_cam_plus_plus"]
 
@@ -20,7 +26,7 @@ _SMOOTH_EPS = 1e-8
 _ELEMENTS = 2**25  # of gradients at once, 128 MB in fp32
 
 
-class SmoothGradCAMPlusPlus(Explainer):
+class SmoothGradCAMPlusPlus(LayerExplainer):
     """Smooth Grad-CAM++: Grad-CAM++ with powers of gradients averaged over noisy inputs (Omeiza 2019, https://arxiv.org/abs/1908.01224).
 
     Equal to torchcam's: ``a = m2 / (2 m2 + sum(A * m3) + 1e-8)`` with the mean squares m2 and cubes m3 of the gradients
@@ -32,8 +38,17 @@ class SmoothGradCAMPlusPlus(Explainer):
     name: ClassVar[str] = "smooth_grad_cam_plus_plus"
     needs: ClassVar[Needs] = "images"
 
-    def __init__(self, *args: Any, samples: int = 4, std: float = 0.3, seed: int | None = None, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers = None,
+        *,
+        samples: int = 4,
+        std: float = 0.3,
+        seed: int | None = None,
+        **options: Unpack[LayerOptions],
+    ) -> None:
+        super().__init__(model, layers, **options)
         if not isinstance(samples, int) or samples < 1:
             raise ValueError(f"samples must be a positive int, got {samples!r}")
         if not std >= 0:
@@ -42,7 +57,7 @@ class SmoothGradCAMPlusPlus(Explainer):
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         views = [self.to_grid(A, inputs, name) for name, A in zip(self.layers, tap.activations, strict=True)]
-        clean = [_wide(view(A)) for view, A in zip(views, tap.activations, strict=True)]
+        clean = [wide(view(A)) for view, A in zip(views, tap.activations, strict=True)]
         seed = self.seed
         at_once = max(1, _ELEMENTS // max(sum(A.numel() for A in clean), chosen.scores.numel()))
         if chosen.per_image is None or chosen.per_image <= at_once:
@@ -64,7 +79,7 @@ class SmoothGradCAMPlusPlus(Explainer):
         for _ in range(self.samples):
             noisy = chosen.after(tap.run(_noisy(inputs, self.std, generator)))
             found = tap.gradients(*noisy.objective())
-            gradients = [_targets_second(_wide(view(g)), chosen) for view, g in zip(views, found, strict=True)]
+            gradients = [_targets_second(wide(view(g)), chosen) for view, g in zip(views, found, strict=True)]
             squares = [total + g**2 for total, g in zip(squares, gradients, strict=True)]
             cubes = [total + g**3 for total, g in zip(cubes, gradients, strict=True)]
         maps = []
@@ -81,11 +96,6 @@ class SmoothGradCAMPlusPlus(Explainer):
 smooth_grad_cam_plus_plus = register(SmoothGradCAMPlusPlus)
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    """In fp32, or fp64 as it is: powers of half-precision gradients would vanish."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
 def _targets_second(gradients: Tensor, chosen: Chosen) -> Tensor:
     return gradients if chosen.per_image is None else gradients.transpose(0, 1)
 
@@ -93,9 +103,5 @@ def _targets_second(gradients: Tensor, chosen: Chosen) -> Tensor:
 def _noisy(inputs: Inputs, std: float, generator: torch.Generator | None) -> Inputs:
     """The same call with noise on the image; drawn on the CPU, so that every device explains the same."""
     image = inputs.image
-    noise = torch.randn(image.shape, generator=generator, dtype=_noise_dtype(image)) * std
+    noise = torch.randn(image.shape, generator=generator, dtype=wide_dtype(image)) * std
     return inputs.with_image(image.detach() + noise.to(image))
-
-
-def _noise_dtype(image: Tensor) -> torch.dtype:
-    return torch.float64 if image.dtype == torch.float64 else torch.float32

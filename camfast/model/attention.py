@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from .inputs import Inputs
 from .outputs import tensors_in
+from .precision import wide
 
 __all__ = ["AttentionCall", "blocks_with_attention", "watch_attention"]
 
@@ -47,11 +48,11 @@ class AttentionCall:
 
         ``gradient`` is that of ``tensor``. None where the call's leading dimensions do not hold a batch of N.
         """
-        gradient, value = _wide(gradient), None if self.value is None else _wide(self.value)
+        gradient, value = wide(gradient), None if self.value is None else wide(self.value)
         if self.projection is not None:  # [T, N, E], as PyTorch has it inside
             weight, heads = self.projection
             assert value is not None
-            gradient = (gradient @ _wide(weight)).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
+            gradient = (gradient @ wide(weight)).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
             value = value.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
         if gradient.shape[:-2].numel() % batch:
             return None
@@ -180,7 +181,3 @@ def blocks_with_attention(model: nn.Module, inputs: Inputs) -> list[str]:
 
 def _is_square(tensor: Tensor) -> bool:
     return tensor.ndim >= 3 and tensor.shape[-1] == tensor.shape[-2]
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()

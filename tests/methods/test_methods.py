@@ -333,7 +333,7 @@ def test_what_is_no_model():
         camfast.GradCAM(lambda x: x)
     with pytest.raises(ValueError, match="fuse must be 'mean' or 'max', got 'sum'"):
         camfast.GradCAM(SmallNet(), fuse="sum")
-    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+    with pytest.raises(TypeError, match=r"grad_cam\(\) got an unexpected argument 'colour'"):
         camfast.grad_cam(SmallNet(), IMAGES, colour=3)
 
 

@@ -9,7 +9,7 @@ import torch
 from models import InPlaceAfter, SmallNet, bystander_state, calibrated, images
 
 import camfast
-from camfast.methods import rules
+from camfast.methods import weights
 
 peers = pytest.importorskip("pytorch_grad_cam")
 
@@ -142,4 +142,4 @@ def test_bad_arguments(net):
     with pytest.raises(ValueError, match="gamma must be positive"):
         camfast.KPCACAM(net, "body", gamma=-1)
     with pytest.raises(ValueError, match="shape of the activations"):
-        rules.eigen_grad_cam(torch.zeros(1, 2, 3, 3), torch.zeros(2))
+        weights.eigen_of_product(torch.zeros(1, 2, 3, 3), torch.zeros(2))

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ... import methods
-from ...methods.explainer import Explainer
 from ...methods.scoring import progress_bar
 from ...model.untouched import quiet
 from .ablation_layer import AblationLayer, AblationLayerVit
@@ -29,7 +28,7 @@ class AblationCAM(BaseCAM):
     an exception.
     """
 
-    engine: ClassVar[type[Explainer] | None] = methods.AblationCAM
+    engine: ClassVar[type[methods.Explainer] | None] = methods.AblationCAM
 
     def __init__(
         self,

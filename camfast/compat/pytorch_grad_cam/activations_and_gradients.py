@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...methods.explainer import LayerMap
+from ...methods import LayerMap
 from .strictness import is_strict
 
 __all__ = ["ActivationsAndGradients"]
@@ -87,14 +87,20 @@ class ActivationsAndGradients:
             self._recording = False
 
     @contextlib.contextmanager
-    def counting(self) -> Iterator[dict[nn.Module, int]]:
-        """How often each layer runs meanwhile."""
+    def counting(self, model: nn.Module) -> Iterator[dict[nn.Module, int]]:
+        """How often each layer runs in the first pass of ``model`` meanwhile."""
         calls: dict[nn.Module, int] = {}
+
+        def end(*_: Any) -> None:
+            self._calls = None
+
+        handle = model.register_forward_hook(end)
         self._calls = calls
         try:
             yield calls
         finally:
             self._calls = None
+            handle.remove()
 
     def save_activation(self, module: nn.Module, input: Any, output: Any) -> None:
         self.activations.append(self._kept(output))

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...methods.explainer import Explainer, LayerMap
-from ...methods.explanation import Explanation
-from ...methods.rules import Rule, weights_of
+from ...methods import Explainer, LayerExplainer, LayerMaps
+from ...methods.weights import MapOp, weights_of
 from ...model.untouched import quiet
 from .activations_and_gradients import ActivationsAndGradients
 from .strictness import is_strict
@@ -54,7 +53,7 @@ class BaseCAM:
     """
 
     engine: ClassVar[type[Explainer] | None] = None  # the method in camfast
-    rule: ClassVar[Rule | None] = None  # the op whose weights get_cam_weights gives
+    op: ClassVar[MapOp | None] = None  # the op whose weights get_cam_weights gives
 
     def __init__(
         self,
@@ -131,9 +130,9 @@ class BaseCAM:
         self, input_tensor: Tensor, target_layers: Any, targets: Any, activations: Any, grads: Any
     ) -> np.ndarray:
         """Weights ``[N, C]``, or ``[N, C, *map]`` where each position has its own."""
-        if self.rule is None:
+        if self.op is None:
             raise NotImplementedError(f"{type(self).__name__} must implement get_cam_weights or get_cam_image")
-        return weights_of(self.rule, torch.as_tensor(activations).detach(), torch.as_tensor(grads).detach()).numpy()
+        return weights_of(self.op, torch.as_tensor(activations).detach(), torch.as_tensor(grads).detach()).numpy()
 
     def get_cam_image(
         self,
@@ -196,7 +195,7 @@ class BaseCAM:
 
     def engine_explainer(self, layers: Sequence[nn.Module], eigen_smooth: bool = False) -> Explainer:
         """The engine's explainer of this method."""
-        assert self.engine is not None
+        assert self.engine is not None and issubclass(self.engine, LayerExplainer)
         options: dict[str, Any] = (
             {"eigen_smooth": True} if eigen_smooth and "eigen_smooth" in self.engine.smoothing else {}
         )
@@ -206,7 +205,9 @@ class BaseCAM:
 
     def engine_weights(self, input_tensor: Tensor, target_layer: nn.Module, targets: Any) -> np.ndarray:
         """The engine's weights ``[N, C]`` for one layer, by a pass of its own."""
-        (layer,), _ = self._explain(self.engine_explainer([target_layer]), input_tensor, targets)
+        explainer = self.engine_explainer([target_layer])
+        assert isinstance(explainer, LayerExplainer)
+        (layer,) = self._layer_maps(explainer, input_tensor, targets).maps
         return layer.weights.detach().float().cpu().numpy()
 
     def engine_fits(self, eigen_smooth: bool) -> bool:
@@ -224,35 +225,24 @@ class BaseCAM:
 
     def _by_engine(self, input_tensor: Tensor, targets: Any, eigen_smooth: bool) -> np.ndarray:
         explainer = self.engine_explainer(self.target_layers, eigen_smooth)
-        maps, result = self._explain(explainer, input_tensor, targets)
-        self.activations_and_grads.keep(maps, self.uses_gradients)
+        if isinstance(explainer, LayerExplainer):
+            found = self._layer_maps(explainer, input_tensor, targets)
+            result = explainer.result(found)
+            self.activations_and_grads.keep(found.maps, self.uses_gradients)
+        else:
+            result = explainer(input_tensor, _one_an_image(targets, len(input_tensor)))
+            self.activations_and_grads.clear()
+            self.outputs = result.scores
         return result.heatmap.float().cpu().numpy()
 
-    def _explain(
-        self, explainer: Explainer, input_tensor: Tensor, targets: Any
-    ) -> tuple[Sequence[LayerMap], Explanation]:
-        """The layers' maps before they are one, and the explanation; notes the model's output."""
-        run, maps = explainer.run, explainer.maps
-        found: list[LayerMap] = []
-
-        def noted_run(*args: Any) -> Any:
-            with self.activations_and_grads.counting() as calls:
-                self.outputs = output = run(*args)
-            if any(count > 1 for count in calls.values()):
-                raise _RanAgain
-            return output
-
-        def noted_maps(*args: Any) -> Any:
-            found[:] = result = maps(*args)
-            return result
-
-        explainer.run, explainer.maps = noted_run, noted_maps  # type: ignore[assignment, method-assign]
-        result = explainer(input_tensor, None if targets is None else _one_an_image(targets, len(input_tensor)))
-        if not found:
-            self.outputs = result.scores
-        if isinstance(self.outputs, Tensor):
-            self.outputs = self.outputs.detach()
-        return found, result
+    def _layer_maps(self, explainer: LayerExplainer, input_tensor: Tensor, targets: Any) -> LayerMaps:
+        """The layers' maps before they are one; notes the model's output."""
+        with self.activations_and_grads.counting(explainer.model) as calls:
+            found = explainer.layer_maps(input_tensor, _one_an_image(targets, len(input_tensor)))
+        if any(count > 1 for count in calls.values()):
+            raise _RanAgain
+        self.outputs = found.output.detach() if isinstance(found.output, Tensor) else found.output
+        return found
 
     def _backward(self, loss: Any, input_tensor: Tensor) -> None:
         """Gradients of the layers through the hooks there; of the image, too, where it was asked for. No parameter's."""
@@ -279,7 +269,9 @@ def _array(tensor: Tensor) -> np.ndarray:
     return (tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()).numpy()
 
 
-def _one_an_image(targets: Any, batch: int) -> list[Any]:
+def _one_an_image(targets: Any, batch: int) -> Any:
+    if targets is None:
+        return None
     targets = list(targets)
     if len(targets) < batch and not is_strict():
         raise ValueError(f"targets must be one an image, {batch}, got {len(targets)}")

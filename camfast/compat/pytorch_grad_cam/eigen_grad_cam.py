@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ... import methods
-from ...methods.explainer import Explainer
 from .plain_cam import ProjectionCAM
 from .utils.svd_on_activations import get_2d_projection
 
@@ -17,7 +16,7 @@ __all__ = ["EigenGradCAM"]
 class EigenGradCAM(ProjectionCAM):
     """Gradient times activation on its first principal component; its sign is described in ``utils.svd_on_activations``."""
 
-    engine: ClassVar[type[Explainer] | None] = methods.EigenGradCAM
+    engine: ClassVar[type[methods.Explainer] | None] = methods.EigenGradCAM
 
     def project(self, activations: Any, grads: Any) -> np.ndarray:
         return get_2d_projection(grads * activations)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ... import methods, ops
 from ...methods.eigen import fem_weights
-from ...methods.explainer import Explainer
 from .plain_cam import ProjectionCAM
 
 __all__ = ["FEM"]
@@ -20,7 +19,7 @@ __all__ = ["FEM"]
 class FEM(ProjectionCAM):
     """:class:`camfast.FEM` with pytorch-grad-cam's interface."""
 
-    engine: ClassVar[type[Explainer] | None] = methods.FEM
+    engine: ClassVar[type[methods.Explainer] | None] = methods.FEM
     needs_gradients: ClassVar[bool] = False
 
     def __init__(

@@ -9,7 +9,6 @@ import numpy as np
 from torch import Tensor, nn
 
 from ... import methods
-from ...methods.explainer import Explainer
 from ...methods.fullgrad import bias_of, has_bias
 from .base_cam import BaseCAM, in_order
 from .utils.find_layers import find_layer_predicate_recursive
@@ -22,7 +21,7 @@ __all__ = ["FullGrad"]
 class FullGrad(BaseCAM):
     """:class:`camfast.FullGrad` with pytorch-grad-cam's interface: all layers with a bias, whatever is asked for."""
 
-    engine: ClassVar[type[Explainer] | None] = methods.FullGrad
+    engine: ClassVar[type[methods.Explainer] | None] = methods.FullGrad
 
     def __init__(
         self,
@@ -60,7 +59,7 @@ class FullGrad(BaseCAM):
     def aggregate_multi_layers(self, cam_per_target_layer: Any) -> np.ndarray:
         return scale_cam_image(cam_per_target_layer.sum(axis=1))
 
-    def engine_explainer(self, layers: Sequence[nn.Module], eigen_smooth: bool = False) -> Explainer:
+    def engine_explainer(self, layers: Sequence[nn.Module], eigen_smooth: bool = False) -> methods.Explainer:
         return methods.FullGrad(self.model)
 
     def engine_fits(self, eigen_smooth: bool) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ... import methods, ops
-from ...methods.explainer import Explainer
-from ...methods.rules import Rule
+from ...methods.weights import MapOp
 from .plain_cam import ChannelCAM
 
 __all__ = ["GradCAM"]
@@ -15,5 +14,5 @@ __all__ = ["GradCAM"]
 class GradCAM(ChannelCAM):
     """:class:`camfast.GradCAM` with pytorch-grad-cam's interface."""
 
-    engine: ClassVar[type[Explainer] | None] = methods.GradCAM
-    rule: ClassVar[Rule | None] = staticmethod(ops.grad_cam)
+    engine: ClassVar[type[methods.Explainer] | None] = methods.GradCAM
+    op: ClassVar[MapOp | None] = staticmethod(ops.grad_cam)

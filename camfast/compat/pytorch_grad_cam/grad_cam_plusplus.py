@@ -8,8 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ... import methods, ops
-from ...methods.explainer import Explainer
-from ...methods.rules import Rule
+from ...methods.weights import MapOp
 from .plain_cam import PlainCAM
 
 __all__ = ["GradCAMPlusPlus"]
@@ -18,8 +17,8 @@ __all__ = ["GradCAMPlusPlus"]
 class GradCAMPlusPlus(PlainCAM):
     """:class:`camfast.GradCAMPlusPlus` with pytorch-grad-cam's interface."""
 
-    engine: ClassVar[type[Explainer] | None] = methods.GradCAMPlusPlus
-    rule: ClassVar[Rule | None] = staticmethod(ops.grad_cam_plus_plus)
+    engine: ClassVar[type[methods.Explainer] | None] = methods.GradCAMPlusPlus
+    op: ClassVar[MapOp | None] = staticmethod(ops.grad_cam_plus_plus)
 
     def get_cam_weights(
         self, input_tensor: Tensor, target_layers: Any, target_category: Any, activations: Any, grads: Any

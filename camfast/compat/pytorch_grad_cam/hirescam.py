@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ... import methods, ops
-from ...methods.explainer import Explainer
-from ...methods.rules import Rule
+from ...methods.weights import MapOp
 from .plain_cam import PositionCAM
 
 __all__ = ["HiResCAM"]
@@ -15,5 +14,5 @@ __all__ = ["HiResCAM"]
 class HiResCAM(PositionCAM):
     """:class:`camfast.HiResCAM` with pytorch-grad-cam's interface."""
 
-    engine: ClassVar[type[Explainer] | None] = methods.HiResCAM
-    rule: ClassVar[Rule | None] = staticmethod(ops.hires_cam)
+    engine: ClassVar[type[methods.Explainer] | None] = methods.HiResCAM
+    op: ClassVar[MapOp | None] = staticmethod(ops.hires_cam)

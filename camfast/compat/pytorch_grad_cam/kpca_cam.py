@@ -9,7 +9,6 @@ import numpy as np
 from torch import Tensor, nn
 
 from ... import methods
-from ...methods.explainer import Explainer
 from .plain_cam import ProjectionCAM
 from .utils.svd_on_activations import get_2d_projection_kernel
 
@@ -19,7 +18,7 @@ __all__ = ["KPCA_CAM"]
 class KPCA_CAM(ProjectionCAM):
     """Activations on the first component of a kernel PCA; its sign is described in ``utils.svd_on_activations``."""
 
-    engine: ClassVar[type[Explainer] | None] = methods.KPCACAM
+    engine: ClassVar[type[methods.Explainer] | None] = methods.KPCACAM
     needs_gradients: ClassVar[bool] = False
 
     def __init__(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ... import methods, ops
-from ...methods.explainer import Explainer
-from ...methods.rules import Rule
+from ...methods.weights import MapOp
 from .plain_cam import PositionCAM
 
 __all__ = ["LayerCAM"]
@@ -15,5 +14,5 @@ __all__ = ["LayerCAM"]
 class LayerCAM(PositionCAM):
     """:class:`camfast.LayerCAM` with pytorch-grad-cam's interface."""
 
-    engine: ClassVar[type[Explainer] | None] = methods.LayerCAM
-    rule: ClassVar[Rule | None] = staticmethod(ops.layer_cam)
+    engine: ClassVar[type[methods.Explainer] | None] = methods.LayerCAM
+    op: ClassVar[MapOp | None] = staticmethod(ops.layer_cam)

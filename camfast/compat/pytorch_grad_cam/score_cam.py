@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ... import methods
 from ...methods.chosen import Chosen
-from ...methods.explainer import Explainer
 from ...model.inputs import Inputs
 from ...model.untouched import quiet
 from .base_cam import BaseCAM
@@ -22,7 +21,7 @@ __all__ = ["ScoreCAM"]
 class ScoreCAM(BaseCAM):
     """:class:`camfast.ScoreCAM` with pytorch-grad-cam's interface."""
 
-    engine: ClassVar[type[Explainer] | None] = methods.ScoreCAM
+    engine: ClassVar[type[methods.Explainer] | None] = methods.ScoreCAM
 
     def __init__(
         self,

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ... import methods
-from ...methods.explainer import Explainer
 from .plain_cam import ProjectionCAM
 from .utils.svd_on_activations import get_2d_projection_with_sign_correction
 
@@ -20,7 +19,7 @@ class SegEigenCAM(ProjectionCAM):
     Its sign is described in ``utils.svd_on_activations``.
     """
 
-    engine: ClassVar[type[Explainer] | None] = methods.SegEigenCAM
+    engine: ClassVar[type[methods.Explainer] | None] = methods.SegEigenCAM
 
     def project(self, activations: Any, grads: Any) -> np.ndarray:
         return get_2d_projection_with_sign_correction(np.abs(grads) * activations)

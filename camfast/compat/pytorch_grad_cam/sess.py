@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ... import methods
+from ...methods import Explainer, Explanation
 from ...methods.chosen import Chosen
-from ...methods.explainer import Explainer
-from ...methods.explanation import Explanation
 from ...model.inputs import Inputs
 from ...model.untouched import quiet
 from .grad_cam import GradCAM
@@ -79,7 +78,7 @@ class SESS:
         """The map ``[H, W]`` of one image ``[1, C, H, W]``."""
         input_tensor = input_tensor.to(self.device)
         target = self.get_target(input_tensor) if target is None else target
-        heatmap = _Engine(self, eigen_smooth)(input_tensor, [target]).heatmap
+        heatmap = _EngineWithSteps(self, eigen_smooth)(input_tensor, [target]).heatmap
         return heatmap[0].float().cpu().numpy()
 
     def get_scales(self, window_size: int) -> list[int]:
@@ -134,7 +133,7 @@ def window_starts(length: int, step_size: int, window_size: int) -> list[int]:
 
 
 class _Engine(methods.SESS):
-    """The engine's method, with the steps that a subclass of the adapter has overridden."""
+    """The engine's method, with the original's windows."""
 
     def __init__(self, adapter: SESS, eigen_smooth: bool = False) -> None:
         super().__init__(
@@ -161,25 +160,32 @@ class _Engine(methods.SESS):
     def starts(self, length: int, step: int, side: int) -> list[int]:
         return window_starts(length, step, side)
 
-    def explain(self, *args: Any) -> Explanation:
-        kind = type(self.adapter)
-        if kind.get_scales is not SESS.get_scales or kind.collect_patches is not SESS.collect_patches:
-            self.patches = self.adapter.collect_patches  # type: ignore[assignment, method-assign]
-        if kind.paste_cam is not SESS.paste_cam:
-            self.pasted = self._pasted_by_adapter  # type: ignore[method-assign]
-        if kind.get_scores is not SESS.get_scores:
-            self.window_scores = self._scores_by_adapter  # type: ignore[method-assign]
-            self.weights = self._weights_by_adapter  # type: ignore[method-assign]
-        return super().explain(*args)
 
-    def _pasted_by_adapter(self, heat: Tensor, place: Any, size: tuple[int, int]) -> Tensor:
+class _EngineWithSteps(_Engine):
+    """The same, with the steps that a subclass of the adapter has overridden; the adapter's own come from ``_Engine``."""
+
+    def _overridden(self, *steps: str) -> bool:
+        return any(getattr(type(self.adapter), step) is not getattr(SESS, step) for step in steps)
+
+    def patches(self, image: Tensor, side: int, step: int) -> tuple[list[Tensor], list[tuple[int, int, int, int]]]:
+        if not self._overridden("get_scales", "collect_patches"):
+            return super().patches(image, side, step)
+        return self.adapter.collect_patches(image, side, step)
+
+    def pasted(self, heat: Tensor, place: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
+        if not self._overridden("paste_cam"):
+            return super().pasted(heat, place, size)
         return torch.from_numpy(self.adapter.paste_cam(heat.cpu().numpy(), place, size)).to(heat)
 
-    def _scores_by_adapter(self, patches: list[Tensor], inputs: Inputs, chosen: Chosen, index: int) -> Tensor:
+    def window_scores(self, patches: list[Tensor], inputs: Inputs, chosen: Chosen, index: int) -> Tensor:
+        if not self._overridden("get_scores"):
+            return super().window_scores(patches, inputs, chosen, index)
         return torch.as_tensor(self.adapter.get_scores(patches, chosen.targets[index])).to(inputs.image.device)
 
-    def _weights_by_adapter(self, windows: Inputs, result: Explanation, chosen: Chosen, index: int) -> Tensor:
-        return self._scores_by_adapter(list(windows.image.split(1)), windows, chosen, index)
+    def weights(self, windows: Inputs, result: Explanation, chosen: Chosen, index: int) -> Tensor:
+        if not self._overridden("get_scores"):
+            return super().weights(windows, result, chosen, index)
+        return self.window_scores(list(windows.image.split(1)), windows, chosen, index)
 
 
 class _Base(Explainer):

@@ -9,7 +9,6 @@ import numpy as np
 from torch import Tensor, nn
 
 from ... import methods
-from ...methods.explainer import Explainer
 from .base_cam import BaseCAM
 
 __all__ = ["ShapleyCAM"]
@@ -18,7 +17,7 @@ __all__ = ["ShapleyCAM"]
 class ShapleyCAM(BaseCAM):
     """:class:`camfast.ShapleyCAM` with pytorch-grad-cam's interface."""
 
-    engine: ClassVar[type[Explainer] | None] = methods.ShapleyCAM
+    engine: ClassVar[type[methods.Explainer] | None] = methods.ShapleyCAM
 
     def __init__(
         self,

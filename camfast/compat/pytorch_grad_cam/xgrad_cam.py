@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ... import methods, ops
-from ...methods.explainer import Explainer
-from ...methods.rules import Rule
+from ...methods.weights import MapOp
 from .plain_cam import ChannelCAM
 
 __all__ = ["XGradCAM"]
@@ -15,5 +14,5 @@ __all__ = ["XGradCAM"]
 class XGradCAM(ChannelCAM):
     """:class:`camfast.XGradCAM` with pytorch-grad-cam's interface."""
 
-    engine: ClassVar[type[Explainer] | None] = methods.XGradCAM
-    rule: ClassVar[Rule | None] = staticmethod(ops.xgrad_cam)
+    engine: ClassVar[type[methods.Explainer] | None] = methods.XGradCAM
+    op: ClassVar[MapOp | None] = staticmethod(ops.xgrad_cam)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .... import ops
-from ....methods.rules import own_gradient_plus_plus_weights
+from ....methods.weights import own_gradient_plus_plus_weights
 from ....model.inputs import Inputs
 from ....model.outputs import scores_in
 from ....model.tap import Tap, unwrapped

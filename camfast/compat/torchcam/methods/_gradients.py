@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....methods.rules import plus_plus_weights, xgrad_weights
-from ....methods.smooth import SmoothGradCAMPlusPlus
+from ....methods import SmoothGradCAMPlusPlus
+from ....methods.weights import plus_plus_weights, xgrad_weights
 from ... import is_strict
 from .core import _CAM, OutputTarget, _target_scores
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ....methods.score import ISCAM as _ISCAM
-from ....methods.score import SSCAM as _SSCAM
-from ....methods.score import ScoreCAM as _ScoreCAM
+from ....methods import ISCAM as _ISCAM
+from ....methods import SSCAM as _SSCAM
+from ....methods import ScoreCAM as _ScoreCAM
 from .core import _CAM
 
 __all__ = ["CAM", "ISCAM", "SSCAM", "ScoreCAM"]

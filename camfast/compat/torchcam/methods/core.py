@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .... import ops
-from ....methods.explainer import Explainer, LayerMap
-from ....model.tap import Tap, unwrapped
+from ....methods import LayerExplainer, LayerMap
+from ....model.tap import unwrapped
 from ... import is_strict
 from ._utils import _model_eval, locate_candidate_layer
 
@@ -271,24 +271,15 @@ class _CAM:
         return cams
 
     def _explained(
-        self, kind: type[Explainer], images: Tensor, class_idx: Any, targets: Any, **options: Any
+        self, kind: type[LayerExplainer], images: Tensor, class_idx: Any, targets: Any, **options: Any
     ) -> list[LayerMap]:
         """The layers' maps by a method of camfast that makes its own passes over ``images``."""
-
-        class Maps(kind):  # type: ignore[misc,valid-type]
-            def tap(self) -> Tap:
-                tap = super().tap()
-                tap.overwritten = is_strict("torchcam")
-                return tap
-
-            def result(self, maps: Any, *_: Any) -> Any:
-                return maps
-
         wanted = class_idx if targets is None else _resolve_targets(targets, images.shape[0])
         options.setdefault("reshape", self._reshape_transform)
-        explainer = Maps(self.model, list(self.target_names), **options)
+        explainer = kind(self.model, list(self.target_names), **options)
+        explainer.overwritten = is_strict("torchcam")
         with self._hooks_off():
-            return explainer(images, wanted, size="map", normalize=False)
+            return explainer.layer_maps(images, wanted).maps
 
     def _extra_repr(self) -> str:
         return f"target_layer={self.target_names}"

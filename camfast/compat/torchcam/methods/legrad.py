@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....methods.legrad import LeGrad as _LeGrad
+from ....methods import LeGrad as _LeGrad
 from .core import _CAM, OutputTarget
 
 __all__ = ["LeGrad"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...... import ops
-from ......methods.rules import channel_terms
+from ......methods.weights import channel_terms
 from ..... import is_strict
 from ....layer_pass import layer_pass
 from ..._utils.attribution import GradientAttribution, LayerAttribution
@@ -49,7 +49,6 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         """
         options = dict(grad_kwargs or {})
         whole = bool(options.get("create_graph")) or is_strict("captum")
-        start = whole or attribute_to_layer_input  # whether the graph has to begin with the inputs
         start = whole or attribute_to_layer_input  # whether the graph has to begin with the inputs
         with torch.inference_mode(False):
             arguments: list[Any] = [_ordinary(tensor, whole, start) for tensor in as_inputs(inputs)]

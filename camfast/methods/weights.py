@@ -13,23 +13,24 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..model.precision import wide_dtype
 from ..ops.reference import PLUS_PLUS_EPS, XGRAD_EPS
 
 __all__ = [
-    "Rule",
+    "MapOp",
     "WeightRule",
     "as_op",
     "channel_terms",
-    "eigen_grad_cam",
+    "eigen_of_absolute_product",
+    "eigen_of_product",
     "eigen_smoothed",
     "own_gradient_plus_plus_weights",
     "plus_plus_weights",
-    "seg_eigen_cam",
     "weights_of",
     "xgrad_weights",
 ]
 
-Rule = Callable[..., Tensor]
+MapOp = Callable[..., Tensor]
 """An op ``(activations, gradients or weights, size, normalize) -> heatmap``."""
 
 WeightRule = Callable[[Tensor, Tensor], Tensor]
@@ -57,7 +58,7 @@ def xgrad_weights(A: Tensor, G: Tensor, eps: float = XGRAD_EPS) -> Tensor:
     return (G * A).sum(-1) / (A.sum(-1) + eps)
 
 
-_WEIGHTS: dict[Rule, WeightRule] = {
+_WEIGHTS: dict[MapOp, WeightRule] = {
     ops.grad_cam: lambda A, G: G.mean(-1),
     ops.grad_cam_plus_plus: plus_plus_weights,
     ops.xgrad_cam: xgrad_weights,
@@ -67,7 +68,7 @@ _WEIGHTS: dict[Rule, WeightRule] = {
 }
 
 
-def as_op(weights: WeightRule, name: str) -> Rule:
+def as_op(weights: WeightRule, name: str) -> MapOp:
     """An op made of a weight rule: its weights, then the fused channel sum.
 
     The op raises ``TypeError`` and ``ValueError`` where the rule gives something other than weights.
@@ -82,56 +83,56 @@ def as_op(weights: WeightRule, name: str) -> Rule:
     return op
 
 
-def eigen_smoothed(rule: Rule, activations: Tensor, second: Tensor) -> Tensor | None:
-    """Weights ``[N, (K,) C, *map]`` for :func:`camfast.methods.rules.eigen_grad_cam`, as a view where all positions share theirs.
+def eigen_smoothed(op: MapOp, activations: Tensor, second: Tensor) -> Tensor | None:
+    """Weights ``[N, (K,) C, *map]`` for :func:`eigen_of_product`, as a view where all positions share theirs.
 
-    ``second`` is what ``rule`` takes beside the activations. None where ``rule`` does not sum weighted channels.
+    ``second`` is what ``op`` takes beside the activations. None where ``op`` does not sum weighted channels.
     """
-    if rule is not ops.cam and rule not in _WEIGHTS:
+    if op is not ops.cam and op not in _WEIGHTS:
         return None
-    W = second if rule is ops.cam else weights_of(rule, activations, second)
+    W = second if op is ops.cam else weights_of(op, activations, second)
     positions = activations.shape[2:]
     if W.ndim - (activations.ndim - 2) < 2:
         W = W[(...,) + (None,) * len(positions)].expand(*W.shape, *positions)
     return W
 
 
-def channel_terms(rule: Rule, activations: Tensor, gradients: Tensor) -> Tensor:
-    """What ``rule`` sums over the channels, ``[N, (K,) C, *map]``: weight times activation."""
-    W = weights_of(rule, activations, gradients)
+def channel_terms(op: MapOp, activations: Tensor, gradients: Tensor) -> Tensor:
+    """What ``op`` sums over the channels, ``[N, (K,) C, *map]``: weight times activation."""
+    W = weights_of(op, activations, gradients)
     A = activations if gradients.ndim == activations.ndim else activations.unsqueeze(1)
     return W[(...,) + (None,) * (gradients.ndim - W.ndim)] * A
 
 
-def weights_of(rule: Rule, activations: Tensor, gradients: Tensor) -> Tensor:
-    """What the weight rule of ``rule`` gives: ``[N, (K,) C]`` or ``[N, (K,) C, *map]``, in fp32, or fp64 for fp64."""
-    wide = torch.float64 if torch.float64 in (activations.dtype, gradients.dtype) else torch.float32
-    A, G = activations.to(wide).flatten(2), gradients.to(wide)
+def weights_of(op: MapOp, activations: Tensor, gradients: Tensor) -> Tensor:
+    """What the weight rule of ``op`` gives: ``[N, (K,) C]`` or ``[N, (K,) C, *map]``, in fp32, or fp64 for fp64."""
+    dtype = wide_dtype(activations, gradients)
+    A, G = activations.to(dtype).flatten(2), gradients.to(dtype)
     many = G.ndim > activations.ndim
     G = G.flatten(2 + many)
-    W = _WEIGHTS[rule](A.unsqueeze(1) if many else A, G)
+    W = _WEIGHTS[op](A.unsqueeze(1) if many else A, G)
     if not isinstance(W, Tensor):
-        raise TypeError(f"a weight rule must return a tensor, got {type(W).__name__} from {_name(rule)}")
+        raise TypeError(f"a weight rule must return a tensor, got {type(W).__name__} from {_name(op)}")
     if W.shape == G.shape:
         return W.unflatten(-1, activations.shape[2:])
     if W.shape != G.shape[:-1]:
         raise ValueError(
             f"a weight rule must return weights {list(G.shape[:-1])} or {list(G.shape)}, got {list(W.shape)} from "
-            f"{_name(rule)}"
+            f"{_name(op)}"
         )
     return W
 
 
-def _name(rule: Rule) -> str:
-    return getattr(rule, "__name__", type(rule).__name__)
+def _name(op: MapOp) -> str:
+    return getattr(op, "__name__", type(op).__name__)
 
 
-def eigen_grad_cam(activations: Tensor, gradients: Tensor, size=None, normalize: bool = True) -> Tensor:
+def eigen_of_product(activations: Tensor, gradients: Tensor, size=None, normalize: bool = True) -> Tensor:
     """Eigen-CAM of gradient times activation. ``gradients`` is ``[N, C, *map]`` or ``[N, K, C, *map]``."""
     return _weighted(activations, gradients, size, normalize)
 
 
-def seg_eigen_cam(activations: Tensor, gradients: Tensor, size=None, normalize: bool = True) -> Tensor:
+def eigen_of_absolute_product(activations: Tensor, gradients: Tensor, size=None, normalize: bool = True) -> Tensor:
     """Seg-Eigen-CAM: Eigen-CAM of absolute gradient times activation (Chung 2025, eq. 10 to 13).
 
     https://doi.org/10.3390/app15137562.

@@ -1,0 +1,268 @@
+"""Methods that look at layers: a tap on them, one pass, a map of each, one heatmap."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..errors import DoubtWarning
+from ..model.find_layer import find_layers
+from ..model.inputs import Images, Inputs, input_errors
+from ..model.layers import resolve
+from ..model.layouts import Layout, layout_of, named_layout
+from ..model.outputs import scores_of
+from ..model.probe import read_layer
+from ..model.tap import NoGradient, Quirks, Tap
+from ..ops import reference
+from ..targets import Targets
+from .chosen import Chosen, choose
+from .explainer import Explainer, Layers, Options, Size
+from .explanation import Explanation
+from .layer_map import LayerMap, LayerMaps
+from .search import kind_of, objective_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["LayerExplainer", "LayerOptions"]
+
+
+class LayerOptions(Options, total=False):
+    """Options of every method that looks at layers, as :class:`LayerExplainer` describes them."""
+
+    reshape: Callable[[Tensor], Tensor] | None
+    layout: str | None
+    fuse: Literal["mean", "max"]
+
+
+class LayerExplainer(Explainer):
+    """Explains ``model`` by the activations of one of its layers, or of several.
+
+    Args:
+        layers: the layer whose activations are explained: a dotted name, a module, or a list of either; None takes the
+            last layer with a spatial map, found by passes over one image at the first call (see :attr:`layers`).
+        reshape: turns the layer's output into ``[N, C, *map]``, for token layouts that are not recognised. It is
+            applied to the gradients too, so it may only slice, reshape and permute.
+        layout: names the dimensions of the layer's output, where they are not recognised: ``"channels_first"``,
+            ``"channels_last"``, ``"tokens"``, ``"tokens_batch_second"``, or letters in their order, ``n`` for the batch,
+            ``c`` for the channels, and ``t``, ``d``, ``h``, ``w`` for positions: ``"n t c"``, ``"n c w h"``. By default
+            a change planted in one image tells, in one pass more at the first call of each shape.
+        fuse: how the maps of several layers become one: ``"mean"`` or ``"max"``.
+
+    The other arguments are those of :class:`camfast.Explainer`.
+
+    Raises:
+        TypeError: for a ``reshape`` that cannot be called.
+        ValueError: for layers that the model does not have.
+    """
+
+    overwritten: bool = False
+    """Whether an operation in place after a layer changes what is explained of it, as it does for plain hooks."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers = None,
+        *,
+        reshape: Callable[[Tensor], Tensor] | None = None,
+        layout: str | None = None,
+        fuse: Literal["mean", "max"] = "mean",
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, **options)
+        if reshape is not None and not callable(reshape):
+            raise TypeError(f"reshape must be a callable, got {type(reshape).__name__}")
+        if fuse not in ("mean", "max"):
+            raise ValueError(f"fuse must be 'mean' or 'max', got {fuse!r}")
+        if layout is not None and not isinstance(layout, str):
+            raise TypeError(f"layout must be a string such as 'n t c', got {type(layout).__name__}")
+        if layout is not None and reshape is not None:
+            raise ValueError("expected reshape= or layout=, got both")
+        self.reshape = reshape
+        self.layout = layout
+        self.fuse = fuse
+        self._quirks = Quirks()
+        self._modules: list[nn.Module] = []
+        self._named = layers is not None
+        self._found: dict[Any, tuple[list[str], list[nn.Module]]] = {}  # by kind of target, where no layer is named
+        if layers is not None:
+            self._names, self._modules = resolve(self.model, layers)
+
+    def layer_maps(self, images: Images, targets: Targets = None) -> LayerMaps:
+        """What is there before the heatmap: the model's output, what is explained of it, and the map of each layer.
+
+        Arguments are those of a call. :meth:`result` makes the explanation of it.
+        """
+        inputs = self.prepare(images, targets)
+        try:
+            found = self._passed(inputs, targets)
+        except NoGradient:
+            if not self._searched_again(inputs, targets):
+                raise
+        else:
+            if not self._unreached(found.maps) or not self._searched_again(inputs, targets):
+                return found
+        return self._passed(inputs, targets)
+
+    def _passed(self, inputs: Inputs, targets: Targets) -> LayerMaps:
+        with self.tap() as tap:
+            output = self.run(tap, inputs)
+            chosen = choose(targets, scores_of(output, inputs.batch), self.class_names, output)
+            return LayerMaps(inputs, chosen, self.maps(tap, chosen, inputs))
+
+    def _unreached(self, maps: Sequence[LayerMap]) -> bool:
+        """Whether no gradient at all reached a layer that was found, for other targets of the same kind."""
+        if self._named or not self.uses_gradients or maps[0].weights.device.type != "cpu":
+            return False  # elsewhere the question would wait for the device
+        return not any(bool(layer.weights.any()) for layer in maps)
+
+    def _searched_again(self, inputs: Inputs, targets: Targets) -> bool:
+        """Looks for a layer once more, for these very targets; whether it is another one."""
+        if self._named:
+            return False
+        before = self._names
+        self._search(inputs, targets, again=True)
+        return self._names != before
+
+    # The steps of a call, in order.
+
+    def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Explanation:
+        """The call itself, without ``aug_smooth``."""
+        return self.result(self.layer_maps(images, targets), size, normalize)
+
+    def prepare(self, images: Images, targets: Targets = None) -> Inputs:
+        """Checks the images and settles the layers: where none is named, the last one that ``targets`` depend on."""
+        inputs = super().prepare(images, targets)
+        if not self._named:
+            self._search(inputs, targets)
+        return inputs
+
+    def _search(self, inputs: Inputs, targets: Targets, again: bool = False) -> None:
+        kind = kind_of(targets)
+        if again or kind not in self._found:
+            objective = objective_of(targets, inputs.batch, self.class_names)
+            with input_errors(self.model, inputs):
+                names = find_layers(self.model, inputs, self.uses_gradients, objective, kind, again)
+            self._found[kind] = resolve(self.model, names)
+        self._names, self._modules = self._found[kind]
+
+    def tap(self) -> Tap:
+        """A tap on the layers, for one call."""
+        tap = Tap(
+            self.model,
+            self._modules,
+            names=self._names,
+            graph=self.uses_gradients,
+            eval_mode=self.eval_mode,
+            quirks=self._quirks,
+        )
+        tap.overwritten = self.overwritten
+        return tap
+
+    def run(self, tap: Tap, inputs: Inputs) -> Any:
+        """The pass; what the model returns."""
+        with input_errors(self.model, inputs):
+            return tap.run(inputs)
+
+    def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
+        """The map of each layer. The tap is still open, so that a method may run further passes."""
+        raise NotImplementedError
+
+    def result(self, found: LayerMaps, size: Size = None, normalize: bool = True) -> Explanation:
+        """The explanation of what a call found, with ``size`` and ``normalize`` of the call."""
+        if self.eigen_smooth:
+            found = replace(found, maps=[layer.eigen_smoothed() for layer in found.maps])
+        return super().result(found, size, normalize)
+
+    def combine(self, maps: Sequence[LayerMap], size: tuple[int, ...], normalize: bool) -> Tensor:
+        """One heatmap of the layers' maps.
+
+        Of one layer: the op does it all. Of several: each map is made non-negative, scaled to [0, 1] and resized; the
+        mean (or maximum) is scaled to [0, 1] again. Raw maps are resized and averaged.
+        """
+        if len(maps) == 1:
+            return super().combine(maps, size, normalize)
+        resized = []
+        for layer in maps:
+            own = layer(None, normalize=False)
+            if normalize:
+                own = reference.min_max(own.clamp(min=0), rank=len(size))
+            resized.append(ops.resize_normalize(own, size, normalize=False))
+        fused = self.fused(resized)
+        return ops.resize_normalize(fused, size) if normalize else fused
+
+    def fused(self, maps: Sequence[Tensor]) -> Tensor:
+        """One of several maps of the same size: their mean, or their maximum (``fuse``)."""
+        stacked = torch.stack(list(maps))
+        return stacked.mean(0) if self.fuse == "mean" else stacked.amax(0)
+
+    def to_grid(self, activations: Tensor, inputs: Inputs, name: str) -> Callable[[Tensor], Tensor]:
+        """A function that turns what has the layout of ``activations`` into ``[..., N, C, *map]``, mostly as a view."""
+        if self.reshape is not None:
+            return functools.partial(_reshaped, self.reshape, activations.shape)
+        layout = self._layout(activations, inputs, name)
+        if layout is None:
+            raise ValueError(
+                f"layer {name!r} must give [N, C, *map] or tokens [N, T, C] that fit the image's grid, got "
+                f"{list(activations.shape)} for images {list(inputs.image.shape)}; pass reshape= to turn it into a map, "
+                "or layout= to name its dimensions"
+            )
+        if math.prod(layout.map) == 1:
+            raise ValueError(
+                f"layer {name!r} must give a map of several positions, got {list(activations.shape)}, which has one; name "
+                "a layer before the pooling"
+            )
+        return layout.view
+
+    def _layout(self, activations: Tensor, inputs: Inputs, name: str) -> Layout | None:
+        """Where the positions are in a layer's output: by a planted change, once for each shape."""
+        if self.layout is not None:
+            return named_layout(self.layout, activations.shape, inputs.image.shape, self.model)
+        if name not in self._names:  # no layer's output
+            return layout_of(activations.shape, inputs.image.shape, self.model)
+        reading = read_layer(
+            self.model, self._modules[self._names.index(name)], name, activations, inputs, self.eval_mode
+        )
+        if reading.doubt is not None:
+            warnings.warn(
+                f"{reading.doubt}, so that they are taken from its shape {list(activations.shape)}; "
+                "layout= names its dimensions, reshape= turns it into [N, C, *map]",
+                DoubtWarning,
+                stacklevel=2,
+            )
+        return reading.layout
+
+    def image_axes(self, inputs: Inputs, rank: int) -> tuple[int, ...] | None:
+        return None if self.reshape is not None else super().image_axes(inputs, rank)
+
+    def grids(self, tap: Tap, inputs: Inputs) -> list[Tensor]:
+        """The activations of each layer as ``[N, C, *map]``."""
+        return [self.to_grid(A, inputs, name)(A) for name, A in zip(self.layers, tap.activations, strict=True)]
+
+    def use_layers_of(self, other: LayerExplainer) -> None:
+        """Takes the layers of ``other``, an explainer of the same model, in place of its own."""
+        self._names, self._modules, self._named = other._names, other._modules, True
+
+    def close(self) -> None:
+        """Ends the use of this explainer and lets go of the model; nothing is registered on it between calls."""
+        super().close()
+        self._modules = []
+
+
+def _reshaped(reshape: Callable[[Tensor], Tensor], shape: torch.Size, tensor: Tensor) -> Tensor:
+    """``reshape`` applied to a tensor of ``shape``, or to K of them at once."""
+    if tensor.ndim > len(shape):
+        return _reshaped(reshape, shape, tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2])
+    result = reshape(tensor)
+    if not isinstance(result, Tensor) or not 3 <= result.ndim <= 5 or result.shape[0] % tensor.shape[0]:
+        got = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise ValueError(f"reshape must turn {list(tensor.shape)} into [N, C, *map], got {got}")
+    return result
