@@ -17,7 +17,7 @@ from ..model.layouts import layout_of
 from ..model.outputs import replace_first, scores_in
 from ..model.tap import Tap
 from .maps import Maps
-from .selection import Types, choose
+from .selection import Chosen, Types, choose
 
 __all__ = ["Gradients"]
 
@@ -50,14 +50,14 @@ class Gradients(Mapping[str, Tensor]):
         self.model = model
         self._chosen = choose(model, layers, types)
         self._gradients: dict[str, Tensor] = {}
-        self._calls: Counter[str] = Counter()
+        self._calls: Counter[Chosen] = Counter()
         self._handles: list[Any] = []
         self._thread: int | None = None
 
     @property
     def layers(self) -> list[str]:
         """Names of the layers that are looked at."""
-        return [layer.name for layer in self._chosen]
+        return [layer.label for layer in self._chosen]
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._gradients:
@@ -79,7 +79,7 @@ class Gradients(Mapping[str, Tensor]):
             stack.callback(self._remove_hooks)
             self._handles.append(self.model.register_forward_pre_hook(lambda module, args: self._calls.clear()))
             for layer in self._chosen:
-                note = lambda module, args, output, name=layer.name: self._note(name, output)  # noqa: E731
+                note = lambda module, args, output, layer=layer: self._note(layer, output)  # noqa: E731
                 self._handles.append(layer.module.register_forward_hook(note))
             stack.pop_all()
         return self
@@ -116,29 +116,45 @@ class Gradients(Mapping[str, Tensor]):
         when it is no scalar, or does not depend on a layer.
         """
         inputs = Inputs.of(images, self.model)
-        modules = [layer.module for layer in self._chosen]
-        with Tap(self.model, modules, names=self.layers, eval_mode=eval_mode) as tap:
+        names = self.layers
+        with contextlib.ExitStack() as stack:
+            modules = [layer.module for layer in self._chosen]
+            tap = stack.enter_context(Tap(self.model, modules, names=names, eval_mode=eval_mode))
             output = tap.run(inputs)
+            runs = tap.quirks.calls
+            if any(layer.call is None and n > 1 for layer, n in zip(self._chosen, runs, strict=True)):
+                stack.close()  # once more, with each call by itself
+                each = [
+                    (name, layer.module, f"{layer.name}#{turn}")
+                    for layer, n in zip(self._chosen, runs, strict=True)
+                    for turn in range(1, n + 1)
+                    if (name := layer.entry(turn)) is not None
+                ]
+                names, calls = [name for name, _, _ in each], [call for _, _, call in each]
+                modules = [module for _, module, _ in each]
+                tap = stack.enter_context(Tap(self.model, modules, names=calls, eval_mode=eval_mode))
+                output = tap.run(inputs)
             value = _top_score(output) if scalar is None else scalar(output)
             if not isinstance(value, Tensor) or value.numel() != 1:
                 got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(f"scalar must return a tensor of one value, got {got}")
             found = tap.gradients(value.reshape(()))
         maps = {}
-        for name, gradient in zip(self.layers, found, strict=True):
+        for name, gradient in zip(names, found, strict=True):
             layout = layout_of(gradient.shape, inputs.image.shape, self.model)
             maps[name] = gradient if layout is None else layout.view(gradient)
         return Maps(maps)
 
-    def _note(self, name: str, output: Any) -> Any:
+    def _note(self, layer: Chosen, output: Any) -> Any:
         """The forward hook: puts a hook on the layer's output, which starts a graph here where there is none yet."""
         if threading.get_ident() != self._thread or not torch.is_grad_enabled():
             return None
-        self._calls[name] += 1
-        turn = self._calls[name]
+        self._calls[layer] += 1
+        key = layer.entry(self._calls[layer])
+        if key is None:
+            return None
 
         def follow(tensor: Tensor) -> Tensor:
-            key = name if turn == 1 else f"{name}#{turn}"
             if tensor.requires_grad:
                 self.watch(tensor, key)
                 return tensor

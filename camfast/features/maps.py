@@ -131,7 +131,7 @@ class FeatureMaps:
     @property
     def layers(self) -> list[str]:
         """Names of the layers that are looked at."""
-        return [layer.name for layer in self._chosen]
+        return [layer.label for layer in self._chosen]
 
     def __call__(self, images: Images) -> Maps:
         """One pass of ``images``. The mapping is empty when there is a callback.
@@ -224,22 +224,23 @@ class FeatureMaps:
         """One pass; ``take`` gets each name and map ``[N, C, *map]`` as it comes. Returns the names in order."""
         inputs = Inputs.of(images, self.model).cut()
         thread = threading.get_ident()
-        calls: Counter[str] = Counter()
+        calls: Counter[Chosen] = Counter()
         order: list[str] = []
         flat: dict[str, str] = {}  # layers without a map, and why
 
         def hook(layer: Chosen, output: Any) -> None:
             if threading.get_ident() != thread:
                 return
-            calls[layer.name] += 1
+            calls[layer] += 1
+            name = layer.entry(calls[layer])
+            if name is None:
+                return
             with torch.no_grad():
                 try:
                     value = self._map(output, inputs)
                 except ValueError as error:
-                    flat.setdefault(layer.name, str(error))
+                    flat.setdefault(layer.label, str(error))
                     return
-                turn = calls[layer.name]
-                name = layer.name if turn == 1 else f"{layer.name}#{turn}"
                 order.append(name)
                 take(name, value)
 
@@ -251,10 +252,10 @@ class FeatureMaps:
                 stack.callback(layer.module.register_forward_hook(note).remove)
             self.model(*inputs.args, **inputs.kwargs)
         for layer in self._chosen:
-            if layer.required and not calls[layer.name]:
-                raise ValueError(f"every layer must run in the model's forward pass, got no call of {layer.name!r}")
-            if layer.required and layer.name in flat:
-                raise ValueError(f"expected layers with a spatial map, got {layer.name!r}: {flat[layer.name]}")
+            if layer.required and calls[layer] < (layer.call or 1):
+                raise ValueError(f"every layer must run in the model's forward pass, got no call of {layer.label!r}")
+            if layer.required and layer.label in flat:
+                raise ValueError(f"expected layers with a spatial map, got {layer.label!r}: {flat[layer.label]}")
         if not order:
             why = next(iter(flat.items()), None)
             reason = "none of them ran" if why is None else f"{why[0]!r}: {why[1]}"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ..model.layers import Layer, resolve
+from ..model.layers import Layer, call_of, refuse_exported, resolve
 from ..model.tap import hookable
 
 __all__ = ["CONVOLUTIONS", "Chosen", "Types", "choose"]
@@ -26,18 +26,32 @@ class Chosen(NamedTuple):
     name: str
     module: nn.Module
     required: bool
+    call: int | None = None  # of a layer that runs several times: the one that was asked for
+
+    @property
+    def label(self) -> str:
+        """The name, with the number of the call that was asked for."""
+        return self.name if self.call is None else f"{self.name}#{self.call}"
+
+    def entry(self, turn: int) -> str | None:
+        """The name under which a call is kept: ``"conv"``, ``"conv#2"``, ...; None where another one was asked for."""
+        if self.call is not None:
+            return self.label if turn == self.call else None
+        return self.name if turn == 1 else f"{self.name}#{turn}"
 
 
 def choose(model: nn.Module, layers: Layer | Sequence[Layer] | None, types: Types | None) -> list[Chosen]:
     """The layers of ``model`` that ``layers`` and ``types`` name, each once.
 
     ``layers``: dotted names, patterns with ``*``, ``?`` and ``[...]`` (``"features.*"``), modules, or a mixture; they
-    come in the order given, and those of one pattern in the model's order. None stands for the whole model. ``types``
+    come in the order given, and those of one pattern in the model's order. ``"net#2"`` is the second call alone of a layer
+    that runs several times in a pass; ``"net"`` and ``"net#*"`` are all of them. None stands for the whole model. ``types``
     narrows patterns and the whole model down; None: convolutions of the whole model, everything that a pattern matches.
 
     Raises ``ValueError`` for names and patterns that match nothing, with the closest names, and for types the model
     does not have.
     """
+    refuse_exported(model)
     by_name = {name: module for name, module in hookable(model) if name}
     if layers is None:
         kinds = CONVOLUTIONS if types is None else types
@@ -46,14 +60,16 @@ def choose(model: nn.Module, layers: Layer | Sequence[Layer] | None, types: Type
             own = sorted({type(m).__name__ for m in by_name.values() if not m._modules})
             raise ValueError(f"expected layers of type {_names(kinds)} in the model, got {', '.join(own) or 'none'}")
         return chosen
-    found: dict[nn.Module, Chosen] = {}
+    found: dict[tuple[nn.Module, int | None], Chosen] = {}
     for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
-        if isinstance(layer, str) and layer not in by_name and any(sign in layer for sign in "*?["):
-            for each in _matching(by_name, layer, types):
-                found.setdefault(each.module, each)
+        plain, call = call_of(layer, by_name) if isinstance(layer, str) else (layer, None)
+        number = call if isinstance(call, int) else None
+        if isinstance(plain, str) and plain not in by_name and any(sign in plain for sign in "*?["):
+            for each in _matching(by_name, plain, types):
+                found.setdefault((each.module, number), each._replace(call=number))
         else:
-            (name,), (module,) = resolve(model, layer)
-            found[module] = Chosen(name, module, True)
+            (name,), (module,) = resolve(model, plain)
+            found[module, number] = Chosen(name, module, True, number)
     if not found:
         raise ValueError("expected at least one layer, got none")
     return list(found.values())

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..errors import DoubtWarning
+from ..model.calls import image_seen, one_by_one, separate_calls
 from ..model.find_layer import find_layers
 from ..model.inputs import Images, Inputs, input_errors
-from ..model.layers import resolve
+from ..model.layers import ALL_CALLS, call_of, resolve
 from ..model.layouts import Layout, layout_of, named_layout
 from ..model.outputs import scores_of
 from ..model.probe import read_layer
@@ -48,7 +49,9 @@ class LayerExplainer(Explainer):
 
     Args:
         layers: the layer whose activations are explained: a dotted name, a module, or a list of either; None takes the
-            last layer with a spatial map, found by passes over one image at the first call (see :attr:`layers`).
+            last layer with a spatial map, found by passes over one image at the first call (see :attr:`layers`). Of a
+            layer that runs several times in a pass ``"net#1"`` is the first call, ``"net#2"`` the second, ``"net#*"``
+            every call, as that many layers; without a number the last call is explained.
         reshape: turns the layer's output into ``[N, C, *map]``, for token layouts that are not recognised. It is
             applied to the gradients too, so it may only slice, reshape and permute.
         layout: names the dimensions of the layer's output, where they are not recognised: ``"channels_first"``,
@@ -92,9 +95,21 @@ class LayerExplainer(Explainer):
         self._quirks = Quirks()
         self._modules: list[nn.Module] = []
         self._named = layers is not None
+        self._all_calls: tuple[list[str], list[nn.Module]] | None = None  # where all calls of a layer are asked for
+        self._looked_at: dict[Any, int] = {}  # which of several images the layers see, by layers and shapes
+        self._separate: dict[str, bool] = {}  # of layers that run several times: whether each call sees something else
         self._found: dict[Any, tuple[list[str], list[nn.Module]]] = {}  # by kind of target, where no layer is named
         if layers is not None:
             self._names, self._modules = resolve(self.model, layers)
+            if any(call_of(name)[1] == ALL_CALLS for name in self._names):
+                self._all_calls = self._names, self._modules
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers in use, with the number of the call where one runs several times; empty until one is found."""
+        if len(self._quirks.calls) != len(self._names):
+            return list(self._names)
+        return [_numbered(name, runs) for name, runs in zip(self._names, self._quirks.calls, strict=True)]
 
     def layer_maps(self, images: Images, targets: Targets = None) -> LayerMaps:
         """What is there before the heatmap: the model's output, what is explained of it, and the map of each layer.
@@ -143,7 +158,33 @@ class LayerExplainer(Explainer):
         inputs = super().prepare(images, targets)
         if not self._named:
             self._search(inputs, targets)
-        return inputs
+        return self._settled(inputs)
+
+    def _settled(self, inputs: Inputs) -> Inputs:
+        """Looks up the calls of layers of which all are asked for, and which of several images the layers see."""
+        if self._all_calls is not None:
+            self._names, self._modules = one_by_one(self.model, inputs, *self._all_calls, self.eval_mode)
+        images = inputs.images()
+        if len(images) < 2:
+            return inputs
+        key = (*self._names, *(tuple(image.shape[1:]) for image in images))
+        if key not in self._looked_at:
+            self._looked_at[key] = image_seen(self.model, inputs, self._names, self._modules, self.eval_mode)
+        return inputs.about(images[self._looked_at[key]])
+
+    def _doubt_calls(self, inputs: Inputs) -> None:
+        """Says so, once, where a layer ran several times, each time on something else, and no call was asked for."""
+        for name, module, runs in zip(self._names, self._modules, self._quirks.calls, strict=False):
+            if runs < 2 or call_of(name)[1] is not None or name in self._separate:
+                continue
+            self._separate[name] = separate_calls(self.model, inputs, module, runs, self.eval_mode)
+            if self._separate[name]:
+                warnings.warn(
+                    f"layer {name!r} ran {runs} times in one pass, each time on something else, and the map is of its "
+                    f"last call; name a call by layers='{name}#1' to '{name}#{runs}', or all by '{name}#*'",
+                    DoubtWarning,
+                    stacklevel=5,
+                )
 
     def _search(self, inputs: Inputs, targets: Targets, again: bool = False) -> None:
         kind = kind_of(targets)
@@ -178,6 +219,7 @@ class LayerExplainer(Explainer):
 
     def result(self, found: LayerMaps, size: Size = None, normalize: bool = True) -> Explanation:
         """The explanation of what a call found, with ``size`` and ``normalize`` of the call."""
+        self._doubt_calls(found.inputs)
         if self.eigen_smooth:
             found = replace(found, maps=[layer.eigen_smoothed() for layer in found.maps])
         return super().result(found, size, normalize)
@@ -226,11 +268,10 @@ class LayerExplainer(Explainer):
         """Where the positions are in a layer's output: by a planted change, once for each shape."""
         if self.layout is not None:
             return named_layout(self.layout, activations.shape, inputs.image.shape, self.model)
-        if name not in self._names:  # no layer's output
+        place = next((i for i, names in enumerate(zip(self._names, self.layers, strict=True)) if name in names), None)
+        if place is None:  # no layer's output
             return layout_of(activations.shape, inputs.image.shape, self.model)
-        reading = read_layer(
-            self.model, self._modules[self._names.index(name)], name, activations, inputs, self.eval_mode
-        )
+        reading = read_layer(self.model, self._modules[place], self._names[place], activations, inputs, self.eval_mode)
         if reading.doubt is not None:
             warnings.warn(
                 f"{reading.doubt}, so that they are taken from its shape {list(activations.shape)}; "
@@ -250,11 +291,16 @@ class LayerExplainer(Explainer):
     def use_layers_of(self, other: LayerExplainer) -> None:
         """Takes the layers of ``other``, an explainer of the same model, in place of its own."""
         self._names, self._modules, self._named = other._names, other._modules, True
+        self._quirks = other._quirks
 
     def close(self) -> None:
         """Ends the use of this explainer and lets go of the model; nothing is registered on it between calls."""
         super().close()
         self._modules = []
+
+
+def _numbered(name: str, runs: int) -> str:
+    return f"{name}#{runs}" if runs > 1 and call_of(name)[1] is None else name
 
 
 def _reshaped(reshape: Callable[[Tensor], Tensor], shape: torch.Size, tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.inputs import Inputs
+from ..model.layers import call_of
 from ..model.replay import HeadReplay, Mode
 from .explainer import Layers, Needs
 from .layer_explainer import LayerExplainer, LayerOptions
@@ -80,7 +81,10 @@ class HeadExplainer(ScoringExplainer):
     def replay(self, index: int, layer: int, inputs: Inputs) -> tuple[HeadReplay, View]:
         """The head after one of the layers for one image, and the view of its activations as ``[N, C, *map]``."""
         name = self._names[layer]
-        replay = HeadReplay(self.model, self._modules[layer], inputs.one(index), self._modes.get(name))
+        call = call_of(name)[1]
+        number = call if isinstance(call, int) else None
+        mode = self._modes.get(name)
+        replay = HeadReplay(self.model, self._modules[layer], inputs.one(index), mode, call=number)
         self._modes[name] = replay.mode
         view = self.to_grid(replay.activations, inputs.one(index), name)
         copy = replay.repeated(1)

@@ -54,7 +54,7 @@ class _SecondOrderTap(Tap):
 
     def corrected_gradients(self, outputs: Tensor, seed: Tensor | None, keep: bool = False) -> list[Tensor]:
         """For each layer ``gradient - 0.5 * Hessian @ activations``, in its own layout."""
-        leaves = [self._kept(layer) for layer in self.layers]
+        leaves = self.captured
         with torch.enable_grad():
             score = outputs if seed is None else (outputs * seed).sum()
             gradients = torch.autograd.grad(score, leaves, create_graph=True, allow_unused=True)

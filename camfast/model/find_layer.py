@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .inputs import Inputs
+from .layers import refuse_exported
 from .layouts import Layout, layout_of
 from .outputs import replace_all, scores_in, tensors_in
 from .probe import Planted, read
@@ -93,6 +94,7 @@ def find_layers(
     Raises:
         ValueError: the model has no such layer.
     """
+    refuse_exported(model)
     key = (*inputs.image.shape[1:], gradients, kind)
     known = None if again else _found.get(model, {}).get(key)
     layer = known() if known is not None else None

@@ -39,23 +39,30 @@ class HeadReplay:
 
     Make it inside an open :class:`camfast.model.tap.Tap`, which keeps the model in evaluation mode. ``mode`` is what an
     earlier replay of the same model and layer found to work; None tries each and keeps the cheapest whose scores are
-    those of the model. With ``graph`` its scores can be differentiated. The model is as it was before and after every method.
+    those of the model. Of a layer that runs several times ``call`` is the number, from 1; None: the last one. With
+    ``graph`` its scores can be differentiated. The model is as it was before and after every method.
     """
 
     def __init__(
-        self, model: nn.Module, layer: nn.Module, inputs: Inputs, mode: Mode | None = None, graph: bool = False
+        self,
+        model: nn.Module,
+        layer: nn.Module,
+        inputs: Inputs,
+        mode: Mode | None = None,
+        graph: bool = False,
+        call: int | None = None,
     ) -> None:
         self.model, self.layer = model, layer
         self.inputs = inputs
         self.graph = graph
-        recording = _Recording(model, layer)
+        recording = _Recording(model, layer, call)
         with torch.no_grad():
             output = recording.run(inputs.cut())
         self.recorded = output
         self.scores = scores_of(output, inputs.batch)
         self._results = recording.results
         self._structure = recording.structure
-        self._earlier = recording.calls - 1
+        self._earlier = (call or recording.calls) - 1
         self.activations = recording.activations
         self.batch_dim = 0 if self.activations.shape[0] == inputs.batch else 1
         self.mode: Mode = mode if mode is not None else self._works()
@@ -167,14 +174,14 @@ class _Call:
 
 
 class _Recording:
-    """One pass that keeps, up to the last call of ``layer``, what the outermost finished modules returned.
+    """One pass that keeps, up to a call of ``layer`` (None: the last one), what the outermost finished modules returned.
 
     ``results`` lists for each module what its calls return in a replay, in order: an output, or ``_RUN`` for modules
     that contain the layer. Calls inside a finished module are left out: they do not happen in a replay.
     """
 
-    def __init__(self, model: nn.Module, layer: nn.Module) -> None:
-        self.model, self.layer = model, layer
+    def __init__(self, model: nn.Module, layer: nn.Module, call: int | None) -> None:
+        self.model, self.layer, self.call = model, layer, call
         self.results: dict[nn.Module, list[Any]] = {}
         self.structure: Any = None
         self.calls = 0  # of the layer
@@ -212,6 +219,8 @@ class _Recording:
         if module is not self.layer:
             return None
         self.calls += 1
+        if self.call not in (None, self.calls):
+            return None
         self.structure = _cloned_map(output)
         self._keep()
         return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,10 +19,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from .inputs import Images, Inputs
+from .layers import call_of
 from .outputs import replace_first, scores_in, tensors_in
 from .untouched import quiet
 
 __all__ = ["NoGradient", "Quirks", "Tap", "hookable", "is_map", "unwrapped"]
+
+_Key = tuple[nn.Module, int | None]
 
 
 @dataclass
@@ -33,6 +36,7 @@ class Quirks:
     inference_weights: bool = False  # parameters were made in inference mode: the head needs ordinary copies
     batched_backward: bool | None = None  # does one batched backward work; None: not tried yet
     runs: int | None = None  # how often a lone layer ran in the last pass: only its last run needs a graph
+    calls: list[int] = field(default_factory=list)  # how often each layer ran in the last pass
 
 
 class NoGradient(ValueError):
@@ -47,6 +51,8 @@ _CUT_OFF = (
 
 class Tap:
     """Captures the activations of ``layers`` during :meth:`run`, and gives gradients with respect to them.
+
+    Of a layer that runs several times in a pass the last call counts, unless its name says which: ``"net#1"``.
 
     Use it as a context manager: hooks are registered on entry and removed on exit, whatever happens in between. They
     act only during :meth:`run`, and ignore calls of the model from other threads. ``graph=False`` captures without
@@ -72,8 +78,10 @@ class Tap:
         self.quirks = quirks if quirks is not None else Quirks()
         self.overwritten = False
         """Whether an operation in place after a layer changes what was captured, as it does for plain hooks."""
-        self._captured: dict[nn.Module, Tensor | None] = {}
-        self._runs = 0  # of a lone layer, in this pass
+        # What is captured: a layer's call of that number, or its last one.
+        self._keys: list[_Key] = [_key(name, layer) for name, layer in zip(self.names, self.layers, strict=True)]
+        self._captured: dict[_Key, Tensor | None] = {}
+        self._runs: dict[nn.Module, int] = {}  # in this pass
         self._running_in: int | None = None  # the thread of the pass in progress
         self._stack = contextlib.ExitStack()
 
@@ -109,12 +117,17 @@ class Tap:
     @property
     def activations(self) -> list[Tensor]:
         """The captured outputs, in the order of ``layers``, without a graph."""
-        return [self._kept(layer).detach() for layer in self.layers]
+        return [self._kept(key).detach() for key in self._keys]
+
+    @property
+    def captured(self) -> list[Tensor]:
+        """The captured outputs, in the order of ``layers``, as they stand in the graph."""
+        return [self._kept(key) for key in self._keys]
 
     @property
     def leaf(self) -> Tensor | None:
         """What the graph of a lone layer starts from, with its graph; None for several layers."""
-        return self._kept(self.layers[0]) if len(self.layers) == 1 else None
+        return self._kept(self._keys[0]) if len(self._keys) == 1 else None
 
     def gradients(
         self,
@@ -133,7 +146,7 @@ class Tap:
 
         Raises ``ValueError`` when ``outputs`` do not depend on a layer; with ``missing_ok`` its gradient is None.
         """
-        wanted = [self._kept(layer) for layer in self.layers]
+        wanted = self.captured
         rank = outputs.ndim if isinstance(outputs, Tensor) else 2
         if isinstance(outputs, Tensor) and not outputs.requires_grad:
             found: tuple[Tensor | None, ...] = (None,) * len(wanted)
@@ -174,14 +187,22 @@ class Tap:
 
     def _pass(self, inputs: Inputs) -> Any:
         output = self._one_pass(inputs)
-        expected, self.quirks.runs = self.quirks.runs, self._runs
-        if expected is not None and self._runs < expected:  # its last run was taken for an earlier one
-            output = self._one_pass(inputs)
+        if self._last_alone:
+            runs = self._runs.get(self.layers[0], 0)
+            expected, self.quirks.runs = self.quirks.runs, runs
+            if expected is not None and runs < expected:  # its last run was taken for an earlier one
+                output = self._one_pass(inputs)
+        self.quirks.calls = [self._runs.get(layer, 0) for layer in self.layers]
         return output
+
+    @property
+    def _last_alone(self) -> bool:
+        """Whether one layer's last call is all that is wanted."""
+        return len(self._keys) == 1 and self._keys[0][1] is None
 
     def _one_pass(self, inputs: Inputs) -> Any:
         self._captured.clear()
-        self._runs = 0
+        self._runs.clear()
         self._running_in = threading.get_ident()
         try:
             return self._call(inputs)
@@ -198,7 +219,7 @@ class Tap:
                         raise
                 self.quirks.inference_weights = True
                 self._captured.clear()
-                self._runs = 0
+                self._runs.clear()
                 torch.set_grad_enabled(self.graph and self.quirks.whole_graph)
             copies = {name: tensor.clone() for name, tensor in _inference_tensors(self.model).items()}
             return torch.func.functional_call(self.model, copies, inputs.args, inputs.kwargs)
@@ -206,34 +227,37 @@ class Tap:
     def _hook(self, module: nn.Module, args: Any, output: Any) -> Any:
         if threading.get_ident() != self._running_in:
             return None
-        if len(self.layers) == 1:
-            self._runs += 1
-            if self.graph and self._runs < (self.quirks.runs or 0):
-                return None
-        replaced, found = replace_first(output, is_map, lambda tensor: self._capture(module, tensor))
+        turn = self._runs[module] = self._runs.get(module, 0) + 1
+        if self._last_alone and self.graph and turn < (self.quirks.runs or 0):
+            return None
+        keys = [key for key in dict.fromkeys(self._keys) if key[0] is module and key[1] in (None, turn)]
+        if not keys:
+            return None
+        replaced, found = replace_first(output, is_map, lambda tensor: self._capture(keys, tensor))
         if not found:
-            self._captured[module] = None
+            self._captured.update(dict.fromkeys(keys))
         return replaced
 
-    def _capture(self, module: nn.Module, tensor: Tensor) -> Tensor:
+    def _capture(self, keys: list[_Key], tensor: Tensor) -> Tensor:
         if not self.graph:
-            self._captured[module] = tensor.detach()
+            self._captured.update(dict.fromkeys(keys, tensor.detach()))
             return tensor if self.overwritten else tensor.clone()
         if tensor.is_inference():
             raise ValueError("the model runs the layer in torch.inference_mode(), where no gradient can be recorded")
         # With several layers the later ones stay in the graph of the first, where they depend on it.
-        started = len(self._captured) > 0 and len(set(self.layers)) > 1
+        started = len(self._captured) > 0 and len(set(self._keys)) > 1
         if not (started and tensor.requires_grad):
             tensor = tensor.detach().requires_grad_()
         torch.set_grad_enabled(True)
         if self.overwritten:
-            tensor = self._captured[module] = tensor.clone()  # a leaf does not allow it
+            tensor = tensor.clone()  # a leaf does not allow it
+            self._captured.update(dict.fromkeys(keys, tensor))
             return tensor
-        self._captured[module] = tensor
+        self._captured.update(dict.fromkeys(keys, tensor))
         return tensor.clone()  # an operation in place must not overwrite what was captured
 
-    def _kept(self, layer: nn.Module) -> Tensor:
-        tensor = self._captured[layer]
+    def _kept(self, key: _Key) -> Tensor:
+        tensor = self._captured[key]
         assert tensor is not None
         return tensor
 
@@ -245,12 +269,21 @@ class Tap:
         return any(tensor.requires_grad for tensor in tensors_in(output))
 
     def _check_captured(self) -> None:
-        idle = [name for name, layer in zip(self.names, self.layers, strict=True) if layer not in self._captured]
+        for (layer, call), name in zip(self._keys, self.names, strict=True):
+            if call is not None and call > (runs := self._runs.get(layer, 0)) > 0:
+                raise ValueError(f"expected a call that the layer has, got {name!r}; it runs {runs} times in a pass")
+        named = list(zip(self.names, self._keys, strict=True))
+        idle = [name for name, key in named if key not in self._captured]
         if idle:
             raise ValueError(f"every layer must run in the model's forward pass, got no call of {_listed(idle)}")
-        flat = [n for n, layer in zip(self.names, self.layers, strict=True) if self._captured[layer] is None]
+        flat = [name for name, key in named if self._captured[key] is None]
         if flat:
             raise ValueError(f"a layer must give a float tensor of 3 or more dimensions, got none from {_listed(flat)}")
+
+
+def _key(name: str, layer: nn.Module) -> _Key:
+    number = call_of(name)[1]
+    return layer, number if isinstance(number, int) else None
 
 
 def hookable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
