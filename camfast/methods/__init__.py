@@ -45,7 +45,7 @@ from .layer_map import LayerMap, LayerMaps, SummedMap
 from .legrad import LeGrad, legrad
 from .random import RandomCAM, random_cam
 from .recipro import ReciproCAM, recipro_cam
-from .registry import METHODS
+from .registry import METHODS, register
 from .score import ISCAM, SSCAM, ScoreCAM, is_cam, score_cam, ss_cam
 from .sess import SESS, sess
 from .shapley import ShapleyCAM, shapley_cam
@@ -111,6 +111,7 @@ __all__ = [
     "random_cam",
     "recipro_cam",
     "refine_cam",
+    "register",
     "score_cam",
     "seg_eigen_cam",
     "sess",

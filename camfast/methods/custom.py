@@ -31,8 +31,8 @@ def method(
 
     The decorated name becomes the function of one call, ``my_cam(model, images, targets, layers)``; the class of
     reusable explainers is ``camfast.METHODS["my_cam"]``, and layers, targets, sizes and options are those of the others.
-    A method of another kind is a subclass of :class:`camfast.methods.LayerExplainer` given to
-    :func:`camfast.methods.registry.register`.
+    A method of another kind is a subclass of :class:`camfast.methods.LayerExplainer` with a ``maps`` of its own, given to
+    :func:`camfast.methods.register`.
 
     Raises ``ValueError`` for a name that another method has or that is no identifier.
     """

@@ -12,6 +12,7 @@ import torch
 from models import SmallNet, TokenNet, calibrated, images
 
 import camfast
+from camfast import methods
 from camfast.methods import explainer, registry
 
 README = Path(__file__).parents[2] / "README.md"
@@ -112,6 +113,32 @@ def test_a_weight_for_each_position_and_rules_of_activations(net, table, targets
         torch.testing.assert_close(own, expected)
     assert table["spread_cam"].needs == "activations" and not table["spread_cam"].uses_gradients
     assert spread_cam(TokenNet().eval(), images(2, size=(16, 20))).heatmap.shape == (2, 16, 20)
+
+
+def test_a_class_of_ones_own(net, table):
+    class MeanCAM(methods.LayerExplainer):
+        """The mean over the channels, times a strength."""
+
+        name = "mean_cam"
+        needs = "activations"
+        uses_gradients = False
+
+        def __init__(self, model, layers=None, *, strength: float = 1.0, **options):
+            super().__init__(model, layers, **options)
+            self.strength = strength
+
+        def maps(self, tap, chosen, inputs):
+            return [methods.SummedMap.of(A, A.mean(1) * self.strength) for A in self.grids(tap, inputs)]
+
+    mean_cam = methods.register(MeanCAM)
+    A, _ = by_hand(net, X, 1)
+    result = mean_cam(net, X, layers="body", size="map", normalize=False, strength=3.0)
+    torch.testing.assert_close(result.heatmap, 3 * A.mean(1))
+    assert result.method == "mean_cam" and table["mean_cam"] is MeanCAM
+    with pytest.raises(
+        TypeError, match=r"mean_cam\(\) got an unexpected argument 'strenght'; did you mean strength=\?"
+    ):
+        mean_cam(net, X, strenght=2.0)
 
 
 def test_rules_that_are_none(net, table):
