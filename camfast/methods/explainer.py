@@ -266,7 +266,7 @@ class Explainer:
 
     def _look(self, heatmap: Tensor, maps: Sequence[LayerMap], chosen: Chosen) -> None:
         """Says so where heatmaps are blank; on a device, where looking means waiting, at the first call alone."""
-        if chosen.everything or (self._looked and heatmap.device.type != "cpu"):
+        if self._looked and heatmap.device.type != "cpu":
             return
         self._looked = True
         blank = blank_rows(heatmap, len(maps[0].size))
