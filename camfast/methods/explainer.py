@@ -164,7 +164,7 @@ class Explainer(NamesItsArguments):
 
     def look(self, heatmap: Tensor, found: LayerMaps) -> None:
         """Says so where heatmaps are blank; on a device, where looking means waiting, at the first call alone."""
-        if found.chosen.everything or (self._looked and heatmap.device.type != "cpu"):
+        if self._looked and heatmap.device.type != "cpu":
             return
         self._looked = True
         blank = blank_rows(heatmap, len(found.maps[0].size))

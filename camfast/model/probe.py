@@ -103,8 +103,10 @@ def planted(image: Tensor, turn: int) -> tuple[Tensor, tuple[float | None, ...]]
     generator = torch.Generator().manual_seed(turn)
     if image.is_floating_point():
         finite = image[:1].float().nan_to_num(0, 0, 0)
-        scale = 2 * float(finite.std(correction=0)) or float(finite.abs().max()) or 1.0
-        noise = torch.randn(part.shape, generator=generator) + 0.5
+        # Small, and of mean zero: what normalises over the whole map should hardly feel it, what is local answers.
+        share = 0.3 if image.dtype.itemsize > 2 else 2.0
+        scale = share * (float(finite.std(correction=0)) or float(finite.abs().max()) or 1.0)
+        noise = torch.randn(part.shape, generator=generator)
         image[tuple(box)] = part + (noise * scale).to(part)
     else:
         low, high = int(image.min()), int(image.max())
@@ -146,9 +148,9 @@ def read(
             reading = known.get((tuple(image.shape[1:]), each))
             if reading is not None and (reading.layout is None or reading.layout.order[0] == axis):
                 return reading
-        for (size, before), reading in known.items():  # of another size: where the dimensions are is a matter of code
-            if len(size) == image.ndim - 1 and reading.doubt is None and (scaled := _scaled(reading, before, each)):
-                return scaled
+            for (size, before), reading in known.items():  # of another size: where dimensions are is a matter of code
+                if len(size) == image.ndim - 1 and reading.doubt is None and (scaled := _scaled(reading, before, each)):
+                    return scaled
     reading, each = _read(model, layer, name, activations if same_mode else source.activations(layer, None), source)
     if activations.isfinite().all():
         known[tuple(image.shape[1:]), each] = reading
@@ -411,7 +413,7 @@ def _agreement(layout: Layout, answers: Sequence[_Answer]) -> float:
             continue
         profiles = [grid.movedim(axis, 0).reshape(length, -1).sum(1) for grid in grids]
         agreed = _follows(profiles, [_shapes(length, place) for place in own], own)  # type: ignore[arg-type]
-        scores.append(agreed * math.sqrt((length - 1) / (length + 1)) if agreed < 1 else 1.0)
+        scores.append(1.0 if agreed == 1 and length >= 4 else agreed * math.sqrt((length - 1) / (length + 1)))
     if not scores:
         return 0.0
     score = (min(scores) + sum(scores) / len(scores)) / 2
@@ -462,7 +464,7 @@ def _only_at(profile: Tensor, place: float) -> bool | None:
     """Whether an answer that is confined to a part of the dimension is at the place; None where it is all over it."""
     answering = profile.nonzero()[:, 0]
     length = len(profile)
-    if length < 4 or not len(answering) or len(answering) > 0.75 * length:
+    if length < 6 or not len(answering) or len(answering) > 0.75 * length:
         return None
     first, last = int(answering[0]), int(answering[-1])
     if last - first + 1 != len(answering):
