@@ -34,7 +34,7 @@ class Quirks:
 
     whole_graph: bool = False  # the model returns to no_grad after the layer: record from the start
     inference_weights: bool = False  # parameters were made in inference mode: the head needs ordinary copies
-    batched_backward: bool | None = None  # does one batched backward work; None: not tried yet
+    batched_backward: dict[Any, bool] = field(default_factory=dict)  # by shapes: is one batched backward right
     runs: int | None = None  # how often a lone layer ran in the last pass: only its last run needs a graph
     calls: list[int] = field(default_factory=list)  # how often each layer ran in the last pass
 
@@ -165,25 +165,57 @@ class Tap:
     def _batched(
         self, outputs: Tensor | GradientEdge, wanted: list[Tensor], seeds: Tensor, keep: bool
     ) -> tuple[Tensor | None, ...]:
-        if self.quirks.batched_backward is not False:
-            untried = self.quirks.batched_backward is None
+        key = (tuple(seeds.shape[1:]), *(tuple(tensor.shape) for tensor in wanted))
+        works = self.quirks.batched_backward.get(key)
+        if works is not False:
             try:
                 found = torch.autograd.grad(
-                    outputs, wanted, seeds, retain_graph=untried or keep, is_grads_batched=True, allow_unused=True
+                    outputs, wanted, seeds, retain_graph=works is None or keep, is_grads_batched=True, allow_unused=True
                 )
-                self.quirks.batched_backward = True
-                return found
-            except RuntimeError:
-                if not untried:
+            except RuntimeError:  # some operation has no batching rule
+                if works:
                     raise
-                # Some operation has no batching rule: one backward pass a vector instead.
-                self.quirks.batched_backward = False
+                self.quirks.batched_backward[key] = False
+            else:
+                if works or self._agrees(found, outputs, wanted, seeds, keep=True):
+                    if works is None:
+                        self.quirks.batched_backward[key] = True
+                    return found
+                self.quirks.batched_backward[key] = False
         last = len(seeds) - 1
         rows = [
             torch.autograd.grad(outputs, wanted, seed, retain_graph=keep or i < last, allow_unused=True)
             for i, seed in enumerate(seeds)
         ]
         return tuple(None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True))
+
+    def _agrees(
+        self,
+        found: tuple[Tensor | None, ...],
+        outputs: Tensor | GradientEdge,
+        wanted: list[Tensor],
+        seeds: Tensor,
+        keep: bool,
+    ) -> bool:
+        """Whether one backward pass gives what the batched one ``found``: some of PyTorch's batching rules are wrong.
+
+        A gradient is linear in its seed: one pass of a weighted sum of the seeds checks all of them.
+        """
+        shares = torch.linspace(1, 0.5, len(seeds), device=seeds.device)
+        seed = _weighted(shares, seeds).to(seeds.dtype)
+        single = torch.autograd.grad(outputs, wanted, seed, retain_graph=keep, allow_unused=True)
+        for batched, alone in zip(found, single, strict=True):
+            if batched is None or alone is None:
+                if batched is not alone:
+                    return False
+                continue
+            expected = _weighted(shares, batched).double()
+            scale = batched.abs().amax().double() * len(seeds) ** 0.5
+            tolerance = 1e-4 if batched.element_size() > 2 else 5e-2
+            far = (expected - alone.double()).abs().nan_to_num(0, 0, 0).amax() > tolerance * scale.nan_to_num(0, 0, 0)
+            if far:
+                return False
+        return True
 
     def _pass(self, inputs: Inputs) -> Any:
         output = self._one_pass(inputs)
@@ -284,6 +316,12 @@ class Tap:
 def _key(name: str, layer: nn.Module) -> _Key:
     number = call_of(name)[1]
     return layer, number if isinstance(number, int) else None
+
+
+def _weighted(shares: Tensor, rows: Tensor) -> Tensor:
+    """``sum_k shares[k] * rows[k]``, of rows ``[K, ...]``, in fp32 at least."""
+    rows = rows.float() if rows.element_size() < 4 else rows
+    return torch.tensordot(shares.to(rows), rows, 1)
 
 
 def hookable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
