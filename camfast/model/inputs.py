@@ -61,10 +61,10 @@ class Inputs(NamedTuple):
             args, kwargs = _of_sequence(images, model), {}
         else:
             raise TypeError(f"images must be a tensor, a sequence or a mapping of tensors, got {type(images).__name__}")
-        listed = _first_list(args)
+        listed = _first_list(args, _unbatched(model))
         if listed is not None:
             place, entries = listed
-            image_list, image = _stacked(entries)
+            image_list, image = _stacked(entries, _unbatched(model))
             return cls((*args[:place], image_list, *args[place + 1 :]), kwargs, image)
         named = [value for key, value in _named_leaves((args, kwargs)) if key == "pixel_values"]
         leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -170,7 +170,8 @@ def _of_mapping(images: Mapping[str, Any], model: nn.Module | None) -> tuple[tup
 
 def _of_sequence(images: Sequence[Any], model: nn.Module | None) -> tuple[Any, ...]:
     """As positional arguments, or, for a list of single images, as the one argument of a model that takes a list."""
-    unbatched = isinstance(images, list) and len(images) > 0 and all(_image_in(item) is not None for item in images)
+    rank = _unbatched(model)
+    unbatched = isinstance(images, list) and len(images) > 0 and all(_image_in(i, rank) is not None for i in images)
     if unbatched:
         parameters = _positional(_parameters(model) or [])
         wants_list = any(word in str(p.annotation).lower() for p in parameters[:1] for word in ("list", "sequence"))
@@ -202,26 +203,33 @@ def _needed(parameters: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:
     return [p for p in _positional(parameters) if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
 
 
-def _image_in(item: Any) -> Tensor | None:
-    """The image ``[C, H, W]`` of an entry of a list: the entry itself, or the first such tensor of a dict."""
+def _unbatched(model: nn.Module | None) -> int:
+    """The dimensions of one image alone: those of the model's first convolution; 3 where there is none."""
+    modules = () if model is None else model.modules()
+    convolution = next((m for m in modules if isinstance(m, nn.modules.conv._ConvNd)), None)
+    return 3 if convolution is None else convolution.weight.ndim - 1
+
+
+def _image_in(item: Any, rank: int) -> Tensor | None:
+    """The image ``[C, *size]`` of an entry of a list: the entry itself, or the first such tensor of a dict."""
     if isinstance(item, Tensor):
-        return item if item.ndim == 3 else None
+        return item if item.ndim == rank else None
     if isinstance(item, Mapping):
-        return next((value for value in item.values() if isinstance(value, Tensor) and value.ndim == 3), None)
+        return next((value for value in item.values() if isinstance(value, Tensor) and value.ndim == rank), None)
     return None
 
 
-def _first_list(args: tuple[Any, ...]) -> tuple[int, list[Any]] | None:
+def _first_list(args: tuple[Any, ...], rank: int) -> tuple[int, list[Any]] | None:
     """Where a list of images is among the arguments, and the list."""
     for place, value in enumerate(args):
-        if isinstance(value, list) and value and all(_image_in(item) is not None for item in value):
+        if isinstance(value, list) and value and all(_image_in(item, rank) is not None for item in value):
             return place, value
     return None
 
 
-def _stacked(entries: list[Any]) -> tuple[_ImageList, Tensor]:
+def _stacked(entries: list[Any], rank: int) -> tuple[_ImageList, Tensor]:
     """A list of images as a template, and the images in one tensor, smaller ones with zeros behind them."""
-    images = [_image_in(entry) for entry in entries]
+    images = [_image_in(entry, rank) for entry in entries]
     found = [image for image in images if image is not None]
     if len({(image.shape[0], image.dtype, image.device) for image in found}) > 1:
         raise ValueError(
@@ -230,8 +238,11 @@ def _stacked(entries: list[Any]) -> tuple[_ImageList, Tensor]:
         )
     items = [_swapped(entry, image, _IMAGE) for entry, image in zip(entries, found, strict=True)]
     sizes = [tuple(image.shape[1:]) for image in found]
-    height, width = (max(size[dim] for size in sizes) for dim in range(2))
-    padded = [F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in found]
+    whole = [max(lengths) for lengths in zip(*sizes, strict=True)]
+    padded = []
+    for image, size in zip(found, sizes, strict=True):
+        behind = [(0, most - own) for own, most in zip(size, whole, strict=True)]
+        padded.append(F.pad(image, [pad for pair in reversed(behind) for pad in pair]))
     return _ImageList(items, sizes), torch.stack(padded)
 
 

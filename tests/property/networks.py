@@ -91,17 +91,21 @@ class Siamese(nn.Module):
 class Modalities(nn.Module):
     """A trunk of its own for each of two images."""
 
-    def __init__(self, trunks: list[nn.Module], pools: list[nn.Module], classes: int, one_dict: bool) -> None:
+    def __init__(self, trunks: list[nn.Module], pools: list[nn.Module], classes: int) -> None:
         super().__init__()
         self.mri, self.ct = trunks
         self.pool_mri, self.pool_ct = pools
-        self.one_dict = one_dict
         self.fc = nn.Linear(pools[0].width + pools[1].width, classes)
 
-    def forward(self, mri: Any, ct: Tensor | None = None) -> Tensor:
-        if self.one_dict:
-            mri, ct = mri["mri"], mri["ct"]
+    def forward(self, mri: Tensor, ct: Tensor) -> Tensor:
         return self.fc(torch.cat([self.pool_mri(self.mri(mri)), self.pool_ct(self.ct(ct))], 1))
+
+
+class OneDict(Modalities):
+    """The same, of one dict."""
+
+    def forward(self, images: dict[str, Tensor]) -> Tensor:  # type: ignore[override]
+        return super().forward(**images)
 
 
 class Frames(nn.Module):
@@ -303,7 +307,7 @@ def _modalities(choose: Choices, parts: Parts) -> Network:
         inputs[name], shown[name] = parts.pictures(choose, name, parts.batch)
         for own in (net, pool):
             mark_calls(own, [name])
-    model = Modalities([parts.trunk, other], pools, parts.classes, one_dict)
+    model = (OneDict if one_dict else Modalities)([parts.trunk, other], pools, parts.classes)
     found = Network(model, inputs, shown, [Scores(None, "NK", parts.classes)], parts.batch)
     found.call = "one dict" if one_dict else "arguments"
     return found
