@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, TypedDict, TypeVar
+from typing import Any, ClassVar, Literal, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..model.inputs import Images, Inputs
+from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import Layer
 from ..model.layouts import same_proportions, size_of
 from ..model.probe import image_axes
+from ..model.side_inputs import shared_places
 from ..model.tap import unwrapped
 from ..targets import Targets
 from . import augmentation
@@ -94,6 +95,7 @@ class Explainer(NamesItsArguments):
         self.aug_smooth = aug_smooth
         self.eigen_smooth = eigen_smooth
         self._closed = False
+        self._shared: dict[Any, tuple[int, ...]] = {}  # by shapes: which tensors are the same for every image
         self._looked = False  # whether a heatmap was looked at, to be sure that it is not blank
         self._names: list[str] = []
 
@@ -143,7 +145,15 @@ class Explainer(NamesItsArguments):
         """Checks the images, and that the explainer is not closed."""
         if self._closed:
             raise RuntimeError(f"this {type(self).__name__} is closed")
-        return Inputs.of(images, self.model)
+        inputs = Inputs.of(images, self.model)
+        beside = inputs.beside() if inputs.batch > 1 and not inputs.shared else []
+        if not beside:
+            return inputs
+        key = tuple(tuple(tensor.shape) for tensor in (inputs.image, *beside))
+        if key not in self._shared:
+            with input_errors(self.model, inputs):
+                self._shared[key] = shared_places(self.model, inputs, self.eval_mode)
+        return inputs.sharing([beside[place] for place in self._shared[key]])
 
     def result(self, found: LayerMaps, size: Size = None, normalize: bool = True) -> Explanation:
         """The explanation of what a call found, with ``size`` and ``normalize`` of the call."""

@@ -39,6 +39,7 @@ class Inputs(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     image: Tensor  # [N, C, *size], the user's own tensor where there is one: what an overlay is drawn on
+    shared: tuple[Tensor, ...] = ()  # tensors that are the same for every image, though they have as many rows
 
     @classmethod
     def of(cls, images: Images, model: nn.Module | None = None) -> Inputs:
@@ -88,6 +89,16 @@ class Inputs(NamedTuple):
         ]
         return [self.image] if self.sizes is not None else list({id(leaf): leaf for leaf in leaves}.values())
 
+    def beside(self) -> list[Tensor]:
+        """The tensors, besides the image, that have a row per image, as far as their shape tells."""
+        leaves = pytree.tree_leaves((self.args, self.kwargs))
+        rows = [t for t in leaves if isinstance(t, Tensor) and t is not self.image and t.ndim and len(t) == self.batch]
+        return list({id(leaf): leaf for leaf in rows}.values())
+
+    def sharing(self, tensors: Sequence[Tensor]) -> Inputs:
+        """The same call with ``tensors`` known to be the same for every image."""
+        return self._replace(shared=tuple(tensors))
+
     def about(self, image: Tensor) -> Inputs:
         """The same call with another of its own tensors as the image."""
         return self._replace(image=image)
@@ -103,7 +114,7 @@ class Inputs(NamedTuple):
             lambda t: image if t is self.image else self._rows(t, index, index + 1),
             lambda items: _ImageList(items.items[index : index + 1], items.sizes[index : index + 1]),
         )
-        return Inputs(*rows, image)
+        return Inputs(*rows, image, self.shared)
 
     def with_image(self, image: Tensor) -> Inputs:
         """The same call with another image tensor. When it has more images than one, a batch of one is repeated."""
@@ -112,7 +123,7 @@ class Inputs(NamedTuple):
         def change(tensor: Tensor) -> Tensor:
             if tensor is self.image:
                 return image
-            if count != self.batch == 1 and tensor.ndim and tensor.shape[0] == 1:
+            if count != self.batch == 1 and tensor.ndim and tensor.shape[0] == 1 and not self._is_shared(tensor):
                 return tensor.expand(count, *tensor.shape[1:])
             return tensor
 
@@ -120,10 +131,14 @@ class Inputs(NamedTuple):
             times = count if count != self.batch == 1 else 1
             return _ImageList(items.items * times, items.sizes * times)
 
-        return Inputs(*self._mapped(change, repeat), image)
+        return Inputs(*self._mapped(change, repeat), image, self.shared)
+
+    def _is_shared(self, tensor: Tensor) -> bool:
+        return any(tensor is own for own in self.shared)
 
     def _rows(self, tensor: Tensor, start: int, end: int) -> Tensor:
-        return tensor[start:end] if tensor.ndim and tensor.shape[0] == self.batch else tensor
+        per_image = tensor.ndim and tensor.shape[0] == self.batch and not self._is_shared(tensor)
+        return tensor[start:end] if per_image else tensor
 
     def cut(self) -> Inputs:
         """The call as the model takes it: lists of images as lists, tensors without a graph and of no inference mode."""
