@@ -14,6 +14,7 @@ from ..model.layouts import same_proportions, size_of
 from ..model.probe import image_axes
 from ..model.side_inputs import shared_places
 from ..model.tap import unwrapped
+from ..ops import reference
 from ..targets import Targets
 from . import augmentation
 from .doubts import blank_rows, warn_of_blank
@@ -160,8 +161,15 @@ class Explainer(NamesItsArguments):
         chosen = found.chosen
         if size is None and chosen.per_image is not None and chosen.per_image > MANY:
             size = "map"
-        heatmap = self.combine(found.maps, self.output_size(size, found.maps, found.inputs), normalize)
+        full = self.output_size(size, found.maps, found.inputs)
+        shared, instances = found.shared, found.instances
+        if normalize and shared > 1:
+            heatmap = self.combine_together(found.maps, full, shared)
+        else:
+            heatmap = self.combine(found.maps, full, normalize)
         self.look(heatmap, found)
+        if instances is not None:
+            heatmap = heatmap.unflatten(0, (found.inputs.batch, instances))
         return Explanation(
             heatmap=heatmap,
             scores=chosen.scores.detach(),
@@ -170,6 +178,8 @@ class Explainer(NamesItsArguments):
             method=self.name,
             images=found.inputs.image,
             class_names=self.class_names,
+            images_per_row=shared // (instances or 1),
+            maps_per_image=instances,
         )
 
     def look(self, heatmap: Tensor, found: LayerMaps) -> None:
@@ -186,6 +196,14 @@ class Explainer(NamesItsArguments):
         """The heatmap of the one map there is: its op does it all."""
         (layer,) = maps
         return layer(size, normalize)
+
+    def combine_together(self, maps: Sequence[LayerMap], size: tuple[int, ...], shared: int) -> Tensor:
+        """The heatmap of maps of which ``shared`` at a time belong to one row of scores, and have one range in common."""
+        heat = self.combine(maps, size, normalize=False).clamp(min=0)
+        dims = (1, *range(heat.ndim + 1 - len(size), heat.ndim + 1))
+        groups = heat.unflatten(0, (-1, shared))
+        low = groups.amin(dims, keepdim=True)
+        return ((groups - low) / (groups.amax(dims, keepdim=True) - low + reference.RANGE_EPS)).flatten(0, 1)
 
     def output_size(self, size: Size, maps: Sequence[LayerMap], inputs: Inputs) -> tuple[int, ...]:
         """The heatmap's size in full."""

@@ -37,6 +37,10 @@ class Explanation:
         method: name of the method, a key of :data:`camfast.METHODS`.
         images: the image tensor that was explained, the caller's own.
         class_names: names of the classes, in the order of the scores, where they are known.
+        images_per_row: how many images share a row of ``scores`` and ``targets``: T frames of a clip that the model
+            brings together. Their maps share one range, so that heat of one frame can be compared with that of another.
+        maps_per_image: how many instances each of ``images`` ``[N, I, C, H, W]`` holds, where it is a bag: the heatmap is
+            ``[N, I, H, W]`` (``[N, I, K, H, W]`` for K targets), in one range per bag. None for plain images.
     """
 
     heatmap: Tensor
@@ -46,6 +50,8 @@ class Explanation:
     method: str
     images: Tensor | None = None
     class_names: Sequence[str] | None = None
+    images_per_row: int = 1
+    maps_per_image: int | None = None
 
     def overlay(self, frames: Any = None, colormap: str | Tensor = "jet", alpha: float = 0.5) -> Tensor:
         """The heatmaps in colour over ``frames``.
@@ -61,6 +67,9 @@ class Explanation:
         ``ValueError`` for heatmaps that are no pictures and for frames that do not fit them.
         """
         heat, targets = self._planes()
+        if self.maps_per_image is not None:
+            plain = self._flat()
+            return plain.overlay(frames, colormap, alpha).unflatten(0, (len(self), self.maps_per_image))
         frames = as_frames(self.images if frames is None else frames, len(self), heat.device)
         if targets is None:
             return ops.overlay(frames, heat, colormap, alpha)
@@ -88,13 +97,15 @@ class Explanation:
     def label(self, image: int, target: int | None = None) -> str:
         """The name, or else the number, of the class explained in ``image`` (and ``target`` of K)."""
         if not isinstance(self.targets, Tensor):
-            explained = self.targets[image] if target is None else self.targets[image][target]
+            row = image // self.images_per_row
+            explained = self.targets[row] if target is None else self.targets[row][target]
             return (
                 str(explained)
                 if isinstance(explained, Target)
                 else getattr(explained, "__name__", type(explained).__name__)
             )
-        index = int(self.targets[image] if target is None else self.targets[image, target])
+        row = image // self.images_per_row
+        index = int(self.targets[row] if target is None else self.targets[row, target])
         return str(index) if self.class_names is None else str(self.class_names[index])
 
     def to(self, device: torch.device | str) -> Explanation:
@@ -115,9 +126,29 @@ class Explanation:
                 raise IndexError(f"expected an image from 0 to {len(self) - 1}, got {index}")
             index = slice(index % len(self), index % len(self) + 1)
         images = None if self.images is None else self.images[index]
+        rows, shared = index, self.images_per_row
+        if shared > 1:
+            start, stop, step = index.indices(len(self))
+            whole = step == 1 and start % shared == 0 and stop % shared == 0
+            if not whole and stop - start != 1:
+                raise IndexError(f"expected one frame, or whole clips of {shared} frames, got {index}")
+            rows = slice(start // shared, -(-stop // shared))
+            shared = shared if whole else 1
         return replace(
-            self, heatmap=self.heatmap[index], scores=self.scores[index], targets=self.targets[index], images=images
+            self,
+            heatmap=self.heatmap[index],
+            scores=self.scores[rows],
+            targets=self.targets[rows],
+            images=images,
+            images_per_row=shared,
         )
+
+    def _flat(self) -> Explanation:
+        """A bag's instances as images of their own."""
+        assert self.maps_per_image is not None
+        images = None if self.images is None else self.images.flatten(0, 1)
+        flat = replace(self, heatmap=self.heatmap.flatten(0, 1), images=images, maps_per_image=None)
+        return replace(flat, images_per_row=self.images_per_row * self.maps_per_image)
 
     def __iter__(self) -> Iterator[Explanation]:
         return (self[i] for i in range(len(self)))
@@ -131,7 +162,7 @@ class Explanation:
     def _planes(self) -> tuple[Tensor, int | None]:
         """The heatmap, checked to be of pictures, and the number of targets an image."""
         many = count_per_image(self.targets) is not None
-        rank = self.heatmap.ndim - 1 - many
+        rank = self.heatmap.ndim - 1 - many - (self.maps_per_image is not None)
         if rank != 2:
             raise ValueError(f"only heatmaps of two dimensions can be drawn over pictures, got {rank}")
         return self.heatmap, self.heatmap.shape[1] if many else None

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from ..model.find_layer import find_layers
 from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import ALL_CALLS, call_of, resolve
 from ..model.layouts import Layout, layout_of, named_layout
-from ..model.outputs import scores_of
+from ..model.outputs import scores_in, scores_of
 from ..model.probe import read_layer
 from ..model.tap import NoGradient, Quirks, Tap
 from ..ops import reference
@@ -66,6 +66,9 @@ class LayerExplainer(Explainer):
         TypeError: for a ``reshape`` that cannot be called.
         ValueError: for layers that the model does not have.
     """
+
+    takes_frames: ClassVar[bool] = True
+    """Whether the method can explain frames that share a row of scores."""
 
     overwritten: bool = False
     """Whether an operation in place after a layer changes what is explained of it, as it does for plain hooks."""
@@ -130,8 +133,24 @@ class LayerExplainer(Explainer):
     def _passed(self, inputs: Inputs, targets: Targets) -> LayerMaps:
         with self.tap() as tap:
             output = self.run(tap, inputs)
-            chosen = choose(targets, scores_of(output, inputs.batch), self.class_names, output)
+            chosen = choose(targets, self.scores(output, inputs), self.class_names, output)
             return LayerMaps(inputs, chosen, self.maps(tap, chosen, inputs))
+
+    def scores(self, output: Any, inputs: Inputs) -> Tensor:
+        """The scores in ``output``; of frames that the model brings together one row for several of them."""
+        try:
+            return scores_of(output, inputs.batch)
+        except ValueError:
+            scores = scores_in(output)
+            rows = 0 if scores is None or scores.ndim < 2 else scores.shape[0]
+            if scores is None or not 0 < rows < inputs.batch or inputs.batch % rows:
+                raise
+        if not self.takes_frames:
+            raise ValueError(
+                f"{type(self).__name__} scores one image at a time, got {rows} rows of scores for {inputs.batch} images, as of "
+                "frames that belong together; a method of gradients or activations, such as LayerCAM, explains these"
+            )
+        return scores
 
     def _unreached(self, maps: Sequence[LayerMap]) -> bool:
         """Whether no gradient at all reached a layer that was found, for other targets of the same kind."""
@@ -308,7 +327,12 @@ def _reshaped(reshape: Callable[[Tensor], Tensor], shape: torch.Size, tensor: Te
     if tensor.ndim > len(shape):
         return _reshaped(reshape, shape, tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2])
     result = reshape(tensor)
-    if not isinstance(result, Tensor) or not 3 <= result.ndim <= 5 or result.shape[0] % tensor.shape[0]:
+    if (
+        not isinstance(result, Tensor)
+        or not 3 <= result.ndim <= 5
+        or not result.shape[0]
+        or 0 not in (result.shape[0] % len(tensor), len(tensor) % len(result))
+    ):
         got = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise ValueError(f"reshape must turn {list(tensor.shape)} into [N, C, *map], got {got}")
     return result

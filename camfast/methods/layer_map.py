@@ -86,6 +86,24 @@ class LayerMaps:
     maps: list[LayerMap]
 
     @property
+    def rows(self) -> int:
+        """How many maps there are: one per image, frame or instance."""
+        return self.maps[0].activations.shape[0]
+
+    @property
+    def instances(self) -> int | None:
+        """How many maps each image has, where it is a bag of instances; else None."""
+        image = self.inputs.image
+        folded = image.ndim > len(self.maps[0].size) + 2 and self.rows == image.shape[0] * image.shape[1]
+        return image.shape[1] if folded else None
+
+    @property
+    def shared(self) -> int:
+        """How many maps belong to one row of scores: 1, or the frames of a clip, the instances of a bag."""
+        scores = self.chosen.scores
+        return max(1, self.rows // scores.shape[0]) if scores.ndim and self.rows % scores.shape[0] == 0 else 1
+
+    @property
     def output(self) -> Any:
         """All that the model returned."""
         return self.chosen.output

@@ -54,6 +54,7 @@ class ScoringExplainer(LayerExplainer):
 
     needs: ClassVar[Needs] = "images"
     uses_gradients: ClassVar[bool] = False
+    takes_frames: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -76,6 +76,8 @@ def layout_of(shape: Sequence[int], image: Sequence[int], model: nn.Module) -> L
     None where there is none: the batch is not among the dimensions, or the tokens fit no grid. Raises ``ValueError``
     where they fit several.
     """
+    if len(image) == 5 and len(shape) < 5 and shape[0] == image[0] * image[1] != image[0]:
+        image = (shape[0], *image[2:])  # bags of instances, frames: each became an image of its own
     batch, rank = image[0], len(shape) - 2
     whole = size_of(image, model)
     if len(shape) == 3 and len(image) > 3:

@@ -237,9 +237,12 @@ class BaseCAM:
 
     def _layer_maps(self, explainer: LayerExplainer, input_tensor: Tensor, targets: Any) -> LayerMaps:
         """The layers' maps before they are one; notes the model's output."""
+        targets = None if targets is None else list(targets)
+        if targets is not None and len(targets) < len(input_tensor):
+            raise _RanAgain  # one per row of scores, perhaps: the steps know how many there are
         with self.activations_and_grads.counting(explainer.model) as calls:
             found = explainer.layer_maps(input_tensor, _one_an_image(targets, len(input_tensor)))
-        if any(count > 1 for count in calls.values()):
+        if found.shared > 1 or any(count > 1 for count in calls.values()):
             raise _RanAgain
         self.outputs = found.output.detach() if isinstance(found.output, Tensor) else found.output
         return found
