@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Literal, TypedDict, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..model.class_axis import Classes
 from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import Layer
 from ..model.layouts import same_proportions, size_of
 from ..model.probe import image_axes
 from ..model.side_inputs import shared_places
 from ..model.tap import unwrapped
-from ..targets import Targets
+from ..targets import ClassNames, Targets
 from . import augmentation
 from .doubts import blank_rows, warn_of_blank
 from .explanation import Explanation
@@ -36,7 +37,7 @@ class Options(TypedDict, total=False):
     """Options of every method, as :class:`Explainer` describes them."""
 
     eval_mode: bool
-    class_names: Sequence[str] | None
+    class_names: ClassNames | None
     aug_smooth: bool
     eigen_smooth: bool
 
@@ -76,7 +77,7 @@ class Explainer(NamesItsArguments):
         layers: Layers = None,
         *,
         eval_mode: bool = True,
-        class_names: Sequence[str] | None = None,
+        class_names: ClassNames | None = None,
         aug_smooth: bool = False,
         eigen_smooth: bool = False,
     ) -> None:
@@ -155,6 +156,10 @@ class Explainer(NamesItsArguments):
                 self._shared[key] = shared_places(self.model, inputs, self.eval_mode)
         return inputs.sharing([beside[place] for place in self._shared[key]])
 
+    def classes(self, inputs: Inputs) -> Classes:
+        """What is known of the classes of scores with further axes than images and classes."""
+        return Classes(None, self.model, inputs)
+
     def result(self, found: LayerMaps, size: Size = None, normalize: bool = True) -> Explanation:
         """The explanation of what a call found, with ``size`` and ``normalize`` of the call."""
         chosen = found.chosen
@@ -169,7 +174,7 @@ class Explainer(NamesItsArguments):
             layers=self.layers,
             method=self.name,
             images=found.inputs.image,
-            class_names=self.class_names,
+            class_names=chosen.class_names,
         )
 
     def look(self, heatmap: Tensor, found: LayerMaps) -> None:

@@ -66,7 +66,7 @@ class GradientExplainer(LayerExplainer):
         tap.graph = False
         with tap:
             output = self.run(tap, inputs)
-            chosen = choose(targets, scores_of(output, inputs.batch), self.class_names, output)
+            chosen = choose(targets, scores_of(output, inputs.batch), self.class_names, output, self.classes(inputs))
             key = _key(tap)
             layer = self._projected(tap.activations[0], chosen, self._heads.get(key))
         if layer is None:  # of a shape not met before, or the model has changed

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..model.class_axis import Classes
 from ..model.inputs import Inputs
 from ..model.outputs import scores_of
 from ..model.untouched import quiet
@@ -74,7 +75,7 @@ def image_pass(
         with around if around is not None else contextlib.nullcontext():
             output = model(*_ordinary(call.args), **_ordinary(call.kwargs))
         scores = scores_of(output, inputs.batch)
-        yield ImagePass(leaf, scores, choose(targets, scores, class_names, output))
+        yield ImagePass(leaf, scores, choose(targets, scores, class_names, output, Classes(None, model, inputs)))
 
 
 def _ordinary(values: Any) -> Any:

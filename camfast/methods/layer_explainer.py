@@ -28,7 +28,8 @@ from .chosen import Chosen, choose
 from .explainer import Explainer, Layers, Options, Size
 from .explanation import Explanation
 from .layer_map import LayerMap, LayerMaps
-from .search import kind_of, objective_of
+from .reading import kind_of
+from .search import objective_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -130,7 +131,7 @@ class LayerExplainer(Explainer):
     def _passed(self, inputs: Inputs, targets: Targets) -> LayerMaps:
         with self.tap() as tap:
             output = self.run(tap, inputs)
-            chosen = choose(targets, scores_of(output, inputs.batch), self.class_names, output)
+            chosen = choose(targets, scores_of(output, inputs.batch), self.class_names, output, self.classes(inputs))
             return LayerMaps(inputs, chosen, self.maps(tap, chosen, inputs))
 
     def _unreached(self, maps: Sequence[LayerMap]) -> bool:
@@ -189,7 +190,7 @@ class LayerExplainer(Explainer):
     def _search(self, inputs: Inputs, targets: Targets, again: bool = False) -> None:
         kind = kind_of(targets)
         if again or kind not in self._found:
-            objective = objective_of(targets, inputs.batch, self.class_names)
+            objective = objective_of(targets, inputs.batch, self.class_names, self.classes(inputs))
             with input_errors(self.model, inputs):
                 names = find_layers(self.model, inputs, self.uses_gradients, objective, kind, again)
             self._found[kind] = resolve(self.model, names)
