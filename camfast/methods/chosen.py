@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..model.class_axis import ClassAxis, Classes
-from ..model.outputs import detections_in, row_of, scores_of
+from ..model.outputs import detections_in, field_of, row_of, rows_in, scores_of
 from ..model.precision import wide
-from ..targets import ALL, ClassNames, Logit, Policy, Scalar, Targets, TopK, listed_names, value_of
+from ..targets import ALL, ClassNames, Field, Logit, Policy, Scalar, Targets, TopK, listed_names, value_of
 from .reading import Reader, kind_of, rows_of_boxes
 
-__all__ = ["Chosen", "choose", "count_per_image"]
+__all__ = ["Chosen", "choose", "count_per_image", "scores_for"]
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Chosen:
 
     def after(self, output: Any) -> Chosen:
         """The same targets, of another output for the same batch."""
-        return replace(self, scores=scores_of(output, len(self.targets)), output=output)
+        return replace(self, scores=scores_for(self.targets, output, len(self.targets)), output=output)
 
     def softmax(self, output: Any, count: int, callables: bool = False) -> Any:
         """``output`` for ``count`` images with probabilities in place of scores, for ``callables`` only where asked for."""
@@ -117,6 +117,30 @@ class Chosen:
     def _seeds(self, ids: Tensor) -> Tensor:
         seeds = self._axis(self.scores).seeds(self.scores, ids if ids.ndim == 2 else ids.unsqueeze(1))
         return seeds if ids.ndim == 2 else seeds[0]
+
+
+def scores_for(targets: Any, output: Any, batch: int) -> Tensor:
+    """The scores in what the model returned for ``batch`` images, or what ``targets`` read in their place.
+
+    Targets of a field, or of all that is returned, need no scores: the field itself stands for them, or whatever has a
+    row per image. Raises as :func:`camfast.model.outputs.scores_of`.
+    """
+    each = _flat(targets)
+    if not each or not all(getattr(target, "whole_output", False) for target in each):
+        return scores_of(output, batch)
+    field = field_of(output, each[0].name) if isinstance(each[0], Field) else None
+    try:
+        return scores_of(output, batch)
+    except (TypeError, ValueError):
+        if isinstance(field, Tensor) and field.is_floating_point() and field.shape[:1] == (batch,):
+            return field
+        return rows_in(output, batch)
+
+
+def _flat(targets: Any) -> list[Any]:
+    if not isinstance(targets, (list, tuple)):
+        return [targets]
+    return [target for row in targets for target in _flat(row)]
 
 
 def count_per_image(targets: Tensor | list[Any]) -> int | None:

@@ -19,12 +19,11 @@ from ..model.find_layer import find_layers
 from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import ALL_CALLS, call_of, resolve
 from ..model.layouts import Layout, layout_of, named_layout
-from ..model.outputs import scores_of
 from ..model.probe import read_layer
 from ..model.tap import NoGradient, Quirks, Tap
 from ..ops import reference
 from ..targets import Targets
-from .chosen import Chosen, choose
+from .chosen import Chosen, choose, scores_for
 from .explainer import Explainer, Layers, Options, Size
 from .explanation import Explanation
 from .layer_map import LayerMap, LayerMaps
@@ -131,7 +130,9 @@ class LayerExplainer(Explainer):
     def _passed(self, inputs: Inputs, targets: Targets) -> LayerMaps:
         with self.tap() as tap:
             output = self.run(tap, inputs)
-            chosen = choose(targets, scores_of(output, inputs.batch), self.class_names, output, self.classes(inputs))
+            chosen = choose(
+                targets, scores_for(targets, output, inputs.batch), self.class_names, output, self.classes(inputs)
+            )
             return LayerMaps(inputs, chosen, self.maps(tap, chosen, inputs))
 
     def _unreached(self, maps: Sequence[LayerMap]) -> bool:

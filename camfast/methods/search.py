@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ..model.class_axis import Classes
-from ..model.outputs import scores_of
 from ..targets import ClassNames, Targets
-from .chosen import choose
+from .chosen import choose, scores_for
 
 __all__ = ["objective_of"]
 
@@ -23,7 +22,7 @@ def objective_of(
     first = _of_the_first(targets, batch)
 
     def objective(output: Any) -> Tensor:
-        chosen = choose(first, scores_of(output, 1), class_names, output, classes)
+        chosen = choose(first, scores_for(first, output, 1), class_names, output, classes)
         outputs, seeds = chosen.objective()
         if seeds is None:
             return outputs

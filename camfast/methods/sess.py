@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..model.inputs import Images, Inputs
-from ..model.outputs import scores_of
 from ..model.precision import wide
 from ..model.untouched import quiet
 from ..targets import Targets
-from .chosen import Chosen, choose
+from .chosen import Chosen, choose, scores_for
 from .composite import CompositeExplainer, CompositeOptions
 from .explainer import Explainer, Layers
 from .explanation import Explanation
@@ -111,7 +110,7 @@ class SESS(CompositeExplainer):
         with quiet(self.model, self.eval_mode), torch.no_grad():
             cut = inputs.cut()
             output = self.model(*cut.args, **cut.kwargs)
-            scores = scores_of(output, inputs.batch)
+            scores = scores_for(targets, output, inputs.batch)
         chosen = choose(targets, scores, self.class_names, output, self.classes(inputs))
         maps = torch.stack([self._enhanced(inputs.one(i), chosen, i) for i in range(inputs.batch)])  # [N, (K,) H, W]
         return LayerMaps(inputs, chosen, [SummedMap.of(inputs.image, maps)])

@@ -18,6 +18,7 @@ __all__ = [
     "replace_all",
     "replace_first",
     "row_of",
+    "rows_in",
     "scores_in",
     "scores_of",
     "tensors_in",
@@ -240,6 +241,18 @@ def scores_of(output: Any, batch: int, rows: Literal["images", "fewer"] = "image
     if rows == "fewer" and scores.ndim >= 2 and scores.shape[0] and batch % scores.shape[0] == 0:
         return scores
     raise ValueError(f"the model must return one row of scores an image, [{batch}, ...], got {list(scores.shape)}")
+
+
+def rows_in(output: Any, batch: int) -> Tensor:
+    """As :func:`scores_of`; where it finds no scores, the first floating tensor with a row per image stands for them."""
+    try:
+        return scores_of(output, batch)
+    except (TypeError, ValueError):
+        rows = (t for t in tensors_in(output) if t.is_floating_point() and t.ndim and t.shape[0] == batch)
+        found = next(rows, None)
+        if found is None:
+            raise
+        return found
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:
