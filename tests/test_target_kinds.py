@@ -108,22 +108,56 @@ def test_similarity_and_field():
     ("target", "output", "error", "message"),
     [
         (T.Logit(5), torch.zeros(5), ValueError, "class from 0 to 4, got 5"),
-        (T.Probability(-1), torch.zeros(5), ValueError, "class from 0 to 4, got -1"),
         (T.LogOdds(0), torch.zeros(1), ValueError, "at least two classes"),
         (T.Value(9), torch.zeros(5), ValueError, "index from 0 to 4, got 9"),
-        (T.Contrast(0, []), torch.zeros(5), ValueError, "at least one class to compare with"),
+        (T.Contrast(0, 5), torch.zeros(5), ValueError, "class from 0 to 4, got 5"),
         (T.Segmentation(1), torch.zeros(5), ValueError, r"scores \[classes, \*size\] of an image, got \[5\]"),
         (T.Segmentation(1, torch.ones(4)), torch.zeros(5, 2, 2), ValueError, r"mask must have the 2 dimensions"),
         (T.Detection(BOXES), torch.zeros(5), TypeError, "boxes, labels and scores of each image, got Tensor"),
-        (T.Detection(BOXES), {"boxes": torch.zeros(0, 4)}, TypeError, "got a mapping with boxes"),
+        (T.Detection(BOXES), {"boxes": torch.zeros(0, 4)}, TypeError, "got a dict with boxes"),
         (T.Similarity(torch.ones(3)), torch.zeros(5), ValueError, "embedding of 5 numbers, got 3"),
-        (T.Field("logit", 1), {"logits": torch.zeros(5)}, ValueError, "the field 'logit', got one with logits"),
+        (T.Field("logit", 1), {"logits": torch.zeros(5)}, ValueError, "the field 'logit', got a dict with logits"),
     ],
     ids=str,
 )
 def test_what_does_not_fit(target, output, error, message):
     with pytest.raises(error, match=message):
         target(output)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: T.Probability(-1), ValueError, "Probability expects the number or name of a class, from 0 on, got -1"),
+        (lambda: T.Logit(1.5), TypeError, "Logit expects the number or name of a class, got float"),
+        (lambda: T.LogOdds(True), TypeError, "LogOdds expects the number or name of a class, got bool"),
+        (lambda: T.ReST(None), TypeError, "ReST expects .*, got NoneType"),
+        (lambda: T.Contrast(0, []), ValueError, "at least one class to compare with"),
+        (lambda: T.Contrast(0, [1, 2.5]), TypeError, "Contrast expects classes to compare with, .* got float"),
+        (lambda: T.Contrast(0, 1, alpha=float("nan")), ValueError, "alpha to be a finite number, got nan"),
+        (lambda: T.Binary(index=-1), ValueError, "Binary expects the index of a score, from 0 on, got -1"),
+        (lambda: T.Binary("yes"), TypeError, "positive to be a bool, got str"),
+        (lambda: T.Value("first"), TypeError, "Value expects the index of a number, got str"),
+        (lambda: T.Negative([1, 2]), TypeError, "Negative expects a class, its name or a callable, got list"),
+        (lambda: T.Field(1.0, 2), TypeError, "Field expects a key, an attribute or a position, got float"),
+        (lambda: T.Field("logits", None), TypeError, "Field expects a class, its name or a callable, got NoneType"),
+        (lambda: T.Segmentation("cat"), TypeError, "Segmentation expects .*, got str"),
+        (lambda: T.Detection(BOXES, iou_threshold=2), ValueError, "iou_threshold must be a number from 0 to 1, got 2"),
+        (lambda: T.Similarity([]), ValueError, "an embedding to compare with, got none"),
+        (lambda: T.Class(1, axis=0), ValueError, "the axis of the classes, such as 1 or -1"),
+        (lambda: T.Class(1, over="max"), ValueError, "'best', 'sum', 'mean', an index or a tuple of indices, got 'max'"),
+    ],
+)  # fmt: skip
+def test_arguments_are_checked_when_a_target_is_made(make, error, message):
+    with pytest.raises(error, match=message) as raised:
+        make()
+    assert "\n" not in str(raised.value)
+
+
+def test_one_class_to_compare_with():
+    y = scores(10)
+    assert torch.equal(T.Contrast(4, 9)(y), T.Contrast(4, [9])(y))
+    assert torch.equal(T.Contrast(4, torch.tensor([9, 2]))(y), T.Contrast(4, (9, 2))(y))
 
 
 def test_boxes_and_labels_are_checked_when_given():

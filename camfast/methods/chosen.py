@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.outputs import detections_in, row_of, scores_of
+from ..model.class_axis import ClassAxis, Classes
+from ..model.outputs import detections_in, field_of, row_of, rows_in, scores_of
 from ..model.precision import wide
-from ..targets import ALL, Logit, Policy, Scalar, Targets, TopK, value_of
+from ..targets import ALL, ClassNames, Field, Logit, Policy, Scalar, Targets, TopK, listed_names, value_of
+from .reading import Reader, kind_of, rows_of_boxes
 
-__all__ = ["Chosen", "choose", "count_per_image"]
+__all__ = ["Chosen", "choose", "count_per_image", "scores_for"]
 
 
 @dataclass
@@ -31,6 +32,14 @@ class Chosen:
     scores: Tensor
     output: Any = None
     everything: bool = False  # every class of each image, in the order of the scores
+    axis: ClassAxis | None = None  # of the classes in the scores; None: not needed by the targets
+    reader: Reader = field(default_factory=Reader)  # of classes inside callables
+    class_names: Sequence[str] | None = None  # by the numbers in ``targets``
+
+    @property
+    def kind(self) -> Hashable:
+        """Equal for targets that read the same part of the output; a layer found for one serves the others."""
+        return kind_of(self.targets)
 
     @property
     def per_image(self) -> int | None:
@@ -40,11 +49,18 @@ class Chosen:
     def column(self, k: int) -> Chosen:
         """The ``k``-th target of each image alone, where K were asked for."""
         targets = self.targets[:, k] if isinstance(self.targets, Tensor) else [row[k] for row in self.targets]
-        return Chosen(targets, self.scores, self.output)
+        return replace(self, targets=targets, everything=False)
 
     def after(self, output: Any) -> Chosen:
         """The same targets, of another output for the same batch."""
-        return Chosen(self.targets, scores_of(output, len(self.targets)), output)
+        return replace(self, scores=scores_for(self.targets, output, len(self.targets)), output=output)
+
+    def softmax(self, output: Any, count: int, callables: bool = False) -> Any:
+        """``output`` for ``count`` images with probabilities in place of scores, for ``callables`` only where asked for."""
+        if not callables and not isinstance(self.targets, Tensor):
+            return output
+        scores = scores_of(output, count)
+        return output if scores.ndim < 2 else self._axis(scores).softmax(wide(scores.detach()))
 
     def values(self, index: int, output: Any, count: int) -> Tensor:
         """What image ``index``'s targets make of ``output``, the model's for ``count`` changed copies of that image.
@@ -53,10 +69,14 @@ class Chosen:
         ``ValueError`` for a callable that returns no scalar tensor.
         """
         if isinstance(self.targets, Tensor):
-            return _of_classes(wide(scores_of(output, count).detach()), self.targets[index])
+            scores = scores_of(output, count)
+            return _of_classes(self._axis(scores).read(wide(scores.detach())), self.targets[index])
         targets, rows = self.targets[index], []
         for copy in range(count):
-            row = [_scalar(target, output, copy, count) for target in (targets if _nested(targets) else [targets])]
+            row = [
+                _scalar(self.reader.bound(target), output, copy, count)
+                for target in (targets if _nested(targets) else [targets])
+            ]
             rows.append(torch.stack([value.detach() for value in row]))
         found = wide(torch.stack(rows))
         return found if _nested(targets) else found[:, 0]
@@ -65,13 +85,13 @@ class Chosen:
         """The same with some of the K targets of each image."""
         targets = self.targets
         own = targets[:, start:end] if isinstance(targets, Tensor) else [row[start:end] for row in targets]
-        return Chosen(own, self.scores, self.output)
+        return replace(self, targets=own, everything=False)
 
     def objective(self) -> tuple[Tensor, Tensor | None]:
         """``(outputs, seeds)``: differentiating ``outputs`` along ``seeds`` gives each image's own target gradient.
 
-        Images do not depend on one another, so one backward pass over the sum serves the whole batch. Scores with
-        positions, ``[N, classes, *size]`` (segmentation), count by the mean of the class's plane.
+        Images do not depend on one another, so one backward pass over the sum serves the whole batch. How scores with
+        further axes count, :attr:`axis` says.
         """
         if isinstance(self.targets, Tensor):
             return self.scores, self._seeds(self.targets)
@@ -80,7 +100,7 @@ class Chosen:
         with torch.enable_grad():
             totals = []
             for column in columns:
-                values = [_scalar(target, output, i, batch) for i, target in enumerate(column)]
+                values = [_scalar(self.reader.bound(target), output, i, batch) for i, target in enumerate(column)]
                 cut = next((v for v in values if not v.requires_grad), None)
                 if cut is not None:
                     raise ValueError(
@@ -91,17 +111,36 @@ class Chosen:
                 return totals[0], None
             return torch.stack(totals), torch.eye(len(totals), dtype=totals[0].dtype, device=totals[0].device)
 
+    def _axis(self, scores: Tensor) -> ClassAxis:
+        return self.reader.axis(scores) if self.axis is None else self.axis
+
     def _seeds(self, ids: Tensor) -> Tensor:
-        scores = self.scores
-        rows = ids if ids.ndim == 2 else ids.unsqueeze(1)  # [N, K]
-        seeds = scores.new_zeros(rows.shape[1], *scores.shape)  # [K, N, classes, *size]
-        if scores.ndim == 1:
-            seeds.fill_(1)
-        else:
-            index = rows.t().reshape(*rows.t().shape, *(1,) * (scores.ndim - 1))
-            positions = scores.shape[2:].numel()
-            seeds.scatter_(2, index.expand(-1, -1, 1, *scores.shape[2:]), 1 / positions)
+        seeds = self._axis(self.scores).seeds(self.scores, ids if ids.ndim == 2 else ids.unsqueeze(1))
         return seeds if ids.ndim == 2 else seeds[0]
+
+
+def scores_for(targets: Any, output: Any, batch: int) -> Tensor:
+    """The scores in what the model returned for ``batch`` images, or what ``targets`` read in their place.
+
+    Targets of a field, or of all that is returned, need no scores: the field itself stands for them, or whatever has a
+    row per image. Raises as :func:`camfast.model.outputs.scores_of`.
+    """
+    each = _flat(targets)
+    if not each or not all(getattr(target, "whole_output", False) for target in each):
+        return scores_of(output, batch)
+    field = field_of(output, each[0].name) if isinstance(each[0], Field) else None
+    try:
+        return scores_of(output, batch)
+    except (TypeError, ValueError):
+        if isinstance(field, Tensor) and field.is_floating_point() and field.shape[:1] == (batch,):
+            return field
+        return rows_in(output, batch)
+
+
+def _flat(targets: Any) -> list[Any]:
+    if not isinstance(targets, (list, tuple)):
+        return [targets]
+    return [target for row in targets for target in _flat(row)]
 
 
 def count_per_image(targets: Tensor | list[Any]) -> int | None:
@@ -111,30 +150,79 @@ def count_per_image(targets: Tensor | list[Any]) -> int | None:
     return len(targets[0]) if targets and _nested(targets[0]) else None
 
 
-def choose(targets: Targets, scores: Tensor, class_names: Sequence[str] | None = None, output: Any = None) -> Chosen:
-    """Resolves ``targets`` against ``scores`` ``[N, classes, ...]``; ``output`` is all that the model returned.
+def choose(
+    targets: Targets,
+    scores: Tensor,
+    class_names: ClassNames | None = None,
+    output: Any = None,
+    classes: Classes | None = None,
+) -> Chosen:
+    """Resolves ``targets`` against the scores.
 
-    Raises ``ValueError`` for a class out of range, an unknown name, or a count other than the number of images, and
-    ``TypeError`` for anything that is no target.
+    Args:
+        targets: as the user gave them.
+        scores: ``[N, ...]``; the numbers in :attr:`Chosen.targets` are columns along the axis of their classes.
+        class_names: the user's names.
+        output: all that the model returned.
+        classes: what else is known of the classes, for scores with further axes.
+
+    Raises:
+        ValueError: a class out of range, an unknown name, a count other than the number of images, or scores whose axis
+            of classes is not known.
+        TypeError: anything that is no target.
     """
-    batch, classes = scores.shape[0], scores.shape[1] if scores.ndim > 1 else 1
+    names = listed_names(class_names)
+    if output is not None and detections_in(output, scores.shape[0]) is not None:
+        names = None  # the scores are those of boxes, one after the other
+    known = classes if classes is not None else Classes()
+    known.names = names
+    reader = Reader(known, names)
+    batch = scores.shape[0]
+    if targets is not None and not isinstance(targets, (str, TopK, Policy)):
+        each = _one_an_image(targets, batch)
+        if len(each) != batch:
+            raise ValueError(f"expected one target an image, {batch}, got {len(each)}")
+        if isinstance(each, Sequence) and _any_callable(each):
+            return Chosen(_callables(each, scores, reader), scores, output, reader=reader, class_names=names)
+    else:
+        each = [targets] * batch
+    axis = reader.axis(scores)
+    everything = isinstance(targets, str) and targets == ALL
     if targets is None:
-        return Chosen(_plane_means(scores).argmax(1), scores, output)
-    if isinstance(targets, str) and targets == ALL:
-        ids = torch.arange(classes, device=scores.device).expand(batch, -1)
-        return Chosen(ids, scores, output, everything=True)
-    if isinstance(targets, TopK):
-        if targets.k > classes:
-            raise ValueError(f"TopK({targets.k}) needs at least {targets.k} classes, got {classes}")
-        return Chosen(_plane_means(scores).topk(targets.k, 1).indices, scores, output)
-    if isinstance(targets, Policy):
-        return Chosen(targets.pick(_plane_means(scores)), scores, output)
-    each = _one_an_image(targets, batch)
-    if len(each) != batch:
-        raise ValueError(f"expected one target an image, {batch}, got {len(each)}")
-    if isinstance(each, Sequence) and _any_callable(each):
-        return Chosen(_callables(each, classes, class_names), scores, output)
-    return Chosen(_class_ids(each, classes, class_names).to(scores.device), scores, output)
+        ids = _likely(scores, axis).argmax(1)
+    elif everything:
+        ids = torch.arange(axis.start, axis.start + axis.classes, device=scores.device).expand(batch, -1)
+    elif isinstance(targets, TopK):
+        likely = _likely(scores, axis)
+        if targets.k > axis.classes - axis.nothing:
+            raise ValueError(f"TopK({targets.k}) needs at least {targets.k} classes, got {axis.classes - axis.nothing}")
+        ids = likely.topk(targets.k, 1).indices
+    elif isinstance(targets, Policy):
+        ids = targets.pick(_likely(scores, axis))
+    else:
+        ids = _class_ids(each, axis, reader).to(scores.device)
+    everything = everything and not axis.start
+    return Chosen(ids, scores, output, everything, axis, reader, _names_of_columns(names, axis, scores))
+
+
+def _likely(scores: Tensor, axis: ClassAxis) -> Tensor:
+    """``[N, columns]``, lowest where a column is no class."""
+    found = axis.read(scores.detach())
+    if not axis.start and not axis.nothing:
+        return found
+    found = found.clone()
+    low = torch.finfo(found.dtype).min
+    found[:, : axis.start] = low
+    if axis.nothing:
+        found[:, -1] = low
+    return found
+
+
+def _names_of_columns(names: Sequence[str] | None, axis: ClassAxis, scores: Tensor) -> Sequence[str] | None:
+    """``names`` in the order of the scores' columns, of which the first may be no classes."""
+    if names is None or not axis.start:
+        return names
+    return [*(f"column {number} of a box" for number in range(axis.start)), *names]
 
 
 def _one_an_image(targets: Any, batch: int) -> Any:
@@ -148,57 +236,47 @@ def _one_an_image(targets: Any, batch: int) -> Any:
     return targets
 
 
-def _plane_means(scores: Tensor) -> Tensor:
-    """``[N, classes]`` of scores with or without positions."""
-    scores = scores.detach()
-    if scores.ndim == 1:
-        return scores.unsqueeze(1)
-    return scores if scores.ndim == 2 else scores.flatten(2).mean(2)
-
-
-def _class_ids(targets: Any, classes: int, class_names: Sequence[str] | None) -> Tensor:
-    ids = targets if isinstance(targets, Tensor) else torch.as_tensor(_without_names(targets, class_names))
+def _class_ids(targets: Any, axis: ClassAxis, reader: Reader) -> Tensor:
+    """Columns ``[N]`` or ``[N, K]`` of the scores, for class numbers and names."""
+    named = _has_name(targets)
+    ids = targets if isinstance(targets, Tensor) else torch.as_tensor(_without_names(targets, axis, reader))
     if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
         raise TypeError(f"targets must be integer classes, got {ids.dtype}")
     if ids.ndim > 2 or 0 in ids.shape:
         raise ValueError(f"targets must have shape [N] or [N, K], got {list(ids.shape)}")
     ids = ids.to(torch.int64)
-    low, high = ids.min().item(), ids.max().item()
-    if low < 0 or high >= classes:
-        raise ValueError(f"targets must be classes from 0 to {classes - 1}, got {low if low < 0 else high}")
+    low, high = int(ids.min()), int(ids.max())
+    if axis.start and not named:
+        raise ValueError(rows_of_boxes(axis, low))
+    if low < 0 or high >= axis.start + axis.classes:
+        raise ValueError(
+            f"targets must be classes from 0 to {axis.classes - 1}, got {low if low < 0 else high - axis.start}"
+        )
     return ids
 
 
-def _without_names(targets: Any, class_names: Sequence[str] | None) -> Any:
+def _has_name(targets: Any) -> bool:
     if isinstance(targets, str):
-        return _id_of(targets, class_names)
+        return True
+    return isinstance(targets, Sequence) and any(map(_has_name, targets))
+
+
+def _without_names(targets: Any, axis: ClassAxis, reader: Reader) -> Any:
+    if isinstance(targets, str):
+        return axis.start + reader.number(targets, axis)
     if isinstance(targets, Sequence):
-        rows = [_without_names(target, class_names) for target in targets]
+        rows = [_without_names(target, axis, reader) for target in targets]
         if len({len(row) if isinstance(row, list) else None for row in rows}) > 1:
             raise ValueError("expected as many targets for each image, got rows of different lengths")
         return rows
     if _is_int(targets):
-        return operator.index(targets)
+        number = operator.index(targets)
+        if axis.start:
+            raise ValueError(rows_of_boxes(axis, number))
+        return number
     if hasattr(targets, "__array__"):
         return targets
     raise TypeError(f"targets must be all classes or all callables, got {type(targets).__name__} among them")
-
-
-def _id_of(name: str, class_names: Sequence[str] | None) -> int:
-    if class_names is None:
-        raise ValueError(f"class names are not known, got target {name!r}; pass class_names= to the explainer")
-    names = list(class_names)
-    folded = name.casefold()
-    found = [i for i, known in enumerate(names) if known == name]
-    found = found or [i for i, known in enumerate(names) if known.casefold() == folded]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"class name {name!r} stands for classes {', '.join(map(str, found))}; give the number")
-    close = difflib.get_close_matches(folded, [known.casefold() for known in names], n=3, cutoff=0.5)
-    close += [known for known in names if folded in known.casefold()][:3]
-    hint = ", ".join(dict.fromkeys(repr(known) for known in names if known.casefold() in [c.casefold() for c in close]))
-    raise ValueError(f"unknown class name {name!r}; " + (f"close to it: {hint}" if hint else f"{len(names)} are known"))
 
 
 def _is_int(value: Any) -> bool:
@@ -219,12 +297,19 @@ def _any_callable(targets: Sequence[Any]) -> bool:
     return any(_any_callable(target) if _nested(target) else callable(target) for target in targets)
 
 
-def _callables(targets: Sequence[Any], classes: int, class_names: Sequence[str] | None) -> list[Any]:
+def _callables(targets: Sequence[Any], scores: Tensor, reader: Reader) -> list[Any]:
     """N targets, or N lists of K; classes among callables become callables as well."""
     rows = [list(target) if _nested(target) else [target] for target in targets]
     if len({(len(row), _nested(target)) for row, target in zip(rows, targets, strict=True)}) > 1 or not rows[0]:
         raise ValueError("expected as many targets for each image, got rows of different lengths")
-    found = [[t if callable(t) else Logit(int(_class_ids([t], classes, class_names)[0])) for t in row] for row in rows]
+
+    def callable_of(target: Any) -> Any:
+        if callable(target):
+            return target
+        axis = reader.axis(scores)
+        return Logit(int(_class_ids([target], axis, reader)[0]) - axis.start)
+
+    found = [[callable_of(target) for target in row] for row in rows]
     return found if _nested(targets[0]) else [row[0] for row in found]
 
 
@@ -246,12 +331,9 @@ def _row_of_scores(output: Any, index: int, batch: int) -> Any:
     return scores_of(output, batch)[index] if detections is None else detections[index]
 
 
-def _of_classes(scores: Tensor, ids: Tensor) -> Tensor:
-    """``[B]`` for one class ``ids`` ``[]`` of ``scores`` ``[B, classes, ...]``, ``[B, K]`` for K of them."""
-    if scores.ndim == 1:
-        return scores if ids.ndim == 0 else scores.unsqueeze(1).expand(-1, len(ids))
-    planes = scores if scores.ndim == 2 else scores.flatten(2).mean(2)
-    missing = int(ids.max()) + 1 - planes.shape[1]
+def _of_classes(columns: Tensor, ids: Tensor) -> Tensor:
+    """``[B]`` for one class ``ids`` ``[]`` of ``columns`` ``[B, classes]``, ``[B, K]`` for K of them."""
+    missing = int(ids.max()) + 1 - columns.shape[1]
     if missing > 0:  # a changed image in which a detector finds less
-        planes = F.pad(planes, (0, missing))
-    return planes[:, ids]
+        columns = F.pad(columns, (0, missing))
+    return columns[:, ids]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypedDict, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..model.class_axis import Classes
 from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import Layer
 from ..model.layouts import same_proportions, size_of
@@ -15,7 +16,7 @@ from ..model.probe import image_axes
 from ..model.side_inputs import shared_places
 from ..model.tap import unwrapped
 from ..ops import reference
-from ..targets import Targets
+from ..targets import ClassNames, Targets
 from . import augmentation
 from .doubts import blank_rows, warn_of_blank
 from .explanation import Explanation
@@ -37,7 +38,7 @@ class Options(TypedDict, total=False):
     """Options of every method, as :class:`Explainer` describes them."""
 
     eval_mode: bool
-    class_names: Sequence[str] | None
+    class_names: ClassNames | None
     aug_smooth: bool
     eigen_smooth: bool
 
@@ -77,7 +78,7 @@ class Explainer(NamesItsArguments):
         layers: Layers = None,
         *,
         eval_mode: bool = True,
-        class_names: Sequence[str] | None = None,
+        class_names: ClassNames | None = None,
         aug_smooth: bool = False,
         eigen_smooth: bool = False,
     ) -> None:
@@ -156,6 +157,10 @@ class Explainer(NamesItsArguments):
                 self._shared[key] = shared_places(self.model, inputs, self.eval_mode)
         return inputs.sharing([beside[place] for place in self._shared[key]])
 
+    def classes(self, inputs: Inputs) -> Classes:
+        """What is known of the classes of scores with further axes than images and classes."""
+        return Classes(None, self.model, inputs)
+
     def result(self, found: LayerMaps, size: Size = None, normalize: bool = True) -> Explanation:
         """The explanation of what a call found, with ``size`` and ``normalize`` of the call."""
         chosen = found.chosen
@@ -177,7 +182,7 @@ class Explainer(NamesItsArguments):
             layers=self.layers,
             method=self.name,
             images=found.inputs.image,
-            class_names=self.class_names,
+            class_names=chosen.class_names,
             images_per_row=shared // (instances or 1),
             maps_per_image=instances,
         )

@@ -95,18 +95,29 @@ class Explanation:
         return written
 
     def label(self, image: int, target: int | None = None) -> str:
-        """The name, or else the number, of the class explained in ``image`` (and ``target`` of K)."""
+        """What is explained in ``image`` (and ``target`` of K): a class's name, or else its number, or a callable's name.
+
+        Raises ``IndexError`` for an image or target that there is not, and ``ValueError`` where K targets an image were
+        explained and none of them is named.
+        """
+        many = count_per_image(self.targets)
+        if not -len(self) <= image < len(self):
+            raise IndexError(f"expected an image from 0 to {len(self) - 1}, got {image}")
+        if many is None and target not in (None, 0, -1):
+            raise IndexError(f"expected no target besides the image's only one, got target {target}")
+        if many is not None and target is None:
+            raise ValueError(f"expected which of {many} targets an image, from 0 to {many - 1}, got none")
+        if many is not None and target is not None and not -many <= target < many:
+            raise IndexError(f"expected a target from 0 to {many - 1}, got {target}")
+        row = image % len(self) // self.images_per_row
+        explained = self.targets[row] if many is None else self.targets[row][target]  # type: ignore[index]
         if not isinstance(self.targets, Tensor):
-            row = image // self.images_per_row
-            explained = self.targets[row] if target is None else self.targets[row][target]
-            return (
-                str(explained)
-                if isinstance(explained, Target)
-                else getattr(explained, "__name__", type(explained).__name__)
-            )
-        row = image // self.images_per_row
-        index = int(self.targets[row] if target is None else self.targets[row, target])
-        return str(index) if self.class_names is None else str(self.class_names[index])
+            if isinstance(explained, Target):
+                return str(explained)
+            return getattr(explained, "__name__", type(explained).__name__)
+        number = int(explained)
+        named = self.class_names is not None and number < len(self.class_names)
+        return str(self.class_names[number]) if named else str(number)  # type: ignore[index]
 
     def to(self, device: torch.device | str) -> Explanation:
         """The same with its tensors on ``device``."""

@@ -14,7 +14,7 @@ from ..model.inputs import Images
 from ..model.outputs import scores_of
 from ..model.precision import wide_dtype
 from ..ops import reference
-from ..targets import Targets
+from ..targets import Targets, listed_names
 from . import nmf
 from .chosen import Chosen, choose
 from .explainer import Layers, Size
@@ -98,7 +98,11 @@ class DeepFeatureFactorization(HeadExplainer):
             with torch.no_grad():
                 concept_scores = self._scores(concepts.to(grid.dtype), inputs)
         classes = choose(None, concept_scores).targets.expand(inputs.batch, -1)  # type: ignore[union-attr]
-        found = LayerMaps(inputs, Chosen(classes, scores), [LayerMap(_scaled_then_resized, grid, places)])
+        found = LayerMaps(
+            inputs,
+            Chosen(classes, scores, class_names=listed_names(self.class_names)),
+            [LayerMap(_scaled_then_resized, grid, places)],
+        )
         plain = self.result(found, size, normalize)
         return Factorization(**vars(plain), concepts=concepts, concept_scores=concept_scores)
 

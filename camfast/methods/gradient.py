@@ -9,11 +9,10 @@ from torch.autograd.graph import GradientEdge
 
 from .. import ops
 from ..model.inputs import Images, Inputs
-from ..model.outputs import scores_of
 from ..model.tap import Tap
 from ..targets import Targets
 from . import linear_head
-from .chosen import Chosen, choose
+from .chosen import Chosen, choose, scores_for
 from .explainer import Layers
 from .layer_explainer import LayerExplainer, LayerOptions
 from .layer_map import LayerMap, LayerMaps, SummedMap, joined
@@ -66,7 +65,9 @@ class GradientExplainer(LayerExplainer):
         tap.graph = False
         with tap:
             output = self.run(tap, inputs)
-            chosen = choose(targets, scores_of(output, inputs.batch), self.class_names, output)
+            chosen = choose(
+                targets, scores_for(targets, output, inputs.batch), self.class_names, output, self.classes(inputs)
+            )
             key = _key(tap)
             layer = self._projected(tap.activations[0], chosen, self._heads.get(key))
         if layer is None:  # of a shape not met before, or the model has changed

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..model.class_axis import Classes
 from ..model.inputs import Inputs
-from ..model.outputs import scores_of
 from ..model.untouched import quiet
 from ..targets import Targets
-from .chosen import Chosen, choose
+from .chosen import Chosen, choose, scores_for
 
 __all__ = ["ImagePass", "image_pass"]
 
@@ -73,8 +73,8 @@ def image_pass(
         call = inputs.with_image(leaf.clone())
         with around if around is not None else contextlib.nullcontext():
             output = model(*_ordinary(call.args), **_ordinary(call.kwargs))
-        scores = scores_of(output, inputs.batch)
-        yield ImagePass(leaf, scores, choose(targets, scores, class_names, output))
+        scores = scores_for(targets, output, inputs.batch)
+        yield ImagePass(leaf, scores, choose(targets, scores, class_names, output, Classes(None, model, inputs)))
 
 
 def _ordinary(values: Any) -> Any:

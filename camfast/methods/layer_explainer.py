@@ -19,16 +19,17 @@ from ..model.find_layer import find_layers
 from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import ALL_CALLS, call_of, resolve
 from ..model.layouts import Layout, layout_of, named_layout
-from ..model.outputs import scores_in, scores_of
+from ..model.outputs import scores_of
 from ..model.probe import read_layer
 from ..model.tap import NoGradient, Quirks, Tap
 from ..ops import reference
 from ..targets import Targets
-from .chosen import Chosen, choose
+from .chosen import Chosen, choose, scores_for
 from .explainer import Explainer, Layers, Options, Size
 from .explanation import Explanation
 from .layer_map import LayerMap, LayerMaps
-from .search import kind_of, objective_of
+from .reading import kind_of
+from .search import objective_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -133,18 +134,17 @@ class LayerExplainer(Explainer):
     def _passed(self, inputs: Inputs, targets: Targets) -> LayerMaps:
         with self.tap() as tap:
             output = self.run(tap, inputs)
-            chosen = choose(targets, self.scores(output, inputs), self.class_names, output)
+            scores = self.scores(targets, output, inputs)
+            chosen = choose(targets, scores, self.class_names, output, self.classes(inputs))
             return LayerMaps(inputs, chosen, self.maps(tap, chosen, inputs))
 
-    def scores(self, output: Any, inputs: Inputs) -> Tensor:
+    def scores(self, targets: Targets, output: Any, inputs: Inputs) -> Tensor:
         """The scores in ``output``; of frames that the model brings together one row for several of them."""
         try:
-            return scores_of(output, inputs.batch)
+            return scores_for(targets, output, inputs.batch)
         except ValueError:
-            scores = scores_in(output)
-            rows = 0 if scores is None or scores.ndim < 2 else scores.shape[0]
-            if scores is None or not 0 < rows < inputs.batch or inputs.batch % rows:
-                raise
+            scores = scores_of(output, inputs.batch, rows="fewer")
+            rows = scores.shape[0]
         if not self.takes_frames:
             raise ValueError(
                 f"{type(self).__name__} scores one image at a time, got {rows} rows of scores for {inputs.batch} images, as of "
@@ -208,7 +208,7 @@ class LayerExplainer(Explainer):
     def _search(self, inputs: Inputs, targets: Targets, again: bool = False) -> None:
         kind = kind_of(targets)
         if again or kind not in self._found:
-            objective = objective_of(targets, inputs.batch, self.class_names)
+            objective = objective_of(targets, inputs.batch, self.class_names, self.classes(inputs))
             with input_errors(self.model, inputs):
                 names = find_layers(self.model, inputs, self.uses_gradients, objective, kind, again)
             self._found[kind] = resolve(self.model, names)

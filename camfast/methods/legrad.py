@@ -83,7 +83,7 @@ class LeGrad(LayerExplainer):
         inputs = self.prepare(images)
         with quiet(self.model, self.eval_mode):
             calls, head = self._recorded(inputs)
-            chosen = choose(targets, head.scores, self.class_names, head.recorded)
+            chosen = choose(targets, head.scores, self.class_names, head.recorded, self.classes(inputs))
             maps: list[LayerMap] = []
             for call in calls:
                 tokens, relevance = self._relevance(call, head, chosen, inputs)

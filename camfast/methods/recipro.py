@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ..model.inputs import Inputs
-from ..model.outputs import scores_of
-from ..model.precision import wide
 from ..model.tap import Tap
 from .chosen import Chosen
 from .explainer import Layers
@@ -61,9 +59,7 @@ class ReciproCAM(HeadExplainer):
             copies = replay.repeated(len(part))
             view(copies).mul_(part.unsqueeze(1))
             output = replay.output(copies)
-            if isinstance(chosen.targets, Tensor) and (scores := scores_of(output, len(part))).ndim > 1:
-                output = wide(scores).softmax(1)
-            found.append(chosen.values(index, output, len(part)))
+            found.append(chosen.values(index, chosen.softmax(output, len(part)), len(part)))
             bar.update(len(part))
         return torch.cat(found).movedim(0, -1).unflatten(-1, grid.shape[2:])
 

@@ -1,27 +1,28 @@
-"""What the search for a layer needs to know of targets: the scalar to differentiate for one image, and its kind."""
+"""What the search for a layer needs to know of targets: the scalar to differentiate for one image."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..model.outputs import scores_of
-from ..targets import Targets
-from .chosen import choose
+from ..model.class_axis import Classes
+from ..targets import ClassNames, Targets
+from .chosen import choose, scores_for
 
-__all__ = ["kind_of", "objective_of"]
+__all__ = ["objective_of"]
 
 
-def objective_of(targets: Targets, batch: int, class_names: Sequence[str] | None) -> Callable[[Any], Tensor]:
+def objective_of(
+    targets: Targets, batch: int, class_names: ClassNames | None, classes: Classes | None = None
+) -> Callable[[Any], Tensor]:
     """The scalar that ``targets`` of a batch stand for in what the model returns for the first image alone."""
     first = _of_the_first(targets, batch)
 
     def objective(output: Any) -> Tensor:
-        chosen = choose(first, scores_of(output, 1), class_names, output)
+        chosen = choose(first, scores_for(first, output, 1), class_names, output, classes)
         outputs, seeds = chosen.objective()
         if seeds is None:
             return outputs
@@ -39,19 +40,3 @@ def _of_the_first(targets: Any, batch: int) -> Any:
         return targets
     scalar = isinstance(targets, Tensor) and targets.ndim == 0
     return targets if scalar or len(targets) != batch else targets[:1]
-
-
-def kind_of(targets: Any) -> Any:
-    """Equal for targets that read the same part of the output: all classes do, by number or by name."""
-    if isinstance(targets, (list, tuple)):
-        kinds = tuple(dict.fromkeys(map(kind_of, targets)))
-        return kinds[0] if len(kinds) == 1 else kinds
-    if not callable(targets):
-        return "scores"
-    if isinstance(targets, functools.partial):
-        return kind_of(targets.func)
-    code = getattr(targets, "__code__", None)
-    if code is not None:
-        return code  # two lambdas of one name are told apart
-    inner = [value for value in getattr(targets, "__dict__", {}).values() if isinstance(value, str) or callable(value)]
-    return (type(targets), *(value if isinstance(value, str) else kind_of(value) for value in inner))

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..model.inputs import Images, Inputs
-from ..model.outputs import scores_of
 from ..model.precision import wide
 from ..model.untouched import quiet
 from ..targets import Targets
-from .chosen import Chosen, choose
+from .chosen import Chosen, choose, scores_for
 from .composite import CompositeExplainer, CompositeOptions
 from .explainer import Explainer, Layers
 from .explanation import Explanation
@@ -111,8 +110,8 @@ class SESS(CompositeExplainer):
         with quiet(self.model, self.eval_mode), torch.no_grad():
             cut = inputs.cut()
             output = self.model(*cut.args, **cut.kwargs)
-            scores = scores_of(output, inputs.batch)
-        chosen = choose(targets, scores, self.class_names, output)
+            scores = scores_for(targets, output, inputs.batch)
+        chosen = choose(targets, scores, self.class_names, output, self.classes(inputs))
         maps = torch.stack([self._enhanced(inputs.one(i), chosen, i) for i in range(inputs.batch)])  # [N, (K,) H, W]
         return LayerMaps(inputs, chosen, [SummedMap.of(inputs.image, maps)])
 
@@ -202,8 +201,8 @@ class SESS(CompositeExplainer):
 
     def _weights(self, output: Any, windows: int, chosen: Chosen, index: int) -> Tensor:
         """Of windows of image ``index``, ``[windows]`` or ``[windows, K]``, not negative."""
-        if self.use_softmax and (scores := scores_of(output, windows)).ndim > 1:
-            output = wide(scores).softmax(1)
+        if self.use_softmax:
+            output = chosen.softmax(output, windows, callables=True)
         return chosen.values(index, output, windows).clamp(min=0)
 
 

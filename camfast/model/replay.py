@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .inputs import Inputs
-from .outputs import replace_first, scores_of
+from .outputs import replace_first, rows_in
 from .tap import hookable, is_map
 
 __all__ = ["HeadReplay", "Mode"]
@@ -59,7 +59,7 @@ class HeadReplay:
         with torch.no_grad():
             output = recording.run(inputs.cut())
         self.recorded = output
-        self.scores = scores_of(output, inputs.batch)
+        self.scores = rows_in(output, inputs.batch)
         self._results = recording.results
         self._structure = recording.structure
         self._earlier = (call or recording.calls) - 1
@@ -73,7 +73,7 @@ class HeadReplay:
 
     def __call__(self, activations: Tensor) -> Tensor:
         """Scores ``[B, ...]`` for activations in the layer's own layout, with a batch of B."""
-        return scores_of(self.output(activations), activations.shape[self.batch_dim])
+        return rows_in(self.output(activations), activations.shape[self.batch_dim])
 
     def output(self, activations: Tensor) -> Any:
         """All that the model returns for them."""
@@ -88,7 +88,7 @@ class HeadReplay:
                 break
             versions = [tensor._version for tensor in self._tensors()]
             try:
-                found = scores_of(self._replay(self.repeated(2), mode), 2)
+                found = rows_in(self._replay(self.repeated(2), mode), 2)
             except Exception:
                 continue
             untouched = versions == [tensor._version for tensor in self._tensors()]

@@ -88,9 +88,28 @@ class ReturnsOwn(nn.Module):
 
 
 @pytest.mark.parametrize("layer", [None, "c"])
-def test_an_object_of_an_own_class_is_named_in_the_message(layer):
-    with pytest.raises((TypeError, ValueError), match=r"\bOwn\b"):
-        camfast.grad_cam(ReturnsOwn().eval(), torch.randn(1, 3, 16, 16), layers=layer)
+def test_the_only_tensor_of_an_object_is_the_scores(layer):
+    net, x = ReturnsOwn().eval(), torch.randn(2, 3, 16, 16)
+    result = camfast.grad_cam(net, x, layers=layer, targets=1, **RAW)
+    wanted = plain_maps.grad_cam(net, result.layers[0], [x], lambda out: out.scores[:, 1].sum())
+    plain_maps.assert_map(result.heatmap, wanted)
+
+
+class ReturnsSeveral(ReturnsOwn):
+    def forward(self, x: Tensor) -> Own:
+        own = super().forward(x)
+        own.ages = own.scores.square()
+        return own
+
+
+@pytest.mark.parametrize("layer", [None, "c"])
+def test_an_object_of_several_tensors_is_named_in_the_message(layer):
+    net, x = ReturnsSeveral().eval(), torch.randn(1, 3, 16, 16)
+    with pytest.raises((TypeError, ValueError), match=r"\bOwn with scores, ages\b"):
+        camfast.grad_cam(net, x, layers=layer)
+    result = camfast.grad_cam(net, x, layers=layer, targets=Field("ages", 2), **RAW)
+    wanted = plain_maps.grad_cam(net, result.layers[0], [x], lambda out: out.ages[:, 2].sum())
+    plain_maps.assert_map(result.heatmap, wanted)
 
 
 @pytest.mark.parametrize("layer", [None, "c"])
