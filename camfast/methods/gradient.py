@@ -58,7 +58,7 @@ class GradientExplainer(LayerExplainer):
         self._heads: dict[Any, Head | None] = {}  # by shape and dtype of the activations; None: no closed form
 
     def layer_maps(self, images: Images, targets: Targets = None) -> LayerMaps:
-        inputs = self.prepare(images)
+        inputs = self.prepare(images, targets)
         if self.uniform is None or not any(self._heads.values()) or not linear_head.asks_for_several(targets):
             return super().layer_maps(inputs, targets)  # type: ignore[arg-type]
         tap = self.tap()

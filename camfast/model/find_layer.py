@@ -175,6 +175,7 @@ def _objective(wanted: Objective | None, output: Any) -> tuple[Objective, Tensor
     Where the target does not fit the first image, a detector that found nothing in it, the top score takes its place;
     what is wrong with a target is said by the call that follows.
     """
+    reason: Exception | None = None
     for objective in (wanted, _top_score):
         if objective is None:
             continue
@@ -188,10 +189,13 @@ def _objective(wanted: Objective | None, output: Any) -> tuple[Objective, Tensor
             with torch.enable_grad():
                 value = objective(replace_all(output, Tensor.is_floating_point, leaf))
                 gradients = torch.autograd.grad(value, leaves, allow_unused=True)
-        except Exception:
+        except Exception as error:
+            reason = reason or error
             continue
         read_by_it = [t for t, g in zip(leaves, gradients, strict=True) if g is not None and g.any()]
         return objective, read_by_it[0].detach() if read_by_it else scores_in(output)
+    if reason is not None and scores_in(output) is None:
+        raise reason  # neither the target nor a top score can be read
     return _top_score, scores_in(output)
 
 
