@@ -76,7 +76,7 @@ def layout_of(shape: Sequence[int], image: Sequence[int], model: nn.Module) -> L
     None where there is none: the batch is not among the dimensions, or the tokens fit no grid. Raises ``ValueError``
     where they fit several.
     """
-    if len(image) == 5 and len(shape) < 5 and shape[0] == image[0] * image[1] != image[0]:
+    if len(image) > 4 and len(shape) < len(image) and shape[0] == image[0] * image[1] != image[0]:
         image = (shape[0], *image[2:])  # bags of instances, frames: each became an image of its own
     batch, rank = image[0], len(shape) - 2
     whole = size_of(image, model)
@@ -194,6 +194,8 @@ def _patch_size(model: nn.Module, rank: int) -> tuple[int, ...] | None:
 
     Volumes may be cut into patches that overlap: there the first convolution counts in any case.
     """
+    if rank not in _CONVOLUTIONS:
+        return None
     overlapping = None
     for module in model.modules():
         if isinstance(module, _CONVOLUTIONS[rank]) and math.prod(stride := module.stride) > 1:  # type: ignore[arg-type]

@@ -235,8 +235,15 @@ def _score(network: Network, module: nn.Module, at: Tapped, axes: Axes, objectiv
 _PERTURBED = {"recipro_cam": _recipro, "ablation_cam": _ablation, "score_cam": _score}
 
 
-def normalised(raw: Tensor, size: tuple[int, ...]) -> Tensor:
-    """The heatmap of raw maps ``[M, *map]``: ReLU, each to [0, 1], resized to the image, each to [0, 1] again."""
+def normalised(raw: Tensor, size: tuple[int, ...], together: int = 1) -> Tensor:
+    """The heatmap of raw maps ``[M, *map]``: ReLU, each to [0, 1], resized to the image, each to [0, 1] again.
+
+    ``together`` maps at a time, frames of a clip or instances of a bag, share one range.
+    """
+    if together > 1:
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[raw.ndim - 1]
+        heat = F.interpolate(raw.clamp(min=0)[:, None], size, mode=mode, align_corners=False)[:, 0]
+        return _unit(heat.unflatten(0, (-1, together))).flatten(0, 1)
     small = _unit(raw.clamp(min=0))
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[raw.ndim - 1]
     return _unit(F.interpolate(small[:, None], size, mode=mode, align_corners=False)[:, 0])

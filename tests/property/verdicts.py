@@ -238,7 +238,8 @@ def _matched(
     if len(network.pictures) > 1 and isinstance(raw.images, Tensor) and raw.images is not drawn:
         return Verdict("drawn over another image", f"the layer sees {at.call.image!r}", kind)
     if len(at.call.axes.map) == len(picture.size) and question.method != "eigen_cam":
-        sized = [normalised(column, picture.size) for column in columns]
+        together = network.frames if network.frames > 1 else 1
+        sized = [normalised(column, picture.size, together) for column in columns]
         ranges = [high - low for low, high in (torch.aminmax(c.clamp(min=0).flatten(1), dim=1) for c in columns)]
         sure = all((range > 1e-2 * columns[0].abs().max() + 1e-4 + 100 * noise).all() for range in ranges)
         forms = _forms(sized, question, network)
