@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypedDict, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from ..model.class_axis import Classes
 from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import Layer
@@ -204,11 +205,11 @@ class Explainer(NamesItsArguments):
 
     def combine_together(self, maps: Sequence[LayerMap], size: tuple[int, ...], shared: int) -> Tensor:
         """The heatmap of maps of which ``shared`` at a time belong to one row of scores, and have one range in common."""
-        heat = self.combine(maps, size, normalize=False).clamp(min=0)
-        dims = (1, *range(heat.ndim + 1 - len(size), heat.ndim + 1))
-        groups = heat.unflatten(0, (-1, shared))
-        low = groups.amin(dims, keepdim=True)
-        return ((groups - low) / (groups.amax(dims, keepdim=True) - low + reference.RANGE_EPS)).flatten(0, 1)
+        resized = []
+        for layer in maps:
+            own = _in_one_range(layer(None, normalize=False).clamp(min=0), len(layer.size), shared)
+            resized.append(ops.resize_normalize(own, size, normalize=False))
+        return _in_one_range(torch.stack(resized).mean(0), len(size), shared)
 
     def output_size(self, size: Size, maps: Sequence[LayerMap], inputs: Inputs) -> tuple[int, ...]:
         """The heatmap's size in full."""
@@ -261,3 +262,11 @@ class Explainer(NamesItsArguments):
 def largest(maps: Sequence[LayerMap]) -> tuple[int, ...]:
     """The largest extent of ``maps`` along each dimension."""
     return tuple(map(max, zip(*(layer.size for layer in maps), strict=True)))
+
+
+def _in_one_range(heat: Tensor, rank: int, shared: int) -> Tensor:
+    """``heat`` ``[M, ..., *size]``, not negative, ``shared`` maps at a time scaled to [0, 1] by their common range."""
+    groups = heat.unflatten(0, (-1, shared))
+    dims = (1, *range(groups.ndim - rank, groups.ndim))
+    low = groups.amin(dims, keepdim=True)
+    return ((groups - low) / (groups.amax(dims, keepdim=True) - low + reference.RANGE_EPS)).flatten(0, 1)
