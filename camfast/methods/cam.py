@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .. import ops
@@ -13,13 +15,38 @@ from .chosen import Chosen
 from .explainer import Layers, Needs
 from .layer_explainer import LayerExplainer, LayerOptions
 from .layer_map import LayerMap, SummedMap
-from .linear_head import Head, candidates, gives_scores, products
+from .linear_head import products
 from .registry import register
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["CAM", "cam"]
+
+
+class Head(NamedTuple):
+    """``scores = linear(mean(activation(A)))``, or ``mean(after(linear(A)))``."""
+
+    layer: nn.Module
+    activation: Callable[[Tensor], Tensor]
+    after: Callable[[Tensor], Tensor] | None
+
+    def weights(self) -> Tensor:
+        """``[classes, C]``."""
+        return self.layer.get_parameter("weight").detach().flatten(1)
+
+    def bias(self) -> Tensor:
+        """``[classes]``, or zero."""
+        bias = self.layer._parameters.get("bias")
+        return torch.zeros((), device=self.weights().device) if bias is None else bias.detach().float()
+
+    def scores(self, activations: Tensor) -> Tensor:
+        """What the head would give, ``[N, classes]``, in fp32."""
+        A = self.activation(activations).float().flatten(2)
+        if self.after is None:
+            return A.mean(2) @ self.weights().float().t() + self.bias()
+        planes = self.weights().float() @ A + self.bias().reshape(-1, 1)
+        return self.after(planes).mean(2)
 
 
 class CAM(LayerExplainer):
@@ -56,8 +83,8 @@ class CAM(LayerExplainer):
         return maps
 
     def _head(self, activations: Tensor, scores: Tensor, name: str) -> Head:
-        for head in candidates(self.model, activations, scores):
-            if gives_scores(head.scores(activations), scores.float(), head.bias(), scores.dtype):
+        for head in _candidates(self.model, activations, scores):
+            if _gives_scores(head.scores(activations), scores.float(), head.bias(), scores.dtype):
                 return head
         raise ValueError(
             f"CAM needs a head of global average pooling and one linear layer after {name!r}, got scores of "
@@ -66,3 +93,27 @@ class CAM(LayerExplainer):
 
 
 cam = register(CAM)
+
+
+def _candidates(model: nn.Module, activations: Tensor, scores: Tensor) -> Iterator[Head]:
+    """Heads of the right shape, the last layer of the model first."""
+    if scores.ndim != 2:
+        return
+    for layer in reversed(list(model.modules())):
+        weight = layer._parameters.get("weight")
+        if weight is None or weight.shape[:2] != (scores.shape[1], activations.shape[1]) or weight[0, 0].numel() != 1:
+            continue
+        yield Head(layer, _same, None)
+        yield Head(layer, torch.relu, None)
+        yield Head(layer, _same, torch.relu)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _gives_scores(found: Tensor, scores: Tensor, bias: Tensor, dtype: torch.dtype) -> bool:
+    """Whether ``found`` are the model's scores, up to rounding, measured by what the activations contribute to them."""
+    share = 1e-2 if dtype in (torch.float32, torch.float64) else 1e-1  # fp32 may have been computed in TF32
+    scale = (scores - bias).abs().nan_to_num(0, 0, 0).amax()
+    return torch.allclose(found, scores, rtol=0, atol=share * float(scale), equal_nan=True)

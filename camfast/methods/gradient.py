@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
+from torch import Tensor
 
 from .. import ops
-from ..model.inputs import Images, Inputs
+from ..model.inputs import Inputs
 from ..model.tap import Tap
-from ..targets import Targets
-from . import linear_head
-from .chosen import Chosen, choose, scores_for
-from .explainer import Layers
-from .layer_explainer import LayerExplainer, LayerOptions
-from .layer_map import LayerMap, LayerMaps, SummedMap, joined
-from .linear_head import Head, gradient_of_pooled, products, start_of
+from .chosen import Chosen
+from .layer_explainer import LayerExplainer
+from .layer_map import LayerMap, SummedMap, joined
+from .linear_head import is_pooled, last_linear, products, start_of
 from .registry import register
 from .weights import MapOp
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    pass
 
 __all__ = [
     "GradCAM",
@@ -53,43 +49,17 @@ class GradientExplainer(LayerExplainer):
     uniform: ClassVar[Literal["gradient", "positive gradient"] | None] = None
     """The channels' weights where a gradient is the same at every position; None where they are something else."""
 
-    def __init__(self, model: nn.Module, layers: Layers = None, **options: Unpack[LayerOptions]) -> None:
-        super().__init__(model, layers, **options)
-        self._heads: dict[Any, Head | None] = {}  # by shape and dtype of the activations; None: no closed form
-
-    def layer_maps(self, images: Images, targets: Targets = None) -> LayerMaps:
-        inputs = self.prepare(images, targets)
-        if self.uniform is None or not any(self._heads.values()) or not linear_head.asks_for_several(targets):
-            return super().layer_maps(inputs, targets)  # type: ignore[arg-type]
-        tap = self.tap()
-        tap.graph = False
-        with tap:
-            output = self.run(tap, inputs)
-            chosen = choose(
-                targets, scores_for(targets, output, inputs.batch), self.class_names, output, self.classes(inputs)
-            )
-            key = _key(tap)
-            layer = self._projected(tap.activations[0], chosen, self._heads.get(key))
-        if layer is None:  # of a shape not met before, or the model has changed
-            self._heads.pop(key, None)
-            return super().layer_maps(inputs, targets)  # type: ignore[arg-type]
-        return LayerMaps(inputs, chosen, [layer])
-
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         layers = list(zip(self.layers, tap.activations, strict=True))
         views = [self.to_grid(A, inputs, name) for name, A in layers]
         grids = [view(A) for view, (_, A) in zip(views, layers, strict=True)]
+        known = self._without_autograd(tap, grids, chosen)
+        if known is not None:
+            return [known]
         targets = chosen.per_image
         if targets is None:
-            origin = start_of(chosen)
-            layer = self._pooled(tap, grids, *origin)
-            if layer is not None:
-                return [layer]
-            found = tap.gradients(*origin)
+            found = tap.gradients(*start_of(chosen))
             return [LayerMap(self.op, A, view(G)) for view, A, G in zip(views, grids, found, strict=True)]
-        projected = self._projected(grids[0], chosen, self._head(tap, grids, chosen, inputs)) if targets > 1 else None
-        if projected is not None:
-            return [projected]
         at_once = max(1, _ELEMENTS // max(sum(A.numel() for A in grids), chosen.scores.numel()))
         parts: list[list[LayerMap]] = []
         for start in range(0, targets, at_once):
@@ -101,50 +71,25 @@ class GradientExplainer(LayerExplainer):
             parts.append(own if at_once >= targets else [layer.summed(self.eigen_smooth) for layer in own])
         return parts[0] if len(parts) == 1 else [joined(of_layer) for of_layer in zip(*parts, strict=True)]
 
-    def _pooled(
-        self, tap: Tap, grids: list[Tensor], start: Tensor | GradientEdge, gradient: Tensor | None
-    ) -> LayerMap | None:
-        """The layer's map where only pooling lies between it and ``start``; else None."""
-        if self.uniform is None or self.eigen_smooth or not isinstance(start, GradientEdge) or gradient is None:
+    def _without_autograd(self, tap: Tap, grids: list[Tensor], chosen: Chosen) -> LayerMap | None:
+        """The layer's map where nothing but pooling and a linear layer follows it; else None."""
+        if self.uniform is None or self.eigen_smooth or not isinstance(chosen.targets, Tensor):
             return None
         leaf, A = tap.leaf, grids[0]
         if leaf is None or A.shape != leaf.shape or A.stride() != leaf.stride() or A.data_ptr() != leaf.data_ptr():
             return None
-        weights = gradient_of_pooled(leaf, start, gradient)
-        if weights is None:
+        layer = last_linear(chosen.scores)
+        if layer is None or not is_pooled(layer, leaf):
             return None
-        gradients = weights[(...,) + (None,) * (A.ndim - 2)].expand(A.shape)
-        return LayerMap(ops.cam, A, weights.clamp(min=0) if self.uniform == "positive gradient" else weights, gradients)
-
-    def _head(self, tap: Tap, grids: list[Tensor], chosen: Chosen, inputs: Inputs) -> Head | None:
-        """The linear head after the layer, looked for once for each shape; the tap holds a graph."""
-        fits = self.uniform is not None and self.eval_mode and not self.eigen_smooth and self.reshape is None
-        if not fits or len(grids) > 1 or grids[0].shape != tap.activations[0].shape:
-            return None
-        key = _key(tap)
-        if key not in self._heads:
-            self._heads[key] = linear_head.find(self.model, tap, grids[0], chosen)
-        return self._heads[key]
-
-    def _projected(self, A: Tensor, chosen: Chosen, head: Head | None) -> LayerMap | None:
-        """The maps of ``chosen`` by ``head``; None where there is none or it does not give the scores."""
-        if head is None or not isinstance(chosen.targets, Tensor) or chosen.targets.ndim != 2:
-            return None
-        rows = head.weights()
-        if rows.shape != (chosen.scores.shape[-1], A.shape[1]):
-            return None
-        rows = rows if chosen.everything else rows[chosen.targets]
-        maps = products(rows, A)
-        if not linear_head.agrees(head, maps, chosen):
-            return None
-        if self.uniform == "positive gradient":
-            maps = products(rows.clamp(min=0), A)
-        return SummedMap.of(A, maps.div_(A.shape[2:].numel()))
-
-
-def _key(tap: Tap) -> Any:
-    (A,) = tap.activations
-    return A.shape[1:], A.dtype
+        rows, positions = layer.weight, A.shape[2:].numel()
+        if chosen.per_image is None:
+            weights = rows[chosen.targets] / positions
+            gradients = weights[(...,) + (None,) * (A.ndim - 2)].expand(A.shape)
+            weights = weights.clamp(min=0) if self.uniform == "positive gradient" else weights
+            return LayerMap(ops.cam, A, weights, gradients)
+        rows = rows.clamp(min=0) if self.uniform == "positive gradient" else rows
+        rows = rows if chosen.everything and chosen.per_image == len(rows) else rows[chosen.targets]
+        return SummedMap.of(A, products(rows, A).div_(positions))
 
 
 class GradCAM(GradientExplainer):

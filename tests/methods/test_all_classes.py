@@ -112,15 +112,13 @@ def test_a_linear_head_needs_no_backward_pass(name, network, device, backward_pa
     x = X.to(device)
     expected = one_by_one(name, net, x, layers="body")
     explainer = camfast.METHODS[name](net, "body")
-    for call in range(2):
-        backward_passes.clear()
+    backward_passes.clear()
+    for _ in range(2):
         result = explainer(x, "all", normalize=False)
-        assert len(backward_passes) <= (2 if call == 0 else 0)
         torch.testing.assert_close(result.heatmap, expected, rtol=1e-4, atol=2e-6 * float(expected.abs().max()))
         torch.testing.assert_close(result.scores, net(x).detach())
     assert result.targets.tolist() == [[0, 1, 2, 3, 4]] * 3
     # Any several classes, in any order, of any number of images.
-    backward_passes.clear()
     for ids in (torch.tensor([[4, 1], [0, 0], [3, 2]]), torch.tensor([4, 3, 2, 1, 0]).expand(3, -1)):
         some = explainer(x, ids, normalize=False).heatmap
         index = ids[:, :, None, None].expand(-1, -1, 16, 20).to(device)
@@ -205,7 +203,6 @@ def test_a_model_that_changes_is_noticed(net, backward_passes):
         net.fc.weight.add_(torch.randn_like(net.fc.weight))
     check(free=True)
     net.fc = nn.Linear(16, 7)  # a new head
-    check(free=False)
     check(free=True)
     net.dropout = nn.ReLU6()
     net.fc.weight.data.mul_(30)
@@ -225,16 +222,17 @@ def test_a_hook_on_the_head_is_noticed(net, backward_passes):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-6 * float(expected.abs().max()))
 
 
-def test_training_mode_is_explained_as_it_is(net):
+def test_training_mode_is_explained_as_it_is(net, backward_passes):
     net = calibrated(LINEAR["identity"](), images(4))
     expected = camfast.GradCAM(net)(X, "all", normalize=False).heatmap
     net.train()
     net.stem.eval(), net.body.eval()
     explainer = camfast.GradCAM(net, "body", eval_mode=False)
     torch.manual_seed(0)
+    backward_passes.clear()
     found = explainer(X, "all", normalize=False).heatmap
     assert (found - expected).abs().max() > 0.01 * expected.abs().max()  # dropout took part
-    assert not any(explainer._heads.values())
+    assert backward_passes
 
 
 @pytest.mark.parametrize("name", CLOSED)
@@ -251,23 +249,26 @@ def test_sizes_layouts_and_modes(net, name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_dtypes(net, dtype, device):
+def test_dtypes(net, dtype, device, backward_passes):
     expected = camfast.grad_cam(net, X, "all").heatmap
-    explainer = camfast.GradCAM(net.to(dtype).to(device))
+    explainer = camfast.GradCAM(net.to(dtype).to(device), "body")
+    backward_passes.clear()
     for _ in range(2):
         found = explainer(X.to(dtype).to(device), "all").heatmap
         assert (found.cpu() - expected).abs().max() < (1e-5 if dtype == torch.float64 else 0.1)
-    assert any(explainer._heads.values())
+    assert not backward_passes
 
 
-def test_under_autocast(net, device):
+def test_under_autocast(net, device, backward_passes):
     net, x = net.to(device), X.to(device)
     expected = camfast.grad_cam(net, x, "all").heatmap
-    explainer = camfast.GradCAM(net)
+    explainer = camfast.GradCAM(net, "body")
+    backward_passes.clear()
     for _ in range(2):
         with torch.autocast(device.type, torch.bfloat16):
             found = explainer(x, "all").heatmap
         assert found.dtype == torch.float32 and (found - expected).abs().max() < 0.1
+    assert not backward_passes
 
 
 def test_targets_made_in_inference_mode(net):

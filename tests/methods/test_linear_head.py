@@ -27,8 +27,11 @@ class Pooled(nn.Module):
 
 POOLS = {
     "adaptive and flatten": lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    "one window and squeeze": lambda: lambda x: nn.functional.avg_pool2d(x, x.shape[2:]).squeeze(-1).squeeze(-1),
     "mean": lambda: lambda x: x.mean((2, 3)),
     "mean from the end": lambda: lambda x: x.mean((-2, -1)),
+    "flattened before": lambda: lambda x: x.flatten(2).mean(2),
+    "positions in another view": lambda: lambda x: x.reshape(*x.shape[:2], 2, 7, -1).mean((2, -1, 3)),
     "kept dimensions": lambda: lambda x: x.mean((2, 3), keepdim=True).view(len(x), -1),
 }
 OTHERS = {
@@ -36,6 +39,11 @@ OTHERS = {
     "over one dimension only": lambda: lambda x: x.mean(3).sum(2),
     "maximum": lambda: lambda x: x.amax((2, 3)),
     "scaled": lambda: lambda x: 2 * x.mean((2, 3)),
+    "weighted window": lambda: lambda x: nn.functional.avg_pool2d(x, x.shape[2:], divisor_override=7).flatten(1),
+    "two windows": lambda: lambda x: nn.functional.avg_pool2d(x, (x.shape[2], 5)).mean((2, 3)),
+    "channels mixed by a view": lambda: lambda x: x.mean((2, 3)).view(3, -1).t().reshape(len(x), -1),
+    "some positions of a view": lambda: lambda x: x.reshape(*x.shape[:2], 2, -1)[:, :, 0].mean(2),
+    "positions mixed with channels": lambda: lambda x: x.reshape(len(x), 6, -1).mT.reshape(len(x), 6, -1).mean(2),
     "after a shuffle": lambda: lambda x: x.roll(1, 2).mean((2, 3)),
 }
 
@@ -44,14 +52,8 @@ OTHERS = {
 def used(monkeypatch) -> list[bool]:
     """Whether each pass went without autograd."""
     found: list[bool] = []
-    plain = gradient.gradient_of_pooled
-
-    def watched(*arguments):
-        weights = plain(*arguments)
-        found.append(weights is not None)
-        return weights
-
-    monkeypatch.setattr(gradient, "gradient_of_pooled", watched)
+    plain = gradient.is_pooled
+    monkeypatch.setattr(gradient, "is_pooled", lambda *arguments: found.append(plain(*arguments)) or found[-1])
     return found
 
 
@@ -90,6 +92,70 @@ def test_reshape_that_moves_channels(used):
     turned = camfast.GradCAM(model, "body", reshape=lambda x: x.flip(1))(IMAGES, 1, "map", False)
     torch.testing.assert_close(turned.heatmap, plain.heatmap, rtol=1e-5, atol=1e-6)
     assert used == [True]  # the second is not asked
+
+
+class Convolution(nn.Module):
+    """A 1 x 1 convolution where others have a linear layer."""
+
+    def __init__(self, groups: int = 1, padding: int = 0) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 1, groups=groups, padding=padding)
+
+    def forward(self, x):
+        return self.head(self.body(x).mean((2, 3), keepdim=True)).amax((2, 3), keepdim=True).flatten(1)
+
+
+class PlainConvolution(Convolution):
+    def forward(self, x):
+        return self.head(self.body(x).mean((2, 3), keepdim=True)).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (PlainConvolution, [True]),
+        (lambda: PlainConvolution(groups=2), []),
+        (lambda: Convolution(padding=1), []),
+    ],
+)
+def test_convolutions_as_linear_layers(used, make, expected):
+    model, targets = make().eval(), torch.tensor([1, 3])
+    result = camfast.GradCAM(model, "body")(IMAGES, targets, "map", False)
+    torch.testing.assert_close(
+        result.heatmap, camfast.reference.grad_cam(*autograds(model, targets), None, False), rtol=1e-4, atol=1e-6
+    )
+    assert used == expected
+
+
+class Generated(nn.Module):
+    """The linear layer's weight, or its bias, is made of the image."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        self.body, self.part = nn.Conv2d(3, 6, 3), part
+        self.weight, self.bias = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        A = self.body(x)
+        weight = self.weight * A.abs().mean() if self.part == "weight" else self.weight
+        bias = self.bias * A.square().mean() if self.part == "bias" else self.bias
+        pooled = A.mean((2, 3))
+        return pooled @ weight.t() if self.part == "no bias" else nn.functional.linear(pooled, weight, bias)
+
+
+@pytest.mark.parametrize("part", ["weight", "bias", "nothing", "no bias"])
+@pytest.mark.parametrize("name", ["grad_cam", "grad_cam_plus_plus"])
+def test_a_weight_made_of_the_image(used, part, name):
+    torch.manual_seed(0)
+    model, targets = Generated(part).eval(), torch.tensor([1, 3])
+    expected = getattr(camfast.reference, name)(*autograds(model, targets), None, False)
+    explainer = camfast.METHODS[name](model, "body")
+    for one, of in (
+        (explainer(IMAGES, targets, "map", False).heatmap, expected),
+        (explainer(IMAGES, targets[:, None].expand(-1, 2), "map", False).heatmap[:, 1], expected),
+    ):
+        torch.testing.assert_close(one, of, rtol=1e-4, atol=1e-6)
+    assert used == ([True, True] if part in ("nothing", "no bias") and name == "grad_cam" else [])
 
 
 def test_adapter_shows_the_gradients():
