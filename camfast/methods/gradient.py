@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -15,9 +15,6 @@ from .layer_map import LayerMap, SummedMap, joined
 from .linear_head import is_pooled, last_linear, products, start_of
 from .registry import register
 from .weights import MapOp
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "GradCAM",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from .explainer import Explainer, Layers, Needs, Options, Size
 from .explanation import Explanation
 from .gradient import GradCAM
 from .image_pass import image_pass
+from .layer_explainer import LayerOptions
 from .layer_map import LayerMaps, SummedMap
 from .registry import register
 
@@ -103,18 +104,12 @@ class GuidedGradCAM(GuidedBackprop):
     """
 
     name: ClassVar[str] = "guided_grad_cam"
+    options_of: ClassVar[type | None] = GradCAM
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: Layers = None,
-        *,
-        reshape: Callable[[Tensor], Tensor] | None = None,
-        fuse: Literal["mean", "max"] = "mean",
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(model, **options)
-        self._cam = GradCAM(model, layers, reshape=reshape, fuse=fuse, **options)
+    def __init__(self, model: nn.Module, layers: Layers = None, **options: Unpack[LayerOptions]) -> None:
+        own = {name: value for name, value in options.items() if name in Options.__annotations__}
+        super().__init__(model, **own)  # type: ignore[arg-type]
+        self._cam = GradCAM(model, layers, **options)
 
     @property
     def layers(self) -> list[str]:

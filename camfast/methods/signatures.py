@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import BoundArguments, Parameter, Signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 __all__ = ["NamesItsArguments", "bound", "signature_of"]
 
@@ -46,6 +46,10 @@ def signature_of(cls: type) -> Signature:
         positional = positional and Parameter.VAR_POSITIONAL in kinds
         if Parameter.VAR_KEYWORD not in kinds:
             break
+    if (other := getattr(cls, "options_of", None)) is not None:
+        for parameter in signature_of(other).parameters.values():
+            if parameter.kind is Parameter.KEYWORD_ONLY:
+                found.setdefault(parameter.name, parameter)
     return Signature(sorted(found.values(), key=lambda parameter: parameter.kind))
 
 
@@ -80,6 +84,8 @@ class _OfTheClass:
 
 class NamesItsArguments:
     """A class whose constructor shows every argument. A wrong one, there or in a call, is answered by the class's name."""
+
+    options_of: ClassVar[type | None] = None  # another class, whose options it hands on to one of that
 
     __signature__ = _OfTheClass()
 

@@ -49,6 +49,8 @@ def test_signatures_of_what_hands_options_on():
         def __init__(self, *args, strength: float = 1.0, **options):
             super().__init__(*args, **options)
 
+    of_guided = inspect.signature(camfast.GuidedGradCAM).parameters
+    assert dict(of_guided) == dict(inspect.signature(camfast.GradCAM).parameters)
     mine = inspect.signature(Mine).parameters
     assert list(mine)[:3] == ["model", "layers", "strength"] and "reshape" in mine
 
