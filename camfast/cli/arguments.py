@@ -13,6 +13,7 @@ from .. import zoo
 from ..methods import METHODS
 from ..ops import colormaps
 from ..targets import TopK, find_class
+from ..video.realtime import Realtime
 
 __all__ = [
     "add_colormap",
@@ -27,6 +28,7 @@ __all__ = [
     "method_name",
     "not_negative",
     "positive",
+    "stream_engine",
     "stream_targets",
     "wanted_targets",
 ]
@@ -106,6 +108,23 @@ def load_network(options: argparse.Namespace) -> zoo.Network:
     if options.fit == "stretch":
         network.preparation = network.preparation.stretched()
     return network
+
+
+def stream_engine(options: argparse.Namespace, network: zoo.Network, **settings: Any) -> Realtime:
+    """The engine of ``camfast video`` and ``camfast live``, as their arguments ask for it."""
+    return Realtime(
+        network.model,
+        options.method,
+        options.layer,
+        stream_targets(options, network),
+        colormap=options.colormap,
+        alpha=options.alpha,
+        smooth=options.smooth,
+        preparation=network.preparation,
+        class_names=network.class_names,
+        compile="auto",
+        **settings,
+    )
 
 
 def wanted_targets(words: Sequence[str] | None, class_names: Sequence[str] | None) -> TopK | list[int] | None:

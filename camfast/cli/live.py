@@ -9,8 +9,7 @@ from ..errors import require
 from ..video.live.hub import Hub
 from ..video.live.server import application
 from ..video.live.source import Source
-from ..video.realtime import Realtime
-from .arguments import add_heat, add_network, add_smooth, load_network, stream_targets
+from .arguments import add_heat, add_network, add_smooth, load_network, stream_engine
 
 __all__ = ["add_arguments", "run"]
 
@@ -42,18 +41,7 @@ def run(options: argparse.Namespace) -> int:
     source.check()
     with _listening(options.host, options.port) as listening:
         network = load_network(options)
-        engine = Realtime(
-            network.model,
-            options.method,
-            options.layer,
-            stream_targets(options, network),
-            colormap=options.colormap,
-            alpha=options.alpha,
-            smooth=options.smooth,
-            preparation=network.preparation,
-            class_names=network.class_names,
-            compile="auto",
-        )
+        engine = stream_engine(options, network)
         hub = Hub(source, engine, [name for name, _ in network.model.named_modules() if name])
         host = f"[{options.host}]" if ":" in options.host else options.host
         address = f"http://{host}:{listening.getsockname()[1]}/"

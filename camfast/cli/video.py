@@ -8,8 +8,7 @@ from pathlib import Path
 
 from ..errors import require
 from ..video import explain_video, summary
-from ..video.realtime import Realtime
-from .arguments import add_heat, add_network, add_smooth, load_network, not_negative, positive, stream_targets
+from .arguments import add_heat, add_network, add_smooth, load_network, not_negative, positive, stream_engine
 
 __all__ = ["add_arguments", "run"]
 
@@ -45,22 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Explains the clip; the exit code is 0 for a whole one, 1 for a part, 130 on Ctrl-C."""
     network = load_network(options)
-    targets = stream_targets(options, network)
     tqdm = require("tqdm", "vision").tqdm
     output = Path(options.output).expanduser()
-    engine = Realtime(
-        network.model,
-        options.method,
-        options.layer,
-        targets,
-        colormap=options.colormap,
-        alpha=options.alpha,
-        smooth=options.smooth,
-        every=options.every,
-        preparation=network.preparation,
-        class_names=network.class_names,
-        compile="auto",
-    )
+    engine = stream_engine(options, network, every=options.every)
     bar = tqdm(unit="frame", file=sys.stderr, dynamic_ncols=True)
 
     def progress(done: int, expected: int | None) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from ...errors import reason
 from ...methods import Explainer
 from ...methods.gradient import GradientExplainer
+from ...model.layers import call_of
 from ...model.layouts import layout_of
 from ...model.outputs import replace_first, scores_in
 from ...model.tap import is_map
@@ -49,7 +50,10 @@ def compiled(
     splits = {} if splits is None else splits
     key = (explainer.layers[0], images.shape)
     if key not in splits:
-        splits[key] = split(model, model.get_submodule(key[0]), images, quick)
+        name, call = call_of(key[0], dict(model.named_modules()))
+        if isinstance(call, str):
+            raise ValueError(f"one call of a layer can be compiled, got {key[0]}")
+        splits[key] = split(model, model.get_submodule(name), images, quick, call)
     halves = splits[key]
 
     def reshape(tensor: Tensor) -> Tensor:
@@ -93,9 +97,10 @@ class Split(nn.Module):
         return head(self.layer(activations))
 
 
-def split(model: nn.Module, layer: nn.Module, images: Tensor, quick: bool = False) -> Split:
+def split(model: nn.Module, layer: nn.Module, images: Tensor, quick: bool = False, call: int | None = None) -> Split:
     """``model`` in evaluation mode as a :class:`Split` around ``layer``, compiled for ``images``' shape and layout.
 
+    ``call`` is the number of the layer's call that is meant, from 1; None: its last.
     Weights are taken as they are now. On the CPU oneDNN Graph runs the trunk where it is faster than PyTorch, and the head
     is left as it is; else, and if not ``quick``, ``torch.compile`` compiles both. Raises ``ValueError`` with the reason for
     a model that is no single graph, or that reaches its scores by a way around the layer, and where nothing is faster.
@@ -104,7 +109,7 @@ def split(model: nn.Module, layer: nn.Module, images: Tensor, quick: bool = Fals
         images = images.clone()
         with quiet(model):
             exported = _exported(model, layer, images)
-        trunk, head = _halves(exported.module())
+        trunk, head = _halves(exported.module(), call)
         fast = fused_if_faster(trunk, images)
         if fast is not None:
             return Split(fast, head)
@@ -141,10 +146,15 @@ def _exported(model: nn.Module, layer: nn.Module, images: Tensor) -> Any:
         handle.remove()
 
 
-def _halves(graph: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The graph up to the mark, and from the mark on."""
-    *earlier, mark = [node for node in graph.graph.nodes if node.target is torch.ops.camfast.cut.default]
-    for node in earlier:  # of a layer that runs several times the last output is explained
+def _halves(graph: fx.GraphModule, call: int | None = None) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """The graph up to the mark, and from the mark on; of a layer that runs several times, the mark of that call."""
+    marks = [node for node in graph.graph.nodes if node.target is torch.ops.camfast.cut.default]
+    if call is not None and call > len(marks):
+        raise ValueError(f"expected a call of the layer up to its {len(marks)}, got {call}")
+    mark = marks[-1 if call is None else call - 1]
+    for node in marks:
+        if node is mark:
+            continue
         node.replace_all_uses_with(node.all_input_nodes[0])
         graph.graph.erase_node(node)
     after = {mark}
