@@ -29,7 +29,7 @@ def test_the_call_that_is_meant_is_explained(layer, monkeypatch):
     monkeypatch.setattr("camfast.video.realtime.compiled.fused_if_faster", lambda trunk, images: trunk)
     torch.manual_seed(0)
     model, images = Shared().eval(), torch.randn(1, 3, 24, 24)
-    plain = METHODS["grad_cam"](model, layer)
+    plain = METHODS["grad_cam"](model, layer, layout="channels_first")
     twin = compiled(plain, images, quick=True)
     expected, found = plain(images, 2, "map"), twin(images, 2, "map")
     assert found.heatmap.shape == expected.heatmap.shape

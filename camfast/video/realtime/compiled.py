@@ -18,8 +18,8 @@ from torch import Tensor, fx, nn
 from ...errors import reason
 from ...methods import Explainer
 from ...methods.gradient import GradientExplainer
+from ...model.inputs import Inputs
 from ...model.layers import call_of
-from ...model.layouts import layout_of
 from ...model.outputs import replace_first, scores_in
 from ...model.tap import is_map
 from ...model.untouched import quiet
@@ -56,16 +56,15 @@ def compiled(
         splits[key] = split(model, model.get_submodule(name), images, quick, call)
     halves = splits[key]
 
-    def reshape(tensor: Tensor) -> Tensor:
-        layout = layout_of(tensor.shape, (len(tensor), *images.shape[1:]), model)
-        if layout is None:
-            raise ValueError(f"the layer must give a map, got {list(tensor.shape)}")
-        return layout.view(tensor)
+    inputs = Inputs.of(images)
+
+    def reshape(tensor: Tensor) -> Tensor:  # as the network itself was read, by the layer's own name
+        return explainer.to_grid(tensor, inputs, explainer.layers[0])(tensor)
 
     twin = type(explainer)(
         halves,
         "layer",
-        reshape=explainer.reshape or reshape,
+        reshape=reshape,
         class_names=explainer.class_names,
         eigen_smooth=explainer.eigen_smooth,
         aug_smooth=explainer.aug_smooth,
@@ -78,7 +77,13 @@ def compiled(
     scale = float(expected.scores.abs().amax())
     if not torch.allclose(found.scores, expected.scores, rtol=0, atol=tolerance * max(scale, 1e-6), equal_nan=True):
         raise ValueError("the compiled network gave other scores")
+    if _same(found.targets, expected.targets) and (found.heatmap - expected.heatmap).abs().amax() > 5 * tolerance:
+        raise ValueError("the compiled network gave other heatmaps")
     return twin
+
+
+def _same(targets: Any, others: Any) -> bool:
+    return isinstance(targets, Tensor) and isinstance(others, Tensor) and torch.equal(targets, others)
 
 
 class Split(nn.Module):
