@@ -18,9 +18,9 @@ from PIL import Image
 from torch import nn
 
 import camfast
-from camfast.video.live import Hub, Source, application
+from camfast.video.live import Hub, Keys, Source, application
 
-__all__ = ["NAMES", "Served", "Webcam", "receive", "small_clip", "small_hub", "threads_left", "until"]
+__all__ = ["NAMES", "Served", "Webcam", "becomes", "receive", "small_clip", "small_hub", "threads_left", "until"]
 
 NAMES = ["cat", "dog", "boat", "tree"]
 
@@ -45,8 +45,8 @@ def threads_left() -> list[threading.Thread]:
 class Served:
     """The application on a free port, in an event loop of the test's own."""
 
-    def __init__(self, hub: Hub, local: bool = True) -> None:
-        self.app = application(hub, local)
+    def __init__(self, hub: Hub, local: bool = True, keys: Keys | None = None) -> None:
+        self.app = application(hub, local, keys)
 
     async def __aenter__(self):
         self.runner = web.AppRunner(self.app, shutdown_timeout=3)
@@ -78,6 +78,13 @@ async def receive(socket, kind):
         content = json.loads(message.data)
         if content["type"] == kind:
             return content
+
+
+async def becomes(socket, kind):
+    """The sentence of the next state of a kind."""
+    while (message := await receive(socket, "state"))["state"] != kind:
+        pass
+    return message["sentence"]
 
 
 async def until(condition, seconds=20):

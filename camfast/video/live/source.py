@@ -58,12 +58,13 @@ class Source:
                     stop.wait(max(0.0, began + end - time.monotonic()))
                 notes = clip.notes
             if not whole:
-                raise VideoError(f"{self._called} has ended{': ' + notes[-1] if notes else ''}")
+                raise VideoError(f"{self.called} has ended{': ' + notes[-1] if notes else ''}")
             if not self.loop:
                 return
 
     @property
-    def _called(self) -> str:
+    def called(self) -> str:
+        """How it is called in sentences."""
         return f"camera {self.name}" if self.is_camera else self.name
 
     def _open(self) -> Clip:

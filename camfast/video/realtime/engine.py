@@ -7,6 +7,7 @@ The map stays at the layer's own resolution until it is drawn; nothing of the fr
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections import deque
@@ -164,6 +165,10 @@ class Realtime(Adjustable):
         explainer = self._step.explainer
         return [] if explainer is None else explainer.layers
 
+    def layer_names(self) -> list[str]:
+        """Names of all layers that :attr:`layers` may be set to, whether they give a map or not."""
+        return [name for name, _ in self._original.named_modules() if name]
+
     def box(self, height: int, width: int) -> Box:
         """``(left, top, right, bottom)``: the part of a frame of this size that the network sees."""
         return self.preparation.box(height, width)
@@ -217,6 +222,16 @@ class Realtime(Adjustable):
         milliseconds = (time.perf_counter() - start) * 1000
         box = self.box(*given.shape[-3:-1])
         return RealtimeResult(overlay, heat, scores, targets, milliseconds, box, shown.explained, self.class_names)
+
+    def attempt(self, frames: Frames, method: str) -> None:
+        """Explains ``frames`` once by ``method`` with the other settings as they are, to see whether it works.
+
+        The stream's past and settings are as before. Raises what a frame would raise with that method.
+        """
+        given = rgb_frames(frames)
+        with self._running:
+            settings = dataclasses.replace(self._settings, method=self._checked_method(method))
+            self._step.attempt((given if given.ndim == 4 else given[None]).to(self.device), settings)
 
     def reset(self) -> None:
         """Forgets the frames before: for another stream, or after a jump in this one."""

@@ -18,7 +18,7 @@ from ...pictures.preparation import Preparation
 from .compiled import compiled
 from .graphs import Captured, pieces
 from .network import faster_in_channels_last, in_channels_last
-from .settings import Settings
+from .settings import Settings, policy
 from .state import Explained, StreamState
 
 __all__ = ["Step"]
@@ -141,6 +141,21 @@ class Step:
         if heat.ndim not in (3, 4):
             raise ValueError(f"expected a layer with a map of two dimensions, got heatmaps {list(heat.shape)}")
         return heat.float(), result.scores, result.targets
+
+    def attempt(self, frames: Tensor, settings: Settings) -> None:
+        """Explains ``frames`` as another stream would, and raises what is raised; nothing of it is kept."""
+        explainer = METHODS[settings.method](
+            self.model,
+            None if settings.layers is None else list(settings.layers),
+            class_names=self.class_names,
+            **self.options,
+        )
+        prepared = self.preparation
+        box = prepared.box(*frames.shape[1:3])
+        images = ops.preprocess(frames, prepared.crop, prepared.mean, prepared.std, self.dtype, box=box)
+        heat = explainer(images, policy(settings.targets, 0.0), "map").heatmap
+        if heat.ndim not in (3, 4):
+            raise ValueError(f"expected a layer with a map of two dimensions, got heatmaps {list(heat.shape)}")
 
     def draw(self, frames: Tensor, heat: Tensor, settings: Settings) -> Tensor:
         """The heat over the frames, uint8 ``[N, (K,) H, W, 3]``."""
