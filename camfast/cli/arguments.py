@@ -23,6 +23,7 @@ __all__ = [
     "add_network",
     "add_photos",
     "add_smooth",
+    "add_threads",
     "best_device",
     "load_network",
     "method_name",
@@ -112,7 +113,7 @@ def load_network(options: argparse.Namespace) -> zoo.Network:
 
 def stream_engine(options: argparse.Namespace, network: zoo.Network, **settings: Any) -> Realtime:
     """The engine of ``camfast video`` and ``camfast live``, as their arguments ask for it."""
-    return Realtime(
+    engine = Realtime(
         network.model,
         options.method,
         options.layer,
@@ -125,6 +126,14 @@ def stream_engine(options: argparse.Namespace, network: zoo.Network, **settings:
         compile="auto",
         **settings,
     )
+    engine.threads = options.threads or "auto"
+    return engine
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """``--threads``, for streams on the CPU."""
+    what = "threads of the CPU (the fastest of all, half and one, measured before the first frame)"
+    parser.add_argument("--threads", type=positive, metavar="N", help=what)
 
 
 def wanted_targets(words: Sequence[str] | None, class_names: Sequence[str] | None) -> TopK | list[int] | None:

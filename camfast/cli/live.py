@@ -6,7 +6,7 @@ import argparse
 
 from ..video.live.serve import serve
 from ..video.realtime import Realtime
-from .arguments import add_heat, add_network, add_smooth, load_network, stream_engine
+from .arguments import add_heat, add_network, add_smooth, add_threads, load_network, stream_engine
 
 __all__ = ["add_arguments", "run"]
 
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--read-only", action="store_true", help="print a second address, whose viewers watch and do not steer"
     )
+    add_threads(parser)
     add_network(parser, fit="stretch")
     add_smooth(add_heat(parser))
 

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from ..errors import require
 from ..video import explain_video, summary
-from .arguments import add_heat, add_network, add_smooth, load_network, not_negative, positive, stream_engine
+from .arguments import (
+    add_heat,
+    add_network,
+    add_smooth,
+    add_threads,
+    load_network,
+    not_negative,
+    positive,
+    stream_engine,
+)
 
 __all__ = ["add_arguments", "run"]
 
@@ -37,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     part.add_argument("--no-summary", action="store_true", help="no table and chart of the classes beside the clip")
     part.add_argument("--every", type=positive, default=1, metavar="N", help="look at each N-th frame (%(default)s)")
+    add_threads(parser)
     add_network(parser, fit="stretch")
     add_smooth(add_heat(parser))
 
@@ -82,7 +92,8 @@ def run(options: argparse.Namespace) -> int:
     print(
         f"{report.frames} frames, {report.seconds:.2f} s of the clip, {rate:.1f} frames/s: {', '.join(map(str, files))}"
     )
-    print(f"{options.method} of {options.model} at {', '.join(engine.layers_in_use)}")
+    threads = "" if engine.threads is None else f", {engine.threads} thread{'s' if engine.threads != 1 else ''}"
+    print(f"{options.method} of {options.model} at {', '.join(engine.layers_in_use)}{threads}")
     if report.stopped:
         print(
             f"camfast video: {report.stopped}; {report.frames} frames, up to {report.seconds:.2f} s, are in {output}",

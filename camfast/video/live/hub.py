@@ -170,7 +170,7 @@ class Hub:
             "colormaps": colormaps.names(),
             "classes": [] if names is None else list(names),
             "layers": self.layers,
-            "source": "" if self.source is None else self.source.called,
+            "source": "" if self.source is None else self.source.label,
             "settings": self.controls(),
         }
 
@@ -231,7 +231,7 @@ class Hub:
             return
         if guest is None:
             assert self.source is not None
-            self._become("opening", f"opening {self.source.called}")
+            self._become("opening", f"opening {self.source.label}")
         newest: Guest | Newest = guest or Newest(self.source)  # type: ignore[arg-type]
         given: tuple[np.ndarray, float] | None = None
         self._gap, self._last, self.latest = 0.0, time.monotonic(), None
@@ -346,7 +346,7 @@ class Hub:
             if kind in ("retrying", "ended", "failed"):
                 self._say(sentence)
             elif kind == "live" and before.kind != "live":
-                self._say(f"explaining {self.guest.name if self.guest else self.source.called}")  # type: ignore[union-attr]
+                self._say(f"explaining {self.guest.name if self.guest else self.source.label}")  # type: ignore[union-attr]
         self._tell()
 
     def _tell(self) -> None:

@@ -92,7 +92,8 @@ function show(blob) {
 function tell(message) {
   facts = message;
   at("facts").replaceChildren(text("b", message.rate.toFixed(1)), " frames/s \u00b7 ",
-    text("b", Math.round(message.latency)), " ms latency \u00b7 layer ", message.layers.join(", "));
+    text("b", Math.round(message.latency)), " ms",
+    Object.assign(text("span", ` latency \u00b7 layer ${message.layers.join(", ")}`), {className: "wide"}));
   at("facts").title = message.layers.join(", ");
   const explained = new Set(message.explained.map(([name]) => name));
   const rows = message.scores.slice();
@@ -121,10 +122,11 @@ function draw(name, value, top, label, words) {
   if (values.length > 300) values.shift();
   label.textContent = words;
   const most = top || Math.max(...values.map(v => v ?? 0), 1e-6) * 1.1;
+  const step = 300 / Math.max(60, values.length - 1);
   let d = "", pen = false;
   values.forEach((v, i) => {
     if (v === null) { pen = false; return; }
-    d += `${pen ? "L" : "M"}${300 - values.length + i} ${(58 - 56 * v / most).toFixed(1)}`;
+    d += `${pen ? "L" : "M"}${(300 - (values.length - 1 - i) * step).toFixed(1)} ${(58 - 56 * v / most).toFixed(1)}`;
     pen = true;
   });
   at("chart-" + name).firstElementChild.setAttribute("d", d);

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -66,6 +67,14 @@ class Source:
     def called(self) -> str:
         """How it is called in sentences."""
         return f"camera {self.name}" if self.is_camera else self.name
+
+    @property
+    def label(self) -> str:
+        """What viewers are told of it: no folder of this machine, no password of a camera."""
+        if self.is_file:
+            return Path(self.name).name
+        parts = urlsplit(self.name)
+        return self.called if self.is_camera else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def _open(self) -> Clip:
         if not self.is_camera:

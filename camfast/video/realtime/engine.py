@@ -22,7 +22,7 @@ from ...model.layers import Layer
 from ...model.tap import unwrapped
 from ...pictures.frames import Box, rgb_frames
 from ...pictures.preparation import Preparation
-from .network import placed, prepared_by
+from .network import placed, prepared_by, threads
 from .result import RealtimeResult
 from .settings import Adjustable, Settings
 from .state import Shown, StreamState
@@ -156,6 +156,9 @@ class Realtime(Adjustable):
     channels_last = _OfTheStep["bool | None"]("Whether its input lies in channels_last; None: not measured yet.")
     compile = _OfTheStep['bool | Literal["auto"]']("Whether the network is to be compiled.")
     graph = _OfTheStep[bool]("Whether steps are captured in a CUDA graph where they can be.")
+    threads = _OfTheStep['int | None | Literal["auto"]'](
+        "How many threads a frame takes on the CPU; None: PyTorch's number; 'auto': measured before the first frame."
+    )
     compile_problem = _OfTheStep["str | None"]("Why the network runs uncompiled, where it was to be compiled.")
     graph_problem = _OfTheStep["str | None"]("Why steps run without a CUDA graph, where they were to have one.")
 
@@ -262,7 +265,11 @@ class Realtime(Adjustable):
         if step.adopt(settings):
             state.forget()
         state.adopt(settings, self.device)
-        N = len(frames)
+        with threads(step.choose_threads(len(frames))):
+            return self._explained(frames, settings)
+
+    def _explained(self, frames: Tensor, settings: Settings) -> Shown:
+        step, state, N = self._step, self._state, len(frames)
         step.choose_layout(N)
         due = state.due(N, settings.every)
         if len(due) == N:

@@ -17,7 +17,7 @@ from ...pictures.frames import draw
 from ...pictures.preparation import Preparation
 from .compiled import compiled
 from .graphs import Captured, pieces
-from .network import faster_in_channels_last, in_channels_last
+from .network import faster_in_channels_last, fastest_threads, in_channels_last
 from .settings import Settings, policy
 from .state import Explained, StreamState
 
@@ -30,6 +30,7 @@ class Step:
     Attributes:
         explainer: of the latest settings; None before the first frame.
         channels_last: the layout of the network's input; None: not measured yet.
+        threads: how many the CPU uses; None: PyTorch's number; "auto": not measured yet.
         compile_problem: why the network runs uncompiled, where it was to be compiled.
         graph_problem: why steps run without a CUDA graph, where they were to have one.
     """
@@ -58,6 +59,7 @@ class Step:
         self.channels_last = channels_last
         if channels_last is None and (lies or self.device.type != "cpu"):
             self.channels_last = lies or compile is True  # what torch.compile is fastest with, on CUDA
+        self.threads: int | Literal["auto"] | None = None
         self.explainer: Explainer | None = None
         self.compile_problem: str | None = None
         self.graph_problem: str | None = None
@@ -84,6 +86,13 @@ class Step:
         self._explains, self.compile_problem = explains, None
         self._compiled.clear()
         return True
+
+    def choose_threads(self, count: int) -> int | None:
+        """How many threads ``count`` images run with; measured once where :attr:`threads` is "auto". None: as they are."""
+        if self.threads == "auto":
+            images = torch.ones(count, 3, *self.preparation.crop, dtype=self.dtype)
+            self.threads = fastest_threads(self.model, images) if self.device.type == "cpu" else None
+        return self.threads
 
     def choose_layout(self, count: int) -> None:
         """Measures the faster memory layout for ``count`` images, once, where none was asked for."""
