@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ALLOWED = re.compile(
-    r"^camfast(/[\w/]+)?/(\w+\.py|py\.typed|_C(_cuda)?\.abi3\.so)$|^camfast/ops/colormaps\.npz$|^camfast-[\d.]+\.dist-info/"
+    r"^camfast(/[\w/]+)?/(\w+\.py|py\.typed|_C(_cuda)?\.abi3\.so)$|^camfast/ops/colormaps\.npz$|^camfast/video/live/page\.(html|css|js)$|^camfast-[\d.]+\.dist-info/"
 )
 TREE = Path(__file__).resolve().parent.parent
 FOREIGN_PATH = re.compile(rb"/(?:home|root|tmp|work|build|Users)/[\w./-]+")
@@ -27,7 +27,8 @@ def problems(wheel: Path, expect_cuda: bool) -> list[str]:
         names = archive.namelist()
         found += [f"a file that does not belong: {n}" for n in names if not ALLOWED.match(n)]
         package = TREE / "camfast"
-        carried = {str(file.relative_to(TREE)) for suffix in ("py", "npz") for file in package.rglob(f"*.{suffix}")}
+        kinds = {".py", ".npz", ".html", ".css", ".js"}
+        carried = {str(file.relative_to(TREE)) for file in package.rglob("*.*") if file.suffix in kinds}
         found += [f"missing, does pyproject.toml know of it?: {n}" for n in sorted(carried - set(names))]
         libraries = [n for n in names if n.endswith(".so")]
         wanted = {"camfast/_C.abi3.so"} | ({"camfast/_C_cuda.abi3.so"} if expect_cuda else set())

@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from .pictures.grids import grid
     from .pictures.text import legend
     from .targets import TopK
+    from .video.live.serve import serve
     from .video.realtime import Realtime, RealtimeResult
 
 __all__ = [
@@ -156,6 +157,7 @@ __all__ = [
     "refine_cam",
     "score_cam",
     "seg_eigen_cam",
+    "serve",
     "sess",
     "shapley_cam",
     "smooth_grad_cam_plus_plus",
@@ -173,6 +175,7 @@ _ELSEWHERE = {
     "TopK": ".targets",
     "grid": ".pictures.grids",
     "legend": ".pictures.text",
+    "serve": ".video.live.serve",
 }
 _MODULES = ("callbacks", "colormaps", "compat", "ops", "reference", "targets")
 

@@ -6,8 +6,6 @@ a thread beside it. Lightning and Hugging Face are imported only where their cal
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,6 +24,7 @@ from .pictures.frames import as_frames
 from .pictures.grids import grid, pictures_of
 from .pictures.tensorboard import opened
 from .targets import Targets
+from .threads import Behind
 
 __all__ = ["Watch", "huggingface_callback", "lightning_callback"]
 
@@ -98,10 +97,7 @@ class Watch:
         self._steps = 0
         self._writer = opened(writer)
         self._log = self._writer.__enter__()
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(_WAITING)
-        self._error: BaseException | None = None
-        self._thread: threading.Thread | None = threading.Thread(target=self._work, name="camfast watch", daemon=True)
-        self._thread.start()
+        self._jobs: Behind[Callable[[], None]] | None = Behind(lambda job: job(), _WAITING, "watch")
 
     def __enter__(self) -> Watch:
         return self
@@ -114,7 +110,7 @@ class Watch:
 
         ``step`` is the number of the step; None counts the calls, from 0.
         """
-        if self._thread is None:
+        if self._jobs is None:
             raise RuntimeError("expected an open Watch, got one that was closed")
         step = self._steps if step is None else step
         self._steps = step + 1
@@ -124,7 +120,9 @@ class Watch:
 
     def log(self, step: int) -> Explanation:
         """Logs now, whatever ``every`` says."""
-        self._raise_error()
+        if self._jobs is None:
+            raise RuntimeError("expected an open Watch, got one that was closed")
+        self._jobs.raise_error()
         start = time.perf_counter()
         self._move()
         cuda = [self._device.index] if self._device is not None and self._device.type == "cuda" else []
@@ -146,13 +144,13 @@ class Watch:
 
     def close(self) -> None:
         """Waits until everything is written, and closes the log where the watch opened it."""
-        if self._thread is None:
+        if self._jobs is None:
             return
-        self._jobs.put(None)
-        self._thread.join()
-        self._thread = None
-        self._writer.__exit__(None, None, None)
-        self._raise_error()
+        jobs, self._jobs = self._jobs, None
+        try:
+            jobs.close()
+        finally:
+            self._writer.__exit__(None, None, None)
 
     def _move(self) -> None:
         device = next((p.device for p in self.model.parameters()), None)
@@ -178,19 +176,6 @@ class Watch:
             picture = grid(pictures_of(value[0]), colormap="viridis", scale=max(1, 64 // value.shape[-1])).tensor
             self._log.add_picture(f"features/{name}", picture, step)
         self._log.add_scalar("heatmap milliseconds", seconds * 1000, step)
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            if self._error is None:
-                try:
-                    job()
-                except Exception as error:  # given to the training thread, which alone can act on it
-                    self._error = error
-
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
 
 
 def lightning_callback(images: Images, layers: Layer | Sequence[Layer] | None = None, **options: Any) -> Any:

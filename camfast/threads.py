@@ -70,7 +70,11 @@ class Ahead(Generic[T]):
 
 
 class Behind(Generic[T]):
-    """Calls ``work`` for each item in a thread, in order; what it raises is raised by the next ``put``, or ``close``."""
+    """Calls ``work`` for each item in a thread, in order.
+
+    What it raises is raised by each ``put`` until :meth:`raise_error` or :meth:`close` has raised it; items that come in
+    between are dropped.
+    """
 
     def __init__(self, work: Callable[[T], None], size: int = 8, name: str = "behind") -> None:
         self._work = work
@@ -85,14 +89,18 @@ class Behind(Generic[T]):
             raise self._error
         self._queue.put(item)
 
+    def raise_error(self) -> None:
+        """Raises what ``work`` raised, once; after that items are dealt with again."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
     def close(self) -> None:
         """Waits until all is done and the thread has ended."""
         if self._thread.is_alive():
             self._queue.put(_END)
             self._thread.join()
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        self.raise_error()
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not _END:

@@ -72,7 +72,7 @@ def test_training_is_the_same_with_a_watch(tmp_path):
     watched.load_state_dict(plain.state_dict())
     with Watch(watched, data(2)[0], every=2, writer=tmp_path) as watch:
         after = train(watched, 5, watch)
-    assert not [t for t in threading.enumerate() if t.name == "camfast watch"]
+    assert not [t for t in threading.enumerate() if t.name == "camfast-watch"]
     for name, value in train(plain, 5).items():
         assert torch.equal(value, after[name])
 

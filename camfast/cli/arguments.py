@@ -13,6 +13,7 @@ from .. import zoo
 from ..methods import METHODS
 from ..ops import colormaps
 from ..targets import TopK, find_class
+from ..video.realtime import Realtime
 
 __all__ = [
     "add_colormap",
@@ -22,11 +23,13 @@ __all__ = [
     "add_network",
     "add_photos",
     "add_smooth",
+    "add_threads",
     "best_device",
     "load_network",
     "method_name",
     "not_negative",
     "positive",
+    "stream_engine",
     "stream_targets",
     "wanted_targets",
 ]
@@ -106,6 +109,31 @@ def load_network(options: argparse.Namespace) -> zoo.Network:
     if options.fit == "stretch":
         network.preparation = network.preparation.stretched()
     return network
+
+
+def stream_engine(options: argparse.Namespace, network: zoo.Network, **settings: Any) -> Realtime:
+    """The engine of ``camfast video`` and ``camfast live``, as their arguments ask for it."""
+    engine = Realtime(
+        network.model,
+        options.method,
+        options.layer,
+        stream_targets(options, network),
+        colormap=options.colormap,
+        alpha=options.alpha,
+        smooth=options.smooth,
+        preparation=network.preparation,
+        class_names=network.class_names,
+        compile="auto",
+        **settings,
+    )
+    engine.threads = options.threads or "auto"
+    return engine
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """``--threads``, for streams on the CPU."""
+    what = "threads of the CPU (the fastest of all, half and one, measured before the first frame)"
+    parser.add_argument("--threads", type=positive, metavar="N", help=what)
 
 
 def wanted_targets(words: Sequence[str] | None, class_names: Sequence[str] | None) -> TopK | list[int] | None:

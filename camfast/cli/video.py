@@ -8,8 +8,16 @@ from pathlib import Path
 
 from ..errors import require
 from ..video import explain_video, summary
-from ..video.realtime import Realtime
-from .arguments import add_heat, add_network, add_smooth, load_network, not_negative, positive, stream_targets
+from .arguments import (
+    add_heat,
+    add_network,
+    add_smooth,
+    add_threads,
+    load_network,
+    not_negative,
+    positive,
+    stream_engine,
+)
 
 __all__ = ["add_arguments", "run"]
 
@@ -38,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     part.add_argument("--no-summary", action="store_true", help="no table and chart of the classes beside the clip")
     part.add_argument("--every", type=positive, default=1, metavar="N", help="look at each N-th frame (%(default)s)")
+    add_threads(parser)
     add_network(parser, fit="stretch")
     add_smooth(add_heat(parser))
 
@@ -45,22 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Explains the clip; the exit code is 0 for a whole one, 1 for a part, 130 on Ctrl-C."""
     network = load_network(options)
-    targets = stream_targets(options, network)
     tqdm = require("tqdm", "vision").tqdm
     output = Path(options.output).expanduser()
-    engine = Realtime(
-        network.model,
-        options.method,
-        options.layer,
-        targets,
-        colormap=options.colormap,
-        alpha=options.alpha,
-        smooth=options.smooth,
-        every=options.every,
-        preparation=network.preparation,
-        class_names=network.class_names,
-        compile="auto",
-    )
+    engine = stream_engine(options, network, every=options.every)
     bar = tqdm(unit="frame", file=sys.stderr, dynamic_ncols=True)
 
     def progress(done: int, expected: int | None) -> None:
@@ -96,7 +92,8 @@ def run(options: argparse.Namespace) -> int:
     print(
         f"{report.frames} frames, {report.seconds:.2f} s of the clip, {rate:.1f} frames/s: {', '.join(map(str, files))}"
     )
-    print(f"{options.method} of {options.model} at {', '.join(engine.layers_in_use)}")
+    threads = "" if engine.threads is None else f", {engine.threads} thread{'s' if engine.threads != 1 else ''}"
+    print(f"{options.method} of {options.model} at {', '.join(engine.layers_in_use)}{threads}")
     if report.stopped:
         print(
             f"camfast video: {report.stopped}; {report.frames} frames, up to {report.seconds:.2f} s, are in {output}",

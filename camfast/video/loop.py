@@ -25,18 +25,38 @@ LAYOUTS = ("overlay", "side-by-side", "heatmap")
 
 _AHEAD = 8  # pictures that may wait before and behind the network
 
+KEPT = 200
+"""Classes of a frame whose scores are kept: any other's is below 0.5 percent."""
+
 Progress = Callable[[int, "int | None"], None]
 """Called after each frame with the number of frames done and of those expected, where that is known."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """The best classes of one frame, best first."""
+    """The best classes of one frame, best first, and those that were explained.
+
+    Attributes:
+        frame, seconds: which frame, and when.
+        classes, scores: the best classes, and their softmax probabilities.
+        explained: rank (from 1) and probability of each class that was explained; empty for targets of one's own.
+        others: probabilities of the best :data:`KEPT` classes.
+    """
 
     frame: int
     seconds: float
     classes: list[int]
-    scores: list[float]  # softmax probabilities
+    scores: list[float]
+    explained: dict[int, tuple[int, float]] = field(default_factory=dict)
+    others: dict[int, float] = field(default_factory=dict, repr=False)
+
+    def score(self, number: int) -> float:
+        """The probability of a class; 0 where it is not among the best :data:`KEPT`, and so below 1 / ``KEPT``."""
+        if number in self.explained:
+            return self.explained[number][1]
+        if number in self.others:
+            return self.others[number]
+        return dict(zip(self.classes, self.scores, strict=True)).get(number, 0.0)
 
 
 @dataclass
@@ -111,7 +131,7 @@ def explain_video(
             output_file.put(item, picture)
             report.seconds = float((item.pts + max(item.duration, 1)) * clip.time_base)
             if result.explained:
-                report.rows.append(_row(report.frames, float(item.pts * clip.time_base), result.scores, classes))
+                report.rows.append(_row(report.frames, float(item.pts * clip.time_base), result, classes))
             report.frames += 1
             if progress is not None:
                 progress(report.frames, clip.frames)
@@ -195,6 +215,13 @@ def _laid_out(pixels: np.ndarray, result: RealtimeResult, layout: str, engine: R
     return np.concatenate(parts, 1)  # a copy: the engine may use its memory again
 
 
-def _row(frame: int, seconds: float, scores: Tensor, classes: int) -> Row:
-    best = scores.float().cpu().softmax(0).topk(min(classes, scores.shape[0]))
-    return Row(frame, seconds, best.indices.tolist(), best.values.tolist())
+def _row(frame: int, seconds: float, result: RealtimeResult, classes: int) -> Row:
+    probabilities = result.scores.float().cpu().softmax(0)
+    best = probabilities.topk(min(max(classes, KEPT), len(probabilities)))
+    numbers, scores = best.indices.tolist(), best.values.tolist()
+    explained = {}
+    for number in result.targets.flatten().tolist() if isinstance(result.targets, Tensor) else []:
+        own = probabilities[number]
+        explained[number] = (int((probabilities > own).sum()) + 1, float(own))
+    others = dict(zip(numbers[:KEPT], scores, strict=False))
+    return Row(frame, seconds, numbers[:classes], scores[:classes], explained, others)

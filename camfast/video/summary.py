@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,13 +27,21 @@ _GRID, _PAPER = (229, 231, 235), (255, 255, 255)
 
 
 def write_table(rows: Sequence[Row], class_name: Callable[[int], str], path: Path) -> Path:
-    """Writes a CSV with a line for each of the best classes of each frame: frame, seconds, rank, class, name, score."""
+    """Writes a CSV with a line for each of the best classes of each frame, and for the explained ones wherever they rank.
+
+    Columns: frame, seconds, rank, class, name, score, explained (1 or 0).
+    """
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["frame", "seconds", "rank", "class", "name", "score"])
+    table.writerow(["frame", "seconds", "rank", "class", "name", "score", "explained"])
     for row in rows:
-        for rank, (number, score) in enumerate(zip(row.classes, row.scores, strict=True), 1):
-            table.writerow([row.frame, f"{row.seconds:.3f}", rank, number, class_name(number), f"{score:.4f}"])
+        lines = [(rank, *line) for rank, line in enumerate(zip(row.classes, row.scores, strict=True), 1)]
+        lines += [(rank, n, score) for n, (rank, score) in row.explained.items() if n not in row.classes]
+        for rank, number, score in sorted(lines):
+            explained = int(number in row.explained)
+            table.writerow(
+                [row.frame, f"{row.seconds:.3f}", rank, number, class_name(number), f"{score:.4f}", explained]
+            )
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         partial.write_text(text.getvalue(), encoding="utf-8", newline="")
@@ -49,18 +57,14 @@ def write_chart(rows: Sequence[Row], class_name: Callable[[int], str], path: Pat
 
 
 def chart(rows: Sequence[Row], class_name: Callable[[int], str], title: str = "", width: int = 1600) -> Image.Image:
-    """The scores of the five classes that were highest altogether, over time: a line a class, its name beside its color.
+    """The scores of five classes over time, each a line, with its name beside its color.
 
-    Where a class is not among the best of a frame its score is below theirs, and is drawn as 0.
+    They are the classes that were explained in most frames, and then those that were highest altogether.
     """
     require("PIL", "vision")
     from PIL import Image, ImageDraw
 
-    totals: defaultdict[int, float] = defaultdict(float)
-    for row in rows:
-        for number, score in zip(row.classes, row.scores, strict=True):
-            totals[number] += score
-    shown = sorted(totals, key=lambda number: -totals[number])[: len(_LINES)]
+    shown = _shown(rows)
     scale, height = 2, round(width * 0.5)  # drawn twice as large: smooth lines
     page = Image.new("RGB", (width * scale, height * scale), _PAPER)
     draw = ImageDraw.Draw(page)
@@ -80,7 +84,7 @@ def chart(rows: Sequence[Row], class_name: Callable[[int], str], title: str = ""
         write_line(draw, place, f"{seconds:.1f} s", 22 * unit, figures.SOFT, left)
     xs = left + (right - left) * (np.array([row.seconds for row in rows]) - first) / (last - first)
     for rank, number in enumerate(shown):
-        scores = [dict(zip(row.classes, row.scores, strict=True)).get(number, 0.0) for row in rows]
+        scores = [row.score(number) for row in rows]
         points = [(x, bottom - (bottom - top) * score) for x, score in zip(xs, scores, strict=True)]
         if len(points) == 1:
             points *= 2
@@ -90,6 +94,17 @@ def chart(rows: Sequence[Row], class_name: Callable[[int], str], title: str = ""
         draw.ellipse((x, y + 7 * unit, x + 18 * unit, y + 25 * unit), fill=_LINES[rank])
         room = round(360 * unit)
         write_line(draw, (x + round(32 * unit), y), class_name(number), 26 * unit, figures.INK, room, bold=True)
-        note = f"{np.mean(scores):.0%} on average"
+        share = sum(number in row.explained for row in rows) / len(rows)
+        note = f"{np.mean(scores):.0%} on average" + (f", explained in {share:.0%}" if share else "")
         write_line(draw, (x + round(32 * unit), y + round(34 * unit)), note, 22 * unit, figures.SOFT, room)
     return page.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _shown(rows: Sequence[Row]) -> list[int]:
+    """The classes of the chart: those explained most often, then those of the highest scores."""
+    explained = Counter(number for row in rows for number in row.explained)
+    totals: defaultdict[int, float] = defaultdict(float)
+    for row in rows:
+        for number in {*row.classes, *row.explained}:
+            totals[number] += row.score(number)
+    return sorted(totals, key=lambda number: (-explained[number], -totals[number]))[: len(_LINES)]

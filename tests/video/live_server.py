@@ -18,9 +18,20 @@ from PIL import Image
 from torch import nn
 
 import camfast
-from camfast.video.live import Hub, Source, application
+from camfast.video.live import Hub, Keys, Source, application
 
-__all__ = ["NAMES", "Served", "Webcam", "receive", "small_clip", "small_hub", "threads_left", "until"]
+__all__ = [
+    "NAMES",
+    "Served",
+    "Webcam",
+    "becomes",
+    "receive",
+    "sleepy_hub",
+    "small_clip",
+    "small_hub",
+    "threads_left",
+    "until",
+]
 
 NAMES = ["cat", "dog", "boat", "tree"]
 
@@ -38,6 +49,25 @@ def small_hub(clip: Path) -> Hub:
     return Hub(Source(str(clip), loop=True), engine, [name for name, _ in model.named_modules() if name])
 
 
+class Sleepy(nn.Module):
+    """Takes its time over the masked images of Score-CAM, in many small operations."""
+
+    def forward(self, x):
+        if len(x) > 1:
+            for _ in range(400):
+                time.sleep(0.02)
+                x = x + 0.0
+        return x
+
+
+def sleepy_hub(clip) -> Hub:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)]
+    model = nn.Sequential(Sleepy(), *layers).eval()
+    engine = camfast.Realtime(model, layers="2", input_size=64, class_names=NAMES)
+    return Hub(Source(str(clip), loop=True), engine, ["1", "2"])
+
+
 def threads_left() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("camfast-")]
 
@@ -45,13 +75,14 @@ def threads_left() -> list[threading.Thread]:
 class Served:
     """The application on a free port, in an event loop of the test's own."""
 
-    def __init__(self, hub: Hub, local: bool = True) -> None:
-        self.app = application(hub, local)
+    def __init__(self, hub: Hub, local: bool = True, keys: Keys | None = None, port: int = 0) -> None:
+        self.port = port
+        self.app = application(hub, local, keys)
 
     async def __aenter__(self):
         self.runner = web.AppRunner(self.app, shutdown_timeout=3)
         await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", 0)
+        site = web.TCPSite(self.runner, "127.0.0.1", self.port)
         await site.start()
         port = self.runner.addresses[0][1]
         self.address = f"http://127.0.0.1:{port}"
@@ -78,6 +109,13 @@ async def receive(socket, kind):
         content = json.loads(message.data)
         if content["type"] == kind:
             return content
+
+
+async def becomes(socket, kind):
+    """The sentence of the next state of a kind."""
+    while (message := await receive(socket, "state"))["state"] != kind:
+        pass
+    return message["sentence"]
 
 
 async def until(condition, seconds=20):

@@ -55,12 +55,12 @@ def test_compiled_halves(model, by):
 
     agree()
     assert run.compile_problem is None and run.layers_in_use == ["4"]
-    halves = dict(run._splits)
+    halves = dict(run._step._splits)
     run.targets = plain.targets = [1, 5]
     agree()
     run.method = plain.method = "layer_cam"
     agree()
-    assert run._splits == halves  # without another compilation
+    assert run._step._splits == halves  # without another compilation
     run.method, run.targets = "eigen_cam", None
     with pytest.warns(UserWarning, match="uncompiled"):
         assert run(frame).heatmap.shape == (8, 8)

@@ -22,7 +22,7 @@ pytest.importorskip("aiohttp")
 import aiohttp
 import av
 from clips import make, moving
-from live_server import NAMES, Served, Webcam, receive, small_clip, small_hub, threads_left, until
+from live_server import NAMES, Served, Webcam, becomes, receive, small_clip, small_hub, threads_left, until
 from PIL import Image
 from rtsp_server import RtspCamera
 
@@ -69,7 +69,11 @@ def test_frames_scores_and_controls(hub):
     async def run():
         async with Served(hub) as served, served.look() as socket:
             offered = await receive(socket, "choices")
-            assert offered["classes"] == NAMES and "grad_cam" in offered["methods"] and "0" in offered["layers"]
+            assert (
+                offered["classes"] == NAMES
+                and "grad_cam" in [method["name"] for method in offered["methods"]]
+                and "0" in offered["layers"]
+            )
             facts = await receive(socket, "frame")
             assert facts["layers"] == ["0"] or facts["layers"] == ["1"]
             assert len(facts["scores"]) == 4 and sum(score for _, score in facts["scores"]) == pytest.approx(
@@ -202,7 +206,12 @@ def test_a_source_that_ends_says_so(clip, hub):
 
     async def run():
         async with Served(hub) as served, served.look() as socket:
-            assert "ended" in (await receive(socket, "problem"))["problem"]
+            assert "ended" in await becomes(socket, "ended")
+            await until(lambda: not hub.running)
+            number = hub.latest.number
+            await socket.send_json({"restart": True})  # from the beginning
+            await becomes(socket, "live")
+            await until(lambda: hub.latest.number > number)
 
     asyncio.run(run())
 
@@ -216,7 +225,9 @@ def test_sources_that_cannot_be_opened(hub, capsys):
 
     async def run():
         async with Served(hub) as served, served.look() as socket:
-            assert "cannot open camera 977" in (await receive(socket, "problem"))["problem"]
+            sentence = await becomes(socket, "retrying")
+            assert "cannot open camera 977" in sentence and sentence.endswith("trying again in 1 s")
+            assert "trying again in 2 s" in await becomes(socket, "retrying")
 
     if sys.platform == "linux":
         asyncio.run(run())
@@ -247,16 +258,16 @@ def test_addresses(clip, hub):
             hub.source = Source(f"{camera.address}/stream")
             async with Served(hub) as served, served.look() as socket:
                 await receive(socket, "picture")
-                problem = (await receive(socket, "problem"))["problem"]
-                assert "has ended" in problem and "reload" in problem
-                await until(lambda: not hub.running)
-                camera.count = 10**6
-                async with served.look() as again:  # plugged in again
-                    await receive(again, "picture")
+                sentence = await becomes(socket, "retrying")
+                assert "has ended" in sentence and "trying again in 1 s" in sentence
+                number = hub.latest.number
+                camera.count = 10**6  # plugged in again
+                await becomes(socket, "live")
+                await until(lambda: hub.latest.number > number + 15)
 
         hub.source = Source("http://127.0.0.1:9/none")
         async with Served(hub) as served, served.look() as socket:
-            assert "cannot read http://127.0.0.1:9/none" in (await receive(socket, "problem"))["problem"]
+            assert "cannot read http://127.0.0.1:9/none" in await becomes(socket, "retrying")
 
     asyncio.run(run())
 
@@ -269,8 +280,8 @@ def test_rtsp(hub):
                 first = await receive(socket, "picture")
                 seen = [await receive(socket, "picture") for _ in range(4)]
                 assert first.shape == (48, 64, 3) and any((first != picture).any() for picture in seen)
-                assert "has ended" in (await receive(socket, "problem"))["problem"]  # the camera hangs up
-                await until(lambda: not hub.running)
+                assert "has ended" in await becomes(socket, "retrying")  # the camera hangs up
+        assert not hub.running
 
     asyncio.run(run())
 
@@ -283,8 +294,8 @@ def test_a_camera_that_falls_silent_is_given_up(clip, hub, monkeypatch):
             hub.source = Source(f"{camera.address}/stream")
             async with Served(hub) as served, served.look() as socket:
                 await receive(socket, "picture")
-                assert "has ended" in (await receive(socket, "problem"))["problem"]
-                await until(lambda: not hub.running)
+                assert "has ended" in await becomes(socket, "retrying")
+        assert not hub.running
 
     asyncio.run(run())
 
@@ -383,7 +394,7 @@ def test_sources_of_all_kinds(kind, hub, tmp_path):
     async def run():
         async with Served(hub) as served, served.look() as socket:
             if kind in ("empty", "words", "sound"):
-                problem = (await receive(socket, "problem"))["problem"]
+                problem = await becomes(socket, "failed")
                 assert file.name in problem and "\n" not in problem
                 await until(lambda: not hub.running)
             else:

@@ -268,7 +268,7 @@ def test_the_layout_is_the_faster_one(model, device, monkeypatch):
         asked.append((measured, images.shape))
         return True
 
-    monkeypatch.setattr("camfast.video.realtime.engine.faster_in_channels_last", faster)
+    monkeypatch.setattr("camfast.video.realtime.step.faster_in_channels_last", faster)
     expected = engine(model, channels_last=False)(frames(1)[0])
     assert not asked
     run = engine(model)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .hub import Hub
+from .keys import Keys
+from .serve import serve
 from .server import application
 from .source import Source
 
-__all__ = ["Hub", "Source", "application"]
+__all__ = ["Hub", "Keys", "Source", "application", "serve"]

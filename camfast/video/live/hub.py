@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +15,21 @@ import numpy as np
 
 from ...errors import reason, require
 from ...methods import METHODS
+from ...methods.gradient import GradientExplainer
 from ...ops import colormaps
 from ..realtime import Realtime
+from .guest import Guest
+from .patience import CalledOff, Watched
 from .source import Newest, Source
 
-__all__ = ["Hub", "Shown"]
+__all__ = ["Hub", "Shown", "State"]
 
 SETTINGS = ("targets", "method", "layers", "colormap", "alpha", "smooth")
 _QUALITY = 82  # of the JPEGs
 _PATIENCE = 0.1  # seconds between looks at whether the last viewer has gone
 _CALM = 0.9  # share of the past in the seconds between frames, whose inverse is the rate shown
+_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # seconds before a source is tried again, the last one for ever
+_TRIAL = 0.4  # seconds in which a method must fail not to be offered
 
 
 @dataclass(frozen=True)
@@ -34,39 +41,73 @@ class Shown:
     facts: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class State:
+    """Whether pictures come, and one sentence where they do not.
+
+    ``kind``: "idle", "opening", "live", "retrying" (another try is coming), "ended" or "failed" (none is).
+    """
+
+    kind: str
+    sentence: str = ""
+
+
+class _Lost(Exception):
+    """The source gives no more frames."""
+
+
 class Hub:
     """Explains ``source`` with ``engine`` while there are viewers; the newest picture is :attr:`latest`.
 
     :meth:`join` and :meth:`leave` take a function that is called, from another thread, whenever there is something new.
-    ``layers`` are the names that the page offers. The threads start with the first viewer and have ended when the last
-    one's ``leave`` returns.
+    A camera or an address that breaks off is tried again, after longer and longer times. The threads start with the first
+    viewer and have ended when the last one's ``leave`` returns.
+
+    Args:
+        source: where frames come from; None: from a viewer's browser alone.
+        engine: explains them.
+        layers: the names that the page offers.
+        say: called with a sentence whenever pictures stop coming, or come again.
     """
 
-    def __init__(self, source: Source, engine: Realtime, layers: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        source: Source | None,
+        engine: Realtime,
+        layers: Sequence[str] = (),
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         self.source, self.engine, self.layers = source, engine, list(layers)
         self.latest: Shown | None = None
-        self.problem = ""  # why there is no picture, or why a control did not act
+        self.state = State("idle")
+        self.problem: tuple[str, str] = ("", "")  # a control that did not act, and why
+        self.progress: dict[str, Any] | None = None  # of an explanation that takes long
+        self.refused: dict[str, str] = {}  # methods that cannot work here, and why
         self.paused = False
+        self.guest: Guest | None = None
+        self._say = say
+        self._untried = list(METHODS)
+        self._long: set[str] = set()  # methods that take longer than a trial
+        self._operations: dict[str, int] = {}  # of an explanation by each slow method, where one was finished
         self._number, self._gap, self._last = 0, 0.0, 0.0
         self._viewers: set[Callable[[], None]] = set()
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._stop, self._cancelled = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
+        self._over = False  # the thread is about to end
         self._good = self._settings()  # the settings of the last frame that was explained
+        self._quick = self._good  # of the last one by a method that is not slow
 
     @property
     def running(self) -> bool:
-        """Whether frames are being explained."""
+        """Whether frames are being explained, or waited for."""
         return self._thread is not None and self._thread.is_alive()
 
     def join(self, notify: Callable[[], None]) -> None:
         """Adds a viewer, and starts work for the first one, or where it had ended."""
         with self._lock:
             self._viewers.add(notify)
-            if not self.running:
-                self._stop = threading.Event()
-                self._thread = threading.Thread(target=self._run, args=(self._stop,), name="camfast-hub", daemon=True)
-                self._thread.start()
+        self.begin()
 
     def leave(self, notify: Callable[[], None]) -> None:
         """Takes a viewer away; after the last one waits until work has stopped."""
@@ -75,7 +116,34 @@ class Hub:
             if not self._viewers and self._thread is not None:
                 self._stop.set()
                 self._thread.join()
-                self._thread = None
+                self._thread, self.guest, self.state = None, None, State("idle")
+
+    def begin(self) -> None:
+        """Starts work where there are viewers and it has not begun, or has ended."""
+        with self._lock:
+            if not self._viewers or (self.running and not self._over):
+                return
+            if self._thread is not None:
+                self._thread.join()
+            self._stop, self._over = threading.Event(), False
+            self._thread = threading.Thread(target=self._run, args=(self._stop,), name="camfast-hub", daemon=True)
+            self._thread.start()
+
+    def receive(self, pixels: np.ndarray, name: str) -> None:
+        """A frame of a viewer's browser, which takes the place of the source until :meth:`dismiss`."""
+        if self.guest is None or self.guest.name != name:
+            self.guest = Guest(name)
+        self.guest.put(pixels)
+        self.begin()
+
+    def dismiss(self) -> None:
+        """Goes back to the source."""
+        self.guest = None
+        self.begin()
+
+    def cancel(self) -> None:
+        """Calls the explanation that runs off, where its method is slow, and goes back to a quick one, or pauses."""
+        self._cancelled.set()
 
     def set(self, changes: Any) -> None:
         """Changes settings: a dict of ``SETTINGS`` and "paused".
@@ -87,7 +155,7 @@ class Hub:
         unknown = sorted(set(changes) - {*SETTINGS, "paused"})
         if unknown:
             raise ValueError(f"expected settings of {', '.join(SETTINGS)}, paused, got {unknown[0]!r}")
-        self.problem = ""
+        self.problem = ("", "")
         for name, value in changes.items():
             if name == "paused":
                 self.paused = bool(value)
@@ -98,11 +166,12 @@ class Hub:
         """What the controls offer, and where they stand."""
         names = self.engine.class_names
         return {
-            "methods": list(METHODS),
+            "methods": [{"name": name, "slow": name in self._long} for name in METHODS if name not in self.refused],
             "colormaps": colormaps.names(),
             "classes": [] if names is None else list(names),
             "layers": self.layers,
-            "settings": self.standing(),
+            "source": "" if self.source is None else self.source.label,
+            "settings": self.controls(),
         }
 
     def standing(self) -> dict[str, Any]:
@@ -112,46 +181,111 @@ class Hub:
             settings["targets"] = str(settings["targets"])  # the five best, or a callable
         return settings
 
+    def controls(self) -> dict[str, Any]:
+        """Where the controls stand, and whose pictures are shown in place of the source's, if anyone's."""
+        guest = self.guest
+        return {**self.standing(), "guest": guest.name if guest else ""}
+
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self.engine, name) for name in SETTINGS}
 
+    # The thread.
+
     def _run(self, stop: threading.Event) -> None:
-        """Explains the newest frame again and again; while paused the same one, and only after a change of settings."""
-        newest = Newest(self.source)
-        self._gap, self._last, self.problem, self.latest = 0.0, time.monotonic(), "", None
-        given: tuple[np.ndarray, float] | None = None
+        tries = 0
         try:
             while not stop.is_set():
-                if self.paused and given is not None:
-                    if self._settings() == self._good:
-                        stop.wait(_PATIENCE)
-                        self._last = time.monotonic()
-                        continue
-                    given = given[0], time.monotonic()
-                elif (fresh := newest.get(_PATIENCE)) is None:
-                    continue
-                else:
-                    given = fresh
-                self._show(*given)
+                number = self._number
+                try:
+                    self._follow(stop)
+                except _Lost as lost:
+                    tries = 1 if self._number > number else tries + 1
+                    again = self.source is not None and not self.source.is_file
+                    if not again or isinstance(lost.__cause__, EOFError):
+                        self._become("ended" if isinstance(lost.__cause__, EOFError) else "failed", str(lost))
+                        return
+                    self._wait(stop, str(lost), _DELAYS[min(tries, len(_DELAYS)) - 1])
         except Exception as error:
-            self.problem = f"{self.problem or _sentence(error)}; reload the page to start again"
+            self._become("failed", _sentence(error))
         finally:
-            newest.close()
+            self._over = True
             self._tell()
 
-    def _show(self, frame: np.ndarray, came: float) -> None:
+    def _wait(self, stop: threading.Event, why: str, seconds: float) -> None:
+        """Waits before the source is tried again; a browser's frame ends it."""
+        end = time.monotonic() + seconds
+        self._become("retrying", f"{why}; trying again in {seconds:g} s")
+        while self.guest is None and not stop.is_set() and time.monotonic() < end:
+            stop.wait(_PATIENCE)
+
+    def _follow(self, stop: threading.Event) -> None:
+        """Explains the newest frame again and again; while paused the same one, and only after a change of settings.
+
+        Returns when the source is to be another one; raises :class:`_Lost` where it gives no more frames.
+        """
+        guest = self.guest
+        if guest is None and self.source is None:
+            self._become("opening", "waiting for a picture: start your webcam, or drop a photograph here")
+            while self.guest is None and not stop.is_set():
+                stop.wait(_PATIENCE)
+            return
+        if guest is None:
+            assert self.source is not None
+            self._become("opening", f"opening {self.source.label}")
+        newest: Guest | Newest = guest or Newest(self.source)  # type: ignore[arg-type]
+        given: tuple[np.ndarray, float] | None = None
+        self._gap, self._last, self.latest = 0.0, time.monotonic(), None
+        try:
+            while not stop.is_set() and self.guest is guest:
+                fresh = None
+                if not (self.paused and given is not None):
+                    try:
+                        fresh = newest.get(_PATIENCE)
+                    except Exception as error:
+                        raise _Lost(_sentence(error)) from error
+                if fresh is None:  # a photograph, or a stream that is paused, is explained anew when a control moves
+                    if given is None or self._settings() == self._good or not (self.paused or guest):
+                        if self.paused:
+                            stop.wait(_PATIENCE)
+                            self._last = time.monotonic()
+                        continue
+                    fresh = given[0], time.monotonic()
+                given = fresh
+                if self._show(*given, stop):
+                    self._become("live")
+                    self._try_method(given[0], stop)
+        finally:
+            newest.close()
+
+    def _show(self, frame: np.ndarray, came: float, stop: threading.Event) -> bool:
         """Explains a frame that came at that time and tells the viewers. Settings that fit no frame are taken back."""
         asked = self._settings()
+        slow = _slow(asked["method"])
+        self._cancelled.clear()
         try:
-            result = self.engine(frame)
+            with self._watched(asked, stop) if slow else nullcontext() as watched:
+                result = self.engine(frame)
+        except CalledOff:
+            if self._settings() == asked and not stop.is_set():
+                self._take_back(self._quick)
+                if self._quick == asked:
+                    self.paused = True
+                self.problem = ("method", f"{asked['method']} was cancelled")
+            return False
         except Exception as error:
-            self.problem = _sentence(error)
             if asked == self._good:
                 raise
-            for name, value in self._good.items():
-                setattr(self.engine, name, value)
+            wrong = [name for name in SETTINGS if asked[name] != self._good[name]]
+            self.problem = (wrong[0], _sentence(error))
+            self._take_back(self._good)
+            return False
+        finally:
+            self.progress = None
             self._tell()
-            return
+        if watched is not None:
+            self._operations[asked["method"]] = watched.done
+        else:
+            self._quick = asked
         self._good = asked
         jpeg = _jpeg(result.overlay.cpu().numpy())
         now = time.monotonic()
@@ -170,13 +304,62 @@ class Hub:
         }
         self.latest = Shown(self._number, jpeg, facts)
         self._tell()
+        return True
+
+    def _watched(self, asked: dict[str, Any], stop: threading.Event) -> Watched:
+        method = asked["method"]
+        expected = self._operations.get(method)
+
+        def report(done: int, seconds: float) -> None:
+            share = None if not expected else min(done / expected, 0.99)
+            self.progress = {"method": method, "seconds": round(seconds, 1), "share": share}
+            self._tell()
+
+        return Watched(lambda: stop.is_set() or self._cancelled.is_set() or self._settings() != asked, report)
+
+    def _try_method(self, frame: np.ndarray, stop: threading.Event) -> None:
+        """Looks whether the next method works here, for a moment: one that raises at once is no longer offered."""
+        if not self._untried:
+            return
+        method = self._untried.pop()
+        try:
+            with warnings.catch_warnings(), Watched(stop.is_set, limit=_TRIAL):
+                warnings.simplefilter("ignore")  # they would be about a method that nobody asked for
+                self.engine.attempt(frame, method)
+        except CalledOff:
+            self._long.add(method)
+        except Exception as error:
+            self.refused[method] = _sentence(error)
+        self._last = time.monotonic()
+
+    def _take_back(self, settings: dict[str, Any]) -> None:
+        for name, value in settings.items():
+            setattr(self.engine, name, value)
+
+    def _become(self, kind: str, sentence: str = "") -> None:
+        """Takes on a state and tells who looks, and the terminal of what is wrong, or is well again."""
+        state, before = State(kind, sentence), self.state
+        if state == before:
+            return
+        self.state = state
+        if self._say is not None:
+            if kind in ("retrying", "ended", "failed"):
+                self._say(sentence)
+            elif kind == "live" and before.kind != "live":
+                self._say(f"explaining {self.guest.name if self.guest else self.source.label}")  # type: ignore[union-attr]
+        self._tell()
 
     def _tell(self) -> None:
         for notify in list(self._viewers):
             notify()
 
 
-def _sentence(error: Exception) -> str:
+def _slow(method: str) -> bool:
+    """Whether a method may take more than a backward pass."""
+    return not issubclass(METHODS[method], GradientExplainer)
+
+
+def _sentence(error: BaseException) -> str:
     plain = isinstance(error, (ValueError, TypeError, OSError, EOFError))
     return reason(error) if plain else f"{type(error).__name__}: {reason(error)}"
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -58,13 +59,22 @@ class Source:
                     stop.wait(max(0.0, began + end - time.monotonic()))
                 notes = clip.notes
             if not whole:
-                raise VideoError(f"{self._called} has ended{': ' + notes[-1] if notes else ''}")
+                raise VideoError(f"{self.called} has ended{': ' + notes[-1] if notes else ''}")
             if not self.loop:
                 return
 
     @property
-    def _called(self) -> str:
+    def called(self) -> str:
+        """How it is called in sentences."""
         return f"camera {self.name}" if self.is_camera else self.name
+
+    @property
+    def label(self) -> str:
+        """What viewers are told of it: no folder of this machine, no password of a camera."""
+        if self.is_file:
+            return Path(self.name).name
+        parts = urlsplit(self.name)
+        return self.called if self.is_camera else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def _open(self) -> Clip:
         if not self.is_camera:

@@ -18,7 +18,8 @@ from torch import Tensor, fx, nn
 from ...errors import reason
 from ...methods import Explainer
 from ...methods.gradient import GradientExplainer
-from ...model.layouts import layout_of
+from ...model.inputs import Inputs
+from ...model.layers import call_of
 from ...model.outputs import replace_first, scores_in
 from ...model.tap import is_map
 from ...model.untouched import quiet
@@ -49,19 +50,21 @@ def compiled(
     splits = {} if splits is None else splits
     key = (explainer.layers[0], images.shape)
     if key not in splits:
-        splits[key] = split(model, model.get_submodule(key[0]), images, quick)
+        name, call = call_of(key[0], dict(model.named_modules()))
+        if isinstance(call, str):
+            raise ValueError(f"one call of a layer can be compiled, got {key[0]}")
+        splits[key] = split(model, model.get_submodule(name), images, quick, call)
     halves = splits[key]
 
-    def reshape(tensor: Tensor) -> Tensor:
-        layout = layout_of(tensor.shape, (len(tensor), *images.shape[1:]), model)
-        if layout is None:
-            raise ValueError(f"the layer must give a map, got {list(tensor.shape)}")
-        return layout.view(tensor)
+    inputs = Inputs.of(images)
+
+    def reshape(tensor: Tensor) -> Tensor:  # as the network itself was read, by the layer's own name
+        return explainer.to_grid(tensor, inputs, explainer.layers[0])(tensor)
 
     twin = type(explainer)(
         halves,
         "layer",
-        reshape=explainer.reshape or reshape,
+        reshape=reshape,
         class_names=explainer.class_names,
         eigen_smooth=explainer.eigen_smooth,
         aug_smooth=explainer.aug_smooth,
@@ -74,7 +77,13 @@ def compiled(
     scale = float(expected.scores.abs().amax())
     if not torch.allclose(found.scores, expected.scores, rtol=0, atol=tolerance * max(scale, 1e-6), equal_nan=True):
         raise ValueError("the compiled network gave other scores")
+    if _same(found.targets, expected.targets) and (found.heatmap - expected.heatmap).abs().amax() > 5 * tolerance:
+        raise ValueError("the compiled network gave other heatmaps")
     return twin
+
+
+def _same(targets: Any, others: Any) -> bool:
+    return isinstance(targets, Tensor) and isinstance(others, Tensor) and torch.equal(targets, others)
 
 
 class Split(nn.Module):
@@ -93,9 +102,10 @@ class Split(nn.Module):
         return head(self.layer(activations))
 
 
-def split(model: nn.Module, layer: nn.Module, images: Tensor, quick: bool = False) -> Split:
+def split(model: nn.Module, layer: nn.Module, images: Tensor, quick: bool = False, call: int | None = None) -> Split:
     """``model`` in evaluation mode as a :class:`Split` around ``layer``, compiled for ``images``' shape and layout.
 
+    ``call`` is the number of the layer's call that is meant, from 1; None: its last.
     Weights are taken as they are now. On the CPU oneDNN Graph runs the trunk where it is faster than PyTorch, and the head
     is left as it is; else, and if not ``quick``, ``torch.compile`` compiles both. Raises ``ValueError`` with the reason for
     a model that is no single graph, or that reaches its scores by a way around the layer, and where nothing is faster.
@@ -104,7 +114,7 @@ def split(model: nn.Module, layer: nn.Module, images: Tensor, quick: bool = Fals
         images = images.clone()
         with quiet(model):
             exported = _exported(model, layer, images)
-        trunk, head = _halves(exported.module())
+        trunk, head = _halves(exported.module(), call)
         fast = fused_if_faster(trunk, images)
         if fast is not None:
             return Split(fast, head)
@@ -141,10 +151,15 @@ def _exported(model: nn.Module, layer: nn.Module, images: Tensor) -> Any:
         handle.remove()
 
 
-def _halves(graph: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The graph up to the mark, and from the mark on."""
-    *earlier, mark = [node for node in graph.graph.nodes if node.target is torch.ops.camfast.cut.default]
-    for node in earlier:  # of a layer that runs several times the last output is explained
+def _halves(graph: fx.GraphModule, call: int | None = None) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """The graph up to the mark, and from the mark on; of a layer that runs several times, the mark of that call."""
+    marks = [node for node in graph.graph.nodes if node.target is torch.ops.camfast.cut.default]
+    if call is not None and call > len(marks):
+        raise ValueError(f"expected a call of the layer up to its {len(marks)}, got {call}")
+    mark = marks[-1 if call is None else call - 1]
+    for node in marks:
+        if node is mark:
+            continue
         node.replace_all_uses_with(node.all_input_nodes[0])
         graph.graph.erase_node(node)
     after = {mark}

@@ -10,28 +10,23 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ... import ops
-from ...errors import reason
-from ...methods import METHODS, Explainer
 from ...model.layers import Layer
 from ...model.tap import unwrapped
-from ...pictures.frames import Box, draw, rgb_frames
+from ...pictures.frames import Box, rgb_frames
 from ...pictures.preparation import Preparation
-from .compiled import compiled
-from .graphs import Captured, pieces
-from .network import faster_in_channels_last, in_channels_last, placed, prepared_by
+from .network import placed, prepared_by, threads
 from .result import RealtimeResult
-from .settings import Adjustable, Settings, policy
-from .temporal import Smoother, Top
+from .settings import Adjustable, Settings
+from .state import Shown, StreamState
+from .step import Step
 from .transfers import overlapped
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Realtime"]
@@ -41,14 +36,23 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Frames = Tensor | np.ndarray
 
 
-class _Shown(NamedTuple):
-    """The outcome of a step, everything with N as its first dimension and on the device."""
+T = TypeVar("T")
 
-    overlay: Tensor
-    heat: Tensor
-    scores: Tensor
-    targets: Any
-    explained: bool
+
+class _OfTheStep(Generic[T]):
+    """An attribute of the engine that its step holds."""
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, engine: Any, owner: Any = None) -> T:
+        return self if engine is None else getattr(engine._step, self.name)  # type: ignore[return-value]
+
+    def __set__(self, engine: Any, value: T) -> None:
+        setattr(engine._step, self.name, value)
 
 
 class Realtime(Adjustable):
@@ -118,18 +122,19 @@ class Realtime(Adjustable):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        self.preparation = preparation or prepared_by(input_size, mean, std, fit)
         self.frame_size = tuple(frame_size)
-        self.class_names = class_names
-        self.options = dict(options or {})
         self._original = unwrapped(model)
-        self._model = placed(self._original, device, dtype, channels_last)
-        some = next(self._model.parameters(), torch.zeros(0))
-        self.device, self.dtype = some.device, some.dtype if some.is_floating_point() else torch.float32
-        lies = in_channels_last(self._model)
-        self.channels_last = channels_last  # of the input; None: not measured yet
-        if channels_last is None and (lies or self.device.type != "cpu"):
-            self.channels_last = lies or compile is True  # what torch.compile is fastest with, on CUDA
+        self._step = Step(
+            placed(self._original, device, dtype, channels_last),
+            preparation or prepared_by(input_size, mean, std, fit),
+            class_names=class_names,
+            channels_last=channels_last,
+            compile=compile,
+            graph=graph,
+            options=dict(options or {}),
+        )
+        self._state = StreamState()
+        self._closed = False
         self._settings_lock, self._running = threading.Lock(), threading.Lock()
         self._settings = Settings(
             self._checked_method(method),
@@ -141,31 +146,31 @@ class Realtime(Adjustable):
             self._checked_sticky(sticky),
             self._checked_every(every),
         )
-        self._explainer: Explainer | None = None
-        self._explains: tuple[Any, ...] | None = None  # method and layers of the explainer
-        self._policy: Any = None
-        self._picks: tuple[Any, ...] | None = None  # targets and stickiness of the policy
-        self._smoother = Smoother()
-        self._count = 0  # of frames since the last explained one
-        self._latest: tuple[Tensor, Tensor, Any] | None = None  # its map, scores and targets
-        self._shown: _Shown | None = None
-        self._smooths = False
-        if compile not in (True, False, "auto"):
-            raise ValueError(f"compile must be True, False or 'auto', got {compile!r}")
-        self.compile, self.graph = compile, graph
-        self.compile_problem: str | None = None  # why the network runs uncompiled, where it was to be compiled
-        self.graph_problem: str | None = None  # why steps run without a CUDA graph, where they were to have one
-        self._compiled: dict[tuple[int, ...], Explainer] = {}
-        self._splits: dict[Any, Any] = {}  # what they are compiled from, of the latest layers alone
-        self._captured: Captured | None = None
-        self._captured_for: Any = None
-        self._captured_colors: Any = None
-        self._closed = False
+
+    # What the step is made of, and what it found out.
+    preparation = _OfTheStep[Preparation]("The network's own steps from a frame to its input.")
+    class_names = _OfTheStep["Sequence[str] | None"]("Names of the classes, in the order of the scores.")
+    options = _OfTheStep[dict[str, Any]]("Further arguments of the method's class.")
+    device = _OfTheStep[torch.device]("Where the network runs.")
+    dtype = _OfTheStep[torch.dtype]("The network's.")
+    channels_last = _OfTheStep["bool | None"]("Whether its input lies in channels_last; None: not measured yet.")
+    compile = _OfTheStep['bool | Literal["auto"]']("Whether the network is to be compiled.")
+    graph = _OfTheStep[bool]("Whether steps are captured in a CUDA graph where they can be.")
+    threads = _OfTheStep['int | None | Literal["auto"]'](
+        "How many threads a frame takes on the CPU; None: PyTorch's number; 'auto': measured before the first frame."
+    )
+    compile_problem = _OfTheStep["str | None"]("Why the network runs uncompiled, where it was to be compiled.")
+    graph_problem = _OfTheStep["str | None"]("Why steps run without a CUDA graph, where they were to have one.")
 
     @property
     def layers_in_use(self) -> list[str]:
         """Names of the layers; empty until the first frame has found one."""
-        return [] if self._explainer is None else self._explainer.layers
+        explainer = self._step.explainer
+        return [] if explainer is None else explainer.layers
+
+    def layer_names(self) -> list[str]:
+        """Names of all layers that :attr:`layers` may be set to, whether they give a map or not."""
+        return [name for name, _ in self._original.named_modules() if name]
 
     def box(self, height: int, width: int) -> Box:
         """``(left, top, right, bottom)``: the part of a frame of this size that the network sees."""
@@ -204,7 +209,7 @@ class Realtime(Adjustable):
                 started.append((rgb_frames(frame), time.perf_counter()))
                 yield started[-1][0]
 
-        def compute(frame: Tensor) -> tuple[Tensor, _Shown]:
+        def compute(frame: Tensor) -> tuple[Tensor, Shown]:
             with self._running:
                 shown = self._advance(frame if frame.ndim == 4 else frame[None])
             return shown.overlay, shown
@@ -212,7 +217,7 @@ class Realtime(Adjustable):
         for overlay, shown in overlapped(given(), compute, self.device):
             yield self._result(shown, overlay, *started.popleft())
 
-    def _result(self, shown: _Shown, overlay: Tensor, given: Tensor, start: float) -> RealtimeResult:
+    def _result(self, shown: Shown, overlay: Tensor, given: Tensor, start: float) -> RealtimeResult:
         heat, scores, targets = shown.heat, shown.scores, shown.targets
         if given.ndim == 3:
             overlay, heat, scores = overlay[-1], heat[-1], scores[-1]
@@ -221,21 +226,28 @@ class Realtime(Adjustable):
         box = self.box(*given.shape[-3:-1])
         return RealtimeResult(overlay, heat, scores, targets, milliseconds, box, shown.explained, self.class_names)
 
+    def attempt(self, frames: Frames, method: str) -> None:
+        """Explains ``frames`` once by ``method`` with the other settings as they are, to see whether it works.
+
+        The stream's past and settings are as before. Raises what a frame would raise with that method.
+        """
+        given = rgb_frames(frames)
+        with self._running:
+            settings = dataclasses.replace(self._settings, method=self._checked_method(method))
+            self._step.attempt((given if given.ndim == 4 else given[None]).to(self.device), settings)
+
     def reset(self) -> None:
         """Forgets the frames before: for another stream, or after a jump in this one."""
         with self._running:
-            self._forget()
+            self._state.forget()
 
     def close(self) -> None:
         """Ends the use of this engine and lets go of the model."""
         with self._running:
             self._closed = True
-            self._forget()
-            self._explainer = self._policy = self._shown = self._captured = None
-            self._compiled.clear()
-            self._splits.clear()
-            self._model = self._original = nn.Module()
-            self._smoother = Smoother()
+            self._original = nn.Module()
+            self._step.close()
+            self._state = StreamState()
 
     def __enter__(self) -> Realtime:
         return self
@@ -243,148 +255,30 @@ class Realtime(Adjustable):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    # One step: which frames are explained, their maps, and the picture.
-
-    def _advance(self, frames: Tensor) -> _Shown:
+    def _advance(self, frames: Tensor) -> Shown:
         """What is shown for ``frames`` ``[N, H, W, 3]`` on the device."""
         if self._closed:
             raise RuntimeError("this Realtime is closed")
-        settings = self._settings
-        if settings.paused and self._shown is not None:
-            return self._shown._replace(explained=False)
-        self._prepare(settings)
-        N = len(frames)
-        if self.channels_last is None:
-            self.channels_last = faster_in_channels_last(
-                self._model, torch.ones(N, 3, *self.preparation.crop, dtype=self.dtype)
-            )
-        due = [n for n in range(N) if (self._latest is None and n == 0) or (self._count + n) % settings.every == 0]
+        settings, step, state = self._settings, self._step, self._state
+        if settings.paused and state.shown is not None:
+            return state.shown._replace(explained=False)
+        if step.adopt(settings):
+            state.forget()
+        state.adopt(settings, self.device)
+        with threads(step.choose_threads(len(frames))):
+            return self._explained(frames, settings)
+
+    def _explained(self, frames: Tensor, settings: Settings) -> Shown:
+        step, state, N = self._step, self._state, len(frames)
+        step.choose_layout(N)
+        due = state.due(N, settings.every)
         if len(due) == N:
-            overlay, *explained = self._explain_and_draw(frames, settings)
+            overlay, *explained = step(frames, settings, state)
         else:
-            fresh = self._explain(frames[due], settings) if due else None
-            explained = list(self._spread(N, due, fresh))
-            overlay = self._draw(frames, explained[0], settings)
+            fresh = step.explain(frames[due], settings, state) if due else None
+            explained = list(state.spread(N, due, fresh))
+            overlay = step.draw(frames, explained[0], settings)
         heat, scores, targets = explained
-        self._count = (self._count + N) % settings.every
-        self._latest = (heat[-1:], scores[-1:], targets[-1:])
-        self._shown = _Shown(overlay, heat, scores, targets, bool(due))
-        return self._shown
-
-    def _explain_and_draw(self, frames: Tensor, settings: Settings) -> Any:
-        """Overlays, maps, scores and targets; replayed from a CUDA graph where that is possible."""
-
-        def step(frames: Tensor) -> Any:
-            explained = self._explain(frames, settings)
-            return self._draw(frames, explained[0], settings), *explained
-
-        if not (frames.is_cuda and self.graph) or callable(settings.targets):
-            return step(frames)
-        key = (
-            frames.shape,
-            dataclasses.replace(settings, smooth=bool(settings.smooth), colormap="", every=1, paused=False),
-        )
-        if self._captured is None or self._captured_for != key or self._captured_colors is not settings.colormap:
-            # One at a time: another's state may have been given up since.
-            self._captured, self._captured_for, self._captured_colors = None, key, settings.colormap
-            try:
-                captured = Captured(step, frames)
-            except (ValueError, TypeError):  # the frames or the settings are wrong, not the graph
-                self._captured_for = None
-                raise
-            except RuntimeError as error:
-                why = reason(error)
-                if self.graph_problem is None:
-                    warnings.warn(f"the step runs without a CUDA graph, which is slower: {why}", stacklevel=4)
-                self.graph, self.graph_problem = False, why
-                torch.cuda.synchronize(frames.device)
-                return step(frames)
-            finally:
-                self._forget()  # the frames of the warm-up
-            self._captured = captured
-        return pieces(self._captured(frames))
-
-    def _spread(self, N: int, due: list[int], fresh: tuple[Tensor, Tensor, Any] | None) -> tuple[Tensor, Tensor, Any]:
-        """Each frame gets what belongs to the last explained one up to it."""
-        rows = [part for part in (self._latest, fresh) if part is not None]
-        offset = len(rows[0][0]) if self._latest is not None else 0
-        at = [offset - 1 + sum(d <= n for d in due) for n in range(N)]
-        heat, scores = (torch.cat([row[i] for row in rows])[at] for i in (0, 1))
-        if isinstance(rows[0][2], Tensor):
-            return heat, scores, torch.cat([row[2] for row in rows])[at]
-        listed = [target for row in rows for target in row[2]]
-        return heat, scores, [listed[i] for i in at]
-
-    def _explain(self, frames: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Any]:
-        """Maps ``[N, (K,) h, w]``, scores ``[N, classes]`` and targets of ``frames``."""
-        prepared, box = self.preparation, self.box(*frames.shape[1:3])
-        images = ops.preprocess(
-            frames,
-            prepared.crop,
-            prepared.mean,
-            prepared.std,
-            self.dtype,
-            box=box,
-            channels_last=bool(self.channels_last),
-        )
-        result = self._explainer_for(images)(images, self._policy, "map", not settings.smooth)
-        heat = self._smoother(result.heatmap, images) if settings.smooth else result.heatmap
-        if heat.ndim not in (3, 4):
-            raise ValueError(f"expected a layer with a map of two dimensions, got heatmaps {list(heat.shape)}")
-        return heat.float(), result.scores, result.targets
-
-    def _explainer_for(self, images: Tensor) -> Explainer:
-        """The explainer of images of this shape: compiled once for each shape, where asked for and possible."""
-        assert self._explainer is not None
-        if not self.compile:
-            return self._explainer
-        shape = tuple(images.shape)
-        if shape not in self._compiled:
-            quick = self.compile == "auto"
-            try:
-                self._compiled[shape] = compiled(self._explainer, images, quick, self._splits)
-            except ValueError as error:
-                self.compile_problem = str(error)
-                if not quick:
-                    warnings.warn(f"the network runs uncompiled, which is slower: {error}", stacklevel=2)
-                self._compiled[shape] = self._explainer
-        return self._compiled[shape]
-
-    def _draw(self, frames: Tensor, heat: Tensor, settings: Settings) -> Tensor:
-        box = self.box(*frames.shape[1:3])
-        if heat.ndim == 3:
-            return draw(frames, heat, box, settings.colormap, settings.alpha)
-        each = [draw(frames, heat[:, k], box, settings.colormap, settings.alpha) for k in range(heat.shape[1])]
-        return torch.stack(each, 1)
-
-    def _prepare(self, settings: Settings) -> None:
-        """Brings explainer and targets up to the settings; what changed is explained anew."""
-        explains = (settings.method, settings.layers)
-        if explains != self._explains or self._explainer is None:
-            self._explainer = METHODS[settings.method](
-                self._model,
-                None if settings.layers is None else list(settings.layers),
-                class_names=self.class_names,
-                **self.options,
-            )
-            if self._explains is None or self._explains[1] != explains[1]:
-                self._splits.clear()
-            self._explains, self.compile_problem = explains, None
-            self._compiled.clear()
-            self._forget()
-        picks = (settings.targets, settings.sticky)
-        if picks != self._picks or self._policy is None:
-            self._policy = policy(settings.targets, settings.sticky)
-            self._picks = picks
-            self._forget()
-        if settings.smooth:
-            self._smoother.set_share(settings.smooth, self.device)
-        elif self._smooths:
-            self._smoother.reset()
-        self._smooths = bool(settings.smooth)
-
-    def _forget(self) -> None:
-        self._smoother.reset()
-        if isinstance(self._policy, Top):
-            self._policy.reset()
-        self._latest, self._count = None, 0
+        shown = Shown(overlay, heat, scores, targets, bool(due))
+        state.keep(shown, settings.every)
+        return shown

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +14,12 @@ from torch import Tensor, nn
 from ...model.untouched import quiet
 from ...pictures.preparation import Preparation
 
-__all__ = ["faster_in_channels_last", "in_channels_last", "placed", "prepared_by"]
+__all__ = ["faster_in_channels_last", "fastest_threads", "in_channels_last", "placed", "prepared_by", "threads"]
 
 TURNS = 4  # passes of each layout, of which the first is cold
 PATIENCE = 3.0  # seconds for all of them
+THREAD_TURNS = 6  # passes with each number of threads, of which the first is cold
+THREAD_LEAD = 0.9  # of the time: what fewer threads must save to be taken
 LEAD = 0.95  # of the time: what channels_last must save to be taken
 
 
@@ -61,6 +65,49 @@ def faster_in_channels_last(model: nn.Module, images: Tensor) -> bool:
             if turn and time.perf_counter() - start > PATIENCE:
                 break
     return best[1] < LEAD * best[0]
+
+
+def fastest_threads(model: nn.Module, images: Tensor) -> int:
+    """With how many of this process's threads ``model`` takes images like ``images`` fastest: measured, in turns.
+
+    All of them, half, and one are tried. On a machine that others keep busy fewer are faster, since all wait at the end of
+    each operation for the one that the others have delayed. The median counts: the best is luck there.
+    """
+    most = torch.get_num_threads()
+    counts = sorted({most, max(most // 2, 1), 1}, reverse=True)
+    if len(counts) == 1:
+        return most
+    times: dict[int, list[float]] = {count: [] for count in counts}
+    start = time.perf_counter()
+    try:
+        with quiet(model), torch.no_grad():
+            for turn in range(THREAD_TURNS):
+                for count in counts:
+                    torch.set_num_threads(count)
+                    began = time.perf_counter()
+                    model(images)
+                    if turn:
+                        times[count].append(time.perf_counter() - began)
+                if turn > 2 and time.perf_counter() - start > PATIENCE:
+                    break
+    finally:
+        torch.set_num_threads(most)
+    median = {count: statistics.median(seconds) for count, seconds in times.items()}
+    best = min(counts, key=lambda count: median[count])
+    return best if median[best] < THREAD_LEAD * median[most] else most
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """PyTorch uses ``count`` threads in the ``with`` block; None: as many as before."""
+    before = torch.get_num_threads()
+    if count is not None and count != before:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 def prepared_by(
