@@ -177,7 +177,7 @@ class Classes:
         for counts in told:
             yield self._of_counts(shape, counts, positions)
         labels = _labels(self.model) if self.model is not None else None
-        if labels is not None and shape[-1] == labels + 1 and labels + 1 not in shape[1:-1]:
+        if labels is not None and shape[-1] == labels + 1 and not {labels, labels + 1} & set(shape[1:-1]):
             yield ClassAxis(len(shape) - 1, 0, shape[-1], "best", nothing=True)
         if self.names is not None:
             yield self._of_rows(shape, [len(self.names)])
@@ -191,18 +191,20 @@ class Classes:
         if self.model is None and len(shape) > 3:  # scores alone, of which nothing else can be known
             yield self._at(shape, 1, 1)
 
-    def _at(self, shape: tuple[int, ...], axis: int, positions: int | None, nothing: bool = False) -> ClassAxis:
+    def _at(self, shape: tuple[int, ...], axis: int, positions: int | None) -> ClassAxis:
+        labels = _labels(self.model) if self.model is not None else None
+        nothing = axis == len(shape) - 1 and labels is not None and shape[axis] == labels + 1
         image = positions == axis or (axis == 1 and not nothing)
         return ClassAxis(axis, 0, shape[axis], "mean" if image else "best", nothing)
 
     def _of_counts(self, shape: tuple[int, ...], counts: Sequence[int], positions: int | None) -> ClassAxis | None:
         axes = {axis for axis, length in enumerate(shape) if axis and length in counts}
-        if len(axes) != 1:
+        # Another axis may hold the classes and "no object", or the coordinates of boxes before the classes.
+        more = {count + extra for count in counts for extra in (1, *_BOX_ROWS)}
+        if len(axes) != 1 or any(length in more for axis, length in enumerate(shape) if axis and axis not in axes):
             return None
         (axis,) = axes
-        labels = _labels(self.model) if self.model is not None else None
-        nothing = axis == len(shape) - 1 and labels is not None and shape[axis] == labels + 1
-        return self._at(shape, axis, positions, nothing)
+        return self._at(shape, axis, positions)
 
     def _of_rows(self, shape: tuple[int, ...], counts: Sequence[int]) -> ClassAxis | None:
         """Of detectors' rows: coordinates of a box, then the classes."""
