@@ -3,8 +3,12 @@
 - ``camfast/_C.abi3.so``: the ops' schemas and the CPU kernels;
 - ``camfast/_C_cuda.abi3.so``: the CUDA kernels, with CUDA's runtime inside; loaded only where CUDA is.
 
-Environment: ``DEBUG=1`` (no optimisation, assertions, symbols), ``FORCE_CUDA=1`` (fail rather than build without CUDA),
-``CAMFAST_NO_CUDA=1`` (leave CUDA out), ``TORCH_CUDA_ARCH_LIST`` (e.g. ``"8.6;9.0+PTX"``), ``CUDA_HOME``, ``MAX_JOBS``.
+The CUDA kernels are compiled for the GPUs of this machine; where it has none, for the newest GPUs, and as PTX for all others,
+which the driver then compiles once. Environment:
+
+- ``CAMFAST_ALL_ARCHITECTURES=1``: for every GPU from 7.5 on (wheels); ``TORCH_CUDA_ARCH_LIST="8.6;9.0+PTX"``: for these;
+- ``CAMFAST_NO_CUDA=1``: leave CUDA out; ``FORCE_CUDA=1``: fail rather than leave it out;
+- ``DEBUG=1``: no optimisation, assertions, symbols; ``CUDA_HOME``; ``MAX_JOBS``.
 """
 
 import os
@@ -36,7 +40,11 @@ from torch.utils import cpp_extension  # noqa: E402
 
 DEBUG = os.environ.get("DEBUG") == "1"
 ROOT = Path(__file__).resolve().parent
-DEFAULT_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+ALL_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+NEWEST, OLDEST = (
+    "12.0",
+    "7.5",
+)  # native code and PTX for a machine without a GPU: every GPU from the oldest on can run it
 
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]  # torch 2.11; cpp_extension adds Py_LIMITED_API
 OPTIMISATION = ["-O0", "-g"] if DEBUG else ["-O3", "-DNDEBUG", "-g0"]
@@ -75,20 +83,45 @@ def cpu_extension():
     )
 
 
-def compiled_architectures():
-    """What the library is compiled for, as it will say of itself: ``9.0;12.0+PTX``."""
-    listed = os.environ.get("TORCH_CUDA_ARCH_LIST")
-    if listed:
-        return ";".join(listed.replace(" ", ";").split(";"))
-    found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-    return ";".join(f"{major}.{minor}" for major, minor in sorted(found))
+def architectures():
+    """What to compile for, as ``camfast info`` will say: ``["9.0", "12.0+PTX"]``, or PTX without machine code, ``"7.5 PTX"``."""
+    if listed := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return listed.replace(" ", ";").split(";")
+    if os.environ.get("CAMFAST_ALL_ARCHITECTURES") == "1":
+        return ALL_ARCHITECTURES.split(";")
+    if torch.cuda.is_available():
+        found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+        return [f"{major}.{minor}" for major, minor in sorted(found)]
+    print(
+        f"camfast: this machine has no GPU: compiling for {NEWEST}, and PTX of {OLDEST} for all other GPUs, where a kernel's "
+        "first call waits some seconds while the driver compiles it (kept in ~/.nv/ComputeCache), and calls with few images "
+        "may be slower than native code. TORCH_CUDA_ARCH_LIST=<your GPU's compute capability> compiles for yours; "
+        "CAMFAST_ALL_ARCHITECTURES=1 for all.",
+        file=sys.stderr,
+    )
+    return [f"{OLDEST} PTX", NEWEST]
+
+
+def architecture_flags(listed):
+    """nvcc's flags; none where torch must translate a name such as ``Hopper``."""
+    flags = []
+    for entry in listed:
+        number, rest = re.fullmatch(r"([\d.]+[af]?)(\+PTX| PTX|)", entry).groups()
+        number = number.replace(".", "")
+        if rest != " PTX":
+            flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if rest:
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
 
 
 def cuda_extension():
-    # Without a list: what this machine has when it has a GPU, else everything current.
-    if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
-        os.environ["TORCH_CUDA_ARCH_LIST"] = DEFAULT_ARCHITECTURES
-    architectures = f'-DCAMFAST_ARCHITECTURES="{compiled_architectures()}"'
+    listed = architectures()
+    if any(re.fullmatch(r"[\d.]+[af]?(\+PTX| PTX|)", entry) is None for entry in listed):
+        flags = []  # "Hopper", "All": torch knows these
+    else:
+        flags = architecture_flags(listed)
+    compiled_for = f'-DCAMFAST_ARCHITECTURES="{";".join(listed)}"'
     nvcc = ["-O0", "-G"] if DEBUG else ["-O3", "-DNDEBUG"]
     host = [f"-Xcompiler={flag}" for flag in [*RELATIVE_PATHS, "-fvisibility=hidden", "-Wall"]]
     extension = cpp_extension.CUDAExtension(
@@ -100,13 +133,13 @@ def cuda_extension():
             "cxx": [
                 *STABLE_ABI,
                 "-DUSE_CUDA",
-                architectures,
+                compiled_for,
                 *OPTIMISATION,
                 *WARNINGS,
                 *RELATIVE_PATHS,
                 "-fvisibility=hidden",
             ],
-            "nvcc": [*STABLE_ABI, "-DUSE_CUDA", *nvcc, *host, "--expt-relaxed-constexpr"],
+            "nvcc": [*STABLE_ABI, "-DUSE_CUDA", *nvcc, *host, *flags, "--expt-relaxed-constexpr"],
         },
         extra_link_args=[
             "-Wl,--as-needed",

@@ -31,7 +31,7 @@ template <class... T>
 struct Types {};
 
 using Floating = Types<double, float, Half, BFloat16>;
-using SingleAndHalves = Types<float, Half, BFloat16>;
+using UpToSingle = Types<float, Half, BFloat16>;
 
 template <class T>
 constexpr ScalarType kScalarType = std::is_same_v<T, double> ? ScalarType::Double

@@ -43,6 +43,10 @@ def register(
     torch.library.impl(qualified, "CompositeExplicitAutograd")(warned)
     if backward is not None:
         torch.library.register_autograd(qualified, backward, setup_context=setup_context)
+        # For fp64 on CUDA, which has no kernels: csrc/cuda/reference.h calls it in their place.
+        schema = str(getattr(torch.ops.camfast, name).default._schema)
+        torch.library.define(f"{qualified}_reference", schema[schema.index("(") :])
+        torch.library.impl(f"{qualified}_reference", "CompositeExplicitAutograd")(fallback)
 
 
 def call(op: Callable[..., Tensor], *args: Any) -> Tensor:

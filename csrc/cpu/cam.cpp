@@ -28,9 +28,10 @@ void rectify(T* map, int64_t n) {
   for (int64_t i = 0; i < n; ++i) map[i] = positive(map[i]);
 }
 
-template <class In, Rule rule>
+template <class In>
 void compute(const CamInputs& in, const Extent& out_extent, bool normalize, void* out_data) {
   using T = AccOf<In>;
+  const Rule rule = in.rule;
   const auto* activations = static_cast<const In*>(in.activations.const_data_ptr());
   const auto* second = static_cast<const In*>(in.second.const_data_ptr());
   T* out = static_cast<T*>(out_data);
@@ -41,6 +42,7 @@ void compute(const CamInputs& in, const Extent& out_extent, bool normalize, void
   const int64_t threads = std::clamp<int64_t>(bytes / kBytesWorthAThread, 1, torch::stable::get_num_threads());
   const int64_t parts = pieces_a_map(maps, in.C, threads);
   const Resize<T> resize(in.map, out_extent, normalize);
+  const CamKernels<In> kernels = kernels_of<In>(rule, in.layout, S);
 
   const auto sum_piece = [&](int64_t m, int64_t part, T* map, T* scratch) {
     const int64_t n = m / in.K, k = m % in.K;
@@ -48,16 +50,11 @@ void compute(const CamInputs& in, const Extent& out_extent, bool normalize, void
     const In* a = activations + n * in.a_image + first * (adjacent ? in.a_step : 1);
     const In* s = second + n * in.s_image + k * in.s_target;
     s += first * (rule != Rule::weights && adjacent ? in.s_step : 1);
-    const Piece<In> piece{a, s, last - first, S, in.a_step, in.s_step, scratch, map};
-    if (adjacent) {
-      multiversion<SumPositionsAdjacent<In, rule>>(piece);
-    } else {
-      multiversion<SumChannelsAdjacent<In, rule>>(piece);
-    }
+    kernels.sum({a, s, last - first, S, in.a_step, in.s_step, scratch, map, kernels.weights});
   };
   const auto finish = [&](int64_t m, T* map, int64_t begin, int64_t end) {
     if (normalize) rectify(map, S);
-    write_rows<T>(resize, map, find_normalizer<T>(resize, map), begin, end, out + m * area);
+    write_rows<T>(resize, map, find_normalizer<T>(resize, map), begin, end, out + m * area + begin * resize.out.w);
   };
 
   const int64_t scratch_size = piece_scratch(in.layout, S);
@@ -106,7 +103,7 @@ Tensor cam_op(const Tensor& activations, const Tensor& second, OptionalSizes siz
   Tensor out = empty_heatmaps(in, out_size);
   if (out.numel() == 0) return out;
   dispatch<Floating>(in.activations.scalar_type(), [&](auto type) {
-    compute<typename decltype(type)::type, rule>(in, extent_of(out_size), normalize, out.mutable_data_ptr());
+    compute<typename decltype(type)::type>(in, extent_of(out_size), normalize, out.mutable_data_ptr());
   });
   return out;
 }

@@ -25,7 +25,7 @@ inline int64_t piece_scratch(Layout layout, int64_t S) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Positions adjacent, in vectors as cam_weights.h walks them. Maps smaller than a vector take the width-1 instance.
+// Positions adjacent, in vectors as cam_weights.h walks them.
 
 template <class In, Rule rule>
 struct SumPositionsAdjacent {
@@ -77,7 +77,7 @@ struct SumPositionsAdjacent {
         add_channels<W, 4, true>(p, c, lanes, acc);
         c += 4;
       } else {
-        add_channels<W, 1, true>(p, c++, lanes, acc);
+        for (int64_t i = 0; i < used; ++i) acc[i] = T(0);
       }
       for (; c + 4 <= end; c += 4) add_channels<W, 4>(p, c, lanes, acc);
       for (; c < end; ++c) add_channels<W, 1>(p, c, lanes, acc);
@@ -90,7 +90,7 @@ struct SumPositionsAdjacent {
   template <int bytes>
   static CAMFAST_INLINE void run(const Piece<In>& p) {
     constexpr int W = bytes / sizeof(T);
-    if (p.S >= W) {
+    if (bytes > kBaselineBytes || p.S >= W) { // wider vectors are for maps that fill them (isa_for)
       sum_all<W>(p);
     } else {
       sum_all<1>(p);
@@ -99,7 +99,8 @@ struct SumPositionsAdjacent {
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Channels adjacent: sums of columns, then one dot product a position.
+// Channels adjacent: sums of columns, then one dot product per position. `rule`: an element-wise one, or Rule::weights for all
+// that have weights.
 
 template <class In, Rule rule>
 struct SumChannelsAdjacent {
@@ -122,7 +123,7 @@ struct SumChannelsAdjacent {
     for (int64_t s = 0; s < p.S; ++s) p.map[s] = T(0);
     for (int64_t c0 = 0; c0 < p.C; c0 += kChannelBlock) {
       const int64_t n = std::min(kChannelBlock, p.C - c0);
-      if constexpr (has_weights(rule)) column_weights<rule, In, W>(p, c0, n, w, sum_a);
+      if constexpr (has_weights(rule)) p.weights(p, c0, n, w, sum_a);
       for (int64_t s = 0; s < p.S; ++s) {
         const In* a = p.a + c0 + s * p.a_step;
         const In* g = p.second + c0 + s * p.s_step;
@@ -139,5 +140,42 @@ struct SumChannelsAdjacent {
     }
   }
 };
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The kernels of a rule and a layout, under the best instruction set whose vectors a map fills.
+
+template <class In>
+struct CamKernels {
+  void (*sum)(const Piece<In>&);
+  decltype(Piece<In>::weights) weights = nullptr;
+};
+
+template <class In, Rule rule>
+CamKernels<In> kernels_of(Layout layout, int64_t S) {
+  using T = AccOf<In>;
+  if (layout == Layout::positions_adjacent) {
+    return {variant<SumPositionsAdjacent<In, rule>, Piece<In>>(isa_for(S * int64_t(sizeof(T))))};
+  }
+  if constexpr (has_weights(rule)) {
+    return {variant<SumChannelsAdjacent<In, Rule::weights>, Piece<In>>(isa()),
+            variant<ColumnWeights<In, rule>, Piece<In>, int64_t, int64_t, T*, T*>(isa())};
+  } else {
+    return {variant<SumChannelsAdjacent<In, rule>, Piece<In>>(isa())};
+  }
+}
+
+template <class In>
+CamKernels<In> kernels_of(Rule rule, Layout layout, int64_t S) {
+  switch (rule) {
+    case Rule::weights: return kernels_of<In, Rule::weights>(layout, S);
+    case Rule::grad_cam: return kernels_of<In, Rule::grad_cam>(layout, S);
+    case Rule::grad_cam_plus_plus: return kernels_of<In, Rule::grad_cam_plus_plus>(layout, S);
+    case Rule::xgrad_cam: return kernels_of<In, Rule::xgrad_cam>(layout, S);
+    case Rule::hires_cam: return kernels_of<In, Rule::hires_cam>(layout, S);
+    case Rule::layer_cam: return kernels_of<In, Rule::layer_cam>(layout, S);
+    case Rule::grad_cam_elementwise: break;
+  }
+  return kernels_of<In, Rule::grad_cam_elementwise>(layout, S);
+}
 
 } // namespace camfast

@@ -34,11 +34,13 @@ template <class In>
 struct Piece {
   using T = AccOf<In>;
   const In* a;      // activations
-  const In* second; // gradients, or one weight a channel
+  const In* second; // gradients, or one weight per channel
   int64_t C, S;
   int64_t a_step, s_step; // between channels (positions adjacent) or between positions (channels adjacent)
   T* scratch;             // piece_scratch() values
   T* map;                 // [S], overwritten
+  // Channels adjacent: what writes the weights of n channels from c0 on (ColumnWeights).
+  void (*weights)(const Piece& piece, const int64_t& c0, const int64_t& n, T* const& w, T* const& sum_a);
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -113,32 +115,37 @@ CAMFAST_INLINE Vec<T, W> weight_term(const In* g, const In* a, const T* sum_a) {
 }
 
 // The weights of n channels from c0 on, and where the rule needs them the sums of their activations.
-template <Rule rule, class In, int W, class T = AccOf<In>>
-CAMFAST_INLINE void column_weights(const Piece<In>& p, int64_t c0, int64_t n, T* w, T* sum_a) {
-  if constexpr (rule == Rule::weights) {
-    for (int64_t c = 0; c < n; ++c) w[c] = widen<T>(p.second[c0 + c]);
-  } else {
-    for (int64_t c = 0; c < n; ++c) w[c] = sum_a[c] = T(0);
-    if constexpr (weights_need_activations(rule)) {
+template <class In, Rule rule>
+struct ColumnWeights {
+  using T = AccOf<In>;
+  template <int bytes>
+  static CAMFAST_INLINE void run(const Piece<In>& p, const int64_t& c0, const int64_t& n, T* const& w, T* const& sum_a) {
+    constexpr int W = bytes / sizeof(T);
+    if constexpr (rule == Rule::weights) {
+      for (int64_t c = 0; c < n; ++c) w[c] = widen<T>(p.second[c0 + c]);
+    } else {
+      for (int64_t c = 0; c < n; ++c) w[c] = sum_a[c] = T(0);
+      if constexpr (weights_need_activations(rule)) {
+        for (int64_t s = 0; s < p.S; ++s) {
+          const In* a = p.a + c0 + s * p.a_step;
+          int64_t c = 0;
+          for (; c + W <= n; c += W) store(sum_a + c, load<T, W>(sum_a + c) + load<T, W>(a + c));
+          for (; c < n; ++c) sum_a[c] += widen<T>(a[c]);
+        }
+      }
       for (int64_t s = 0; s < p.S; ++s) {
         const In* a = p.a + c0 + s * p.a_step;
+        const In* g = p.second + c0 + s * p.s_step;
         int64_t c = 0;
-        for (; c + W <= n; c += W) store(sum_a + c, load<T, W>(sum_a + c) + load<T, W>(a + c));
-        for (; c < n; ++c) sum_a[c] += widen<T>(a[c]);
+        for (; c + W <= n; c += W) store(w + c, load<T, W>(w + c) + weight_term<rule, In, W>(g + c, a + c, sum_a + c));
+        for (; c < n; ++c) w[c] += weight_term<rule, In, 1>(g + c, a + c, sum_a + c)[0];
+      }
+      for (int64_t c = 0; c < n; ++c) {
+        if constexpr (rule == Rule::grad_cam) w[c] /= T(p.S);
+        if constexpr (rule == Rule::xgrad_cam) w[c] = xgrad_weight(w[c], sum_a[c]);
       }
     }
-    for (int64_t s = 0; s < p.S; ++s) {
-      const In* a = p.a + c0 + s * p.a_step;
-      const In* g = p.second + c0 + s * p.s_step;
-      int64_t c = 0;
-      for (; c + W <= n; c += W) store(w + c, load<T, W>(w + c) + weight_term<rule, In, W>(g + c, a + c, sum_a + c));
-      for (; c < n; ++c) w[c] += weight_term<rule, In, 1>(g + c, a + c, sum_a + c)[0];
-    }
-    for (int64_t c = 0; c < n; ++c) {
-      if constexpr (rule == Rule::grad_cam) w[c] /= T(p.S);
-      if constexpr (rule == Rule::xgrad_cam) w[c] = xgrad_weight(w[c], sum_a[c]);
-    }
   }
-}
+};
 
 } // namespace camfast

@@ -112,7 +112,7 @@ void compute(const EigenInputs& in, bool normalize) {
     const bool by_channel = shape.over_positions();
     multiversion<ChannelMeans<In>>(x, by_channel ? first : int64_t(0), by_channel ? last : shape.C, to);
     const GramPiece<In> piece{x, by_channel, first, last, n, np, means.data(), panel.data(), gram};
-    multiversion<AddGram<In>>(piece);
+    add_gram(piece);
   };
   const auto finish = [&](int64_t image, double* gram) {
     const std::vector<double> projection = project(view(image), shape, gram);

@@ -85,7 +85,7 @@ inline int64_t gram_panel_depth(int64_t np) { return std::clamp<int64_t>(28 * 10
 inline int64_t gram_panel_size(int64_t np) { return gram_panel_depth(np) * np; }
 
 template <class In>
-struct AddGram {
+struct PackPanel {
   // Row k of the panel holds element `from + k` of the longer side. Columns n..np are zero and stay so.
   template <int W>
   static CAMFAST_INLINE void pack(const GramPiece<In>& p, int64_t from, int64_t depth) {
@@ -114,9 +114,23 @@ struct AddGram {
     }
   }
 
+  template <int bytes>
+  static CAMFAST_INLINE void run(const GramPiece<In>& p, const int64_t& from, const int64_t& depth) {
+    pack<bytes / sizeof(double)>(p, from, depth);
+  }
+};
+
+// panel' * panel, added to the blocks of the matrix on and above the diagonal: the same code for all types of activations.
+struct GramPanel {
+  int64_t n, np;
+  const double* panel;
+  double* gram;
+};
+
+struct AddPanel {
   // Rows [i, i + 4) and V vectors of columns from j on.
   template <int W, int V>
-  static CAMFAST_INLINE void block(const GramPiece<In>& p, int64_t depth, int64_t i, int64_t j) {
+  static CAMFAST_INLINE void block(const GramPanel& p, int64_t depth, int64_t i, int64_t j) {
     Vec<double, W> sums[kGramRows][V];
     for (int r = 0; r < kGramRows; ++r) {
       for (int v = 0; v < V; ++v) sums[r][v] = load<double, W>(p.gram + (i + r) * p.np + j + v * W);
@@ -135,25 +149,31 @@ struct AddGram {
   }
 
   template <int bytes>
-  static CAMFAST_INLINE void run(const GramPiece<In>& p) {
+  static CAMFAST_INLINE void run(const GramPanel& p, const int64_t& depth) {
     constexpr int W = bytes / sizeof(double);
     constexpr int V = bytes == kAvx512Bytes ? 4 : 2; // as many as the registers hold beside the operands
-    for (int64_t from = p.first; from < p.last; from += gram_panel_depth(p.np)) {
-      const int64_t depth = std::min(gram_panel_depth(p.np), p.last - from);
-      pack<W>(p, from, depth);
-      for (int64_t i = 0; i < p.n; i += kGramRows) {
-        int64_t j = i / W * W;
-        for (; j + V * W <= p.np; j += V * W) block<W, V>(p, depth, i, j);
-        if constexpr (V > 2) {
-          if (j + 2 * W <= p.np) {
-            block<W, 2>(p, depth, i, j);
-            j += 2 * W;
-          }
+    for (int64_t i = 0; i < p.n; i += kGramRows) {
+      int64_t j = i / W * W;
+      for (; j + V * W <= p.np; j += V * W) block<W, V>(p, depth, i, j);
+      if constexpr (V > 2) {
+        if (j + 2 * W <= p.np) {
+          block<W, 2>(p, depth, i, j);
+          j += 2 * W;
         }
-        if (j < p.np) block<W, 1>(p, depth, i, j);
       }
+      if (j < p.np) block<W, 1>(p, depth, i, j);
     }
   }
 };
+
+template <class In>
+void add_gram(const GramPiece<In>& p) {
+  const GramPanel panel{p.n, p.np, p.panel, p.gram};
+  for (int64_t from = p.first; from < p.last; from += gram_panel_depth(p.np)) {
+    const int64_t depth = std::min(gram_panel_depth(p.np), p.last - from);
+    multiversion<PackPanel<In>>(p, from, depth);
+    multiversion<AddPanel>(panel, depth);
+  }
+}
 
 } // namespace camfast

@@ -156,7 +156,7 @@ Tensor preprocess(const Tensor& frames, Sizes size, std::vector<double> mean, st
                   std::optional<std::vector<double>> box, bool channels_last) {
   const PreprocessInputs in = preprocess_inputs(frames, size, mean, std, dtype, box, channels_last);
   if (in.out.numel() == 0) return in.out;
-  dispatch<SingleAndHalves>(dtype, [&](auto type) { preprocess_all<typename decltype(type)::type>(in); });
+  dispatch<UpToSingle>(dtype, [&](auto type) { preprocess_all<typename decltype(type)::type>(in); });
   return in.out;
 }
 

@@ -29,7 +29,8 @@ void compute(const ResizeInputs& in) {
     if (in.relu) {
       for (int64_t s = 0; s < S; ++s) map[s] = positive(map[s]);
     }
-    write_rows<T>(resize, map.get(), find_normalizer<T>(resize, map.get()), first, last, out + m * area);
+    write_rows<T>(resize, map.get(), find_normalizer<T>(resize, map.get()), first, last,
+                  out + m * area + first * resize.out.w);
   };
   run_team(std::min(threads, M * claims), M * claims, 0, 1, part, [](int64_t, int64_t) {});
 }

@@ -64,6 +64,25 @@ __attribute__((noinline)) void run_baseline(const Args&... args) {
   Kernel::template run<kBaselineBytes>(args...);
 }
 
+// The same as a pointer, under an instruction set that this machine has.
+template <class Kernel, class... Args>
+void (*variant(Isa isa))(const Args&...) {
+#if CAMFAST_X86
+  switch (isa) {
+    case Isa::avx512: return &run_avx512<Kernel, Args...>;
+    case Isa::avx2: return &run_avx2<Kernel, Args...>;
+    case Isa::baseline: break;
+  }
+#endif
+  return &run_baseline<Kernel, Args...>;
+}
+
+// The best instruction set of those whose vectors are no longer than `bytes`.
+inline Isa isa_for(int64_t bytes) {
+  const Isa longest = bytes >= kAvx512Bytes ? Isa::avx512 : bytes >= kAvx2Bytes ? Isa::avx2 : Isa::baseline;
+  return isa() < longest ? isa() : longest;
+}
+
 template <class Kernel, class... Args>
 void multiversion(const Args&... args) {
 #if CAMFAST_X86

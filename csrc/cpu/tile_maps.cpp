@@ -119,7 +119,7 @@ Tensor tile_maps(const Tensor& maps, const Tensor& colors, int64_t columns, int6
   memset(picture.colors + 4 * kUnknownShade, in.background, 4);
   picture.background = in.background;
   picture.out = static_cast<uint8_t*>(in.out.mutable_data_ptr());
-  dispatch<SingleAndHalves>(maps.scalar_type(), [&](auto type) {
+  dispatch<UpToSingle>(maps.scalar_type(), [&](auto type) {
     draw(picture, static_cast<const typename decltype(type)::type*>(in.maps.const_data_ptr()));
   });
   return in.out;

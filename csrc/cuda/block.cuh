@@ -8,24 +8,15 @@ namespace camfast::cuda {
 
 constexpr unsigned kFullMask = 0xffffffffu;
 
+// The type in which values of In are summed: there are no kernels for fp64 (reference.h).
 template <class In>
-struct Accumulation {
-  using type = float;
-};
-template <>
-struct Accumulation<double> {
-  using type = double;
-};
-template <class In>
-using AccOf = typename Accumulation<In>::type;
+using AccOf = float;
 
 __device__ __forceinline__ float widen(float x) { return x; }
-__device__ __forceinline__ double widen(double x) { return x; }
 __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
 __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 
 __device__ __forceinline__ void narrow(float x, float* to) { *to = x; }
-__device__ __forceinline__ void narrow(double x, double* to) { *to = x; }
 __device__ __forceinline__ void narrow(float x, __half* to) { *to = __float2half(x); }
 __device__ __forceinline__ void narrow(float x, __nv_bfloat16* to) { *to = __float2bfloat16(x); }
 

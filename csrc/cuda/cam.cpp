@@ -3,6 +3,7 @@
 #include "../cam.h"
 #include "device.h"
 #include "cam.h"
+#include "reference.h"
 
 namespace camfast::cuda {
 namespace {
@@ -42,7 +43,7 @@ Tensor cam_op(const Tensor& activations, const Tensor& second, OptionalSizes siz
   Scratch scratch(call.plan.scratch_bytes, in.activations);
   call.scratch = scratch.data();
   call.stream = current_stream(device);
-  dispatch<Floating>(in.activations.scalar_type(), [&](auto type) {
+  dispatch<UpToSingle>(in.activations.scalar_type(), [&](auto type) {
     STD_CUDA_CHECK(launch_cam<typename decltype(type)::type>(call));
   });
   return out;
@@ -54,11 +55,11 @@ Tensor cam_op(const Tensor& activations, const Tensor& second, OptionalSizes siz
 
 STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) {
   using camfast::Rule;
-  m.impl("cam", TORCH_BOX(&camfast::cuda::cam_op<Rule::weights>));
-  m.impl("grad_cam", TORCH_BOX(&camfast::cuda::cam_op<Rule::grad_cam>));
-  m.impl("grad_cam_plus_plus", TORCH_BOX(&camfast::cuda::cam_op<Rule::grad_cam_plus_plus>));
-  m.impl("xgrad_cam", TORCH_BOX(&camfast::cuda::cam_op<Rule::xgrad_cam>));
-  m.impl("hires_cam", TORCH_BOX(&camfast::cuda::cam_op<Rule::hires_cam>));
-  m.impl("layer_cam", TORCH_BOX(&camfast::cuda::cam_op<Rule::layer_cam>));
-  m.impl("grad_cam_elementwise", TORCH_BOX(&camfast::cuda::cam_op<Rule::grad_cam_elementwise>));
+  CAMFAST_IMPL_OR_REFERENCE(m, cam, &camfast::cuda::cam_op<Rule::weights>);
+  CAMFAST_IMPL_OR_REFERENCE(m, grad_cam, &camfast::cuda::cam_op<Rule::grad_cam>);
+  CAMFAST_IMPL_OR_REFERENCE(m, grad_cam_plus_plus, &camfast::cuda::cam_op<Rule::grad_cam_plus_plus>);
+  CAMFAST_IMPL_OR_REFERENCE(m, xgrad_cam, &camfast::cuda::cam_op<Rule::xgrad_cam>);
+  CAMFAST_IMPL_OR_REFERENCE(m, hires_cam, &camfast::cuda::cam_op<Rule::hires_cam>);
+  CAMFAST_IMPL_OR_REFERENCE(m, layer_cam, &camfast::cuda::cam_op<Rule::layer_cam>);
+  CAMFAST_IMPL_OR_REFERENCE(m, grad_cam_elementwise, &camfast::cuda::cam_op<Rule::grad_cam_elementwise>);
 }

@@ -127,7 +127,8 @@ struct CamCall {
 template <class In>
 cudaError_t launch_cam(const CamCall& call);
 
-// Blocks of the largest cluster that the current device, of compute capability 9.0 or later, has room for.
+// Blocks of the largest cluster that the current device, of compute capability 9.0 or later, has room for; 1 where the kernels
+// it runs were compiled for an older one.
 int largest_cluster();
 
 } // namespace camfast::cuda

@@ -65,6 +65,7 @@ __global__ void __launch_bounds__(kMaxCamThreads, sizeof(AccOf<In>) == 8 ? 1 : 2
   }
 
   if (job.exchange == Exchange::cluster) {
+    group::require_clusters();
     group::cluster_sync();
     for (int s = threadIdx.x; s < S; s += blockDim.x) {
       T value = T(0);

@@ -3,6 +3,7 @@
 #include "../eigen_cam.h"
 #include "device.h"
 #include "eigen_cam.h"
+#include "reference.h"
 
 namespace camfast::cuda {
 namespace {
@@ -27,7 +28,7 @@ Tensor eigen_map(const Tensor& activations, const OptionalSizes& size, bool norm
   Scratch scratch(call.plan.scratch_bytes, activations);
   call.scratch = scratch.data();
   call.stream = current_stream(device);
-  dispatch<Floating>(activations.scalar_type(), [&](auto type) {
+  dispatch<UpToSingle>(activations.scalar_type(), [&](auto type) {
     STD_CUDA_CHECK(launch_eigen<typename decltype(type)::type>(call));
   });
   return in.out;
@@ -46,6 +47,6 @@ Tensor kpca_cam(const Tensor& activations, OptionalSizes size, bool normalize, s
 } // namespace camfast::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) {
-  m.impl("eigen_cam", TORCH_BOX(&camfast::cuda::eigen_cam));
-  m.impl("kpca_cam", TORCH_BOX(&camfast::cuda::kpca_cam));
+  CAMFAST_IMPL_OR_REFERENCE(m, eigen_cam, &camfast::cuda::eigen_cam);
+  CAMFAST_IMPL_OR_REFERENCE(m, kpca_cam, &camfast::cuda::kpca_cam);
 }

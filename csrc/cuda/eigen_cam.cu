@@ -70,7 +70,6 @@ cudaError_t launch_eigen(const EigenCall& call) {
   return cudaSuccess;
 }
 
-template cudaError_t launch_eigen<double>(const EigenCall&);
 template cudaError_t launch_eigen<float>(const EigenCall&);
 template cudaError_t launch_eigen<__half>(const EigenCall&);
 template cudaError_t launch_eigen<__nv_bfloat16>(const EigenCall&);

@@ -61,6 +61,7 @@ __global__ void __launch_bounds__(kGramThreads, 1) eigen_kernel(const EigenJob<I
   }
 
   if (job.exchange == Exchange::cluster) {
+    group::require_clusters();
     group::cluster_sync();
     for (int i = threadIdx.x; i < matrix; i += blockDim.x) {
       double value = 0;

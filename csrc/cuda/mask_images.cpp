@@ -3,6 +3,7 @@
 #include "../mask_images.h"
 #include "device.h"
 #include "mask_images.h"
+#include "reference.h"
 
 namespace camfast::cuda {
 namespace {
@@ -31,7 +32,7 @@ Tensor mask_images(const Tensor& images, const Tensor& maps, bool align_corners,
   const int64_t map_bytes = S * in.maps.element_size();
   call.shared_bytes = map_bytes <= machine(device).shared_bytes - kStaticSharedBytes ? int(map_bytes) : 0;
   call.stream = current_stream(device);
-  dispatch<Floating>(images.scalar_type(), [&](auto type) {
+  dispatch<UpToSingle>(images.scalar_type(), [&](auto type) {
     STD_CUDA_CHECK(launch_masks<typename decltype(type)::type>(call));
   });
   return in.out;
@@ -41,5 +42,5 @@ Tensor mask_images(const Tensor& images, const Tensor& maps, bool align_corners,
 } // namespace camfast::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) {
-  m.impl("mask_images", TORCH_BOX(&camfast::cuda::mask_images));
+  CAMFAST_IMPL_OR_REFERENCE(m, mask_images, &camfast::cuda::mask_images);
 }

@@ -22,7 +22,6 @@ cudaError_t launch_masks(const MaskCall& call) {
   return launch(call.corners ? &mask_kernel<In, true> : &mask_kernel<In, false>, how, job);
 }
 
-template cudaError_t launch_masks<double>(const MaskCall&);
 template cudaError_t launch_masks<float>(const MaskCall&);
 template cudaError_t launch_masks<__half>(const MaskCall&);
 template cudaError_t launch_masks<__nv_bfloat16>(const MaskCall&);

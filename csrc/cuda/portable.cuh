@@ -64,6 +64,13 @@ __device__ __forceinline__ T* cluster_peer(T* shared, unsigned rank) {
 #endif
 }
 
+// Stops a kernel that was compiled without clusters but launched with them: each block would take its part for the whole.
+__device__ __forceinline__ void require_clusters() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  __trap();
+#endif
+}
+
 // Barrier of all threads of the grid; the launch must be cooperative.
 __device__ __forceinline__ void grid_sync() { cooperative_groups::this_grid().sync(); }
 

@@ -24,7 +24,7 @@ Tensor preprocess(const Tensor& frames, Sizes size, std::vector<double> mean, st
   call.N = int(in.N);
   call.interleaved = channels_last;
   call.stream = current_stream(device);
-  dispatch<SingleAndHalves>(dtype, [&](auto type) {
+  dispatch<UpToSingle>(dtype, [&](auto type) {
     STD_CUDA_CHECK(launch_preprocess<typename decltype(type)::type>(call));
   });
   return in.out;

@@ -3,6 +3,7 @@
 #include "../resize_normalize.h"
 #include "device.h"
 #include "resize_normalize.h"
+#include "reference.h"
 
 namespace camfast::cuda {
 namespace {
@@ -24,7 +25,7 @@ Tensor resize_normalize(const Tensor& maps, OptionalSizes size, bool normalize, 
   Scratch scratch(call.plan.scratch_bytes, maps);
   call.scratch = scratch.data();
   call.stream = current_stream(device);
-  dispatch<Floating>(maps.scalar_type(), [&](auto type) {
+  dispatch<UpToSingle>(maps.scalar_type(), [&](auto type) {
     STD_CUDA_CHECK(launch_resize<typename decltype(type)::type>(call));
   });
   return in.out;
@@ -34,5 +35,5 @@ Tensor resize_normalize(const Tensor& maps, OptionalSizes size, bool normalize, 
 } // namespace camfast::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) {
-  m.impl("resize_normalize", TORCH_BOX(&camfast::cuda::resize_normalize));
+  CAMFAST_IMPL_OR_REFERENCE(m, resize_normalize, &camfast::cuda::resize_normalize);
 }

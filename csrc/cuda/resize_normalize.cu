@@ -33,7 +33,6 @@ cudaError_t launch_resize(const ResizeCall& call) {
                 job);
 }
 
-template cudaError_t launch_resize<double>(const ResizeCall&);
 template cudaError_t launch_resize<float>(const ResizeCall&);
 template cudaError_t launch_resize<__half>(const ResizeCall&);
 template cudaError_t launch_resize<__nv_bfloat16>(const ResizeCall&);

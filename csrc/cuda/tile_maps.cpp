@@ -26,7 +26,7 @@ Tensor tile_maps(const Tensor& maps, const Tensor& colors, int64_t columns, int6
   // Every part of a cell reads the whole map: more than a few would read more than they write.
   call.parts = std::min(8, blocks_a_map(machine(device), cells, layout.h * layout.w * layout.scale * layout.scale * 3));
   call.stream = current_stream(device);
-  dispatch<SingleAndHalves>(maps.scalar_type(), [&](auto type) {
+  dispatch<UpToSingle>(maps.scalar_type(), [&](auto type) {
     STD_CUDA_CHECK(launch_tile_maps<typename decltype(type)::type>(call));
   });
   return in.out;

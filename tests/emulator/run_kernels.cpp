@@ -88,7 +88,7 @@ void run_cam() {
   const Machine machine = next_machine();
   const size_t shift = size_t(next()), a_bytes = size_t(next()), s_bytes = size_t(next());
   Input a(a_bytes, shift), s(s_bytes, shift);
-  const size_t element = kElementBytes[dtype], accumulation = dtype == float64 ? 8 : 4;
+  const size_t element = kElementBytes[dtype], accumulation = 4;
   call.plan = plan_cam(machine, {call.maps, call.C, call.resize.in.positions(), call.resize.out.positions(), int(element),
                                  int(accumulation), call.rule, call.channels_adjacent});
   emu::Guarded out(size_t(call.maps) * call.resize.out.positions() * accumulation);
@@ -98,7 +98,6 @@ void run_cam() {
   call.out = out.begin();
   call.scratch = scratch.begin();
   switch (dtype) {
-    case float64: check(launch_cam<double>(call)); break;
     case float32: check(launch_cam<float>(call)); break;
     case float16: check(launch_cam<__half>(call)); break;
     default: check(launch_cam<__nv_bfloat16>(call)); break;
@@ -120,7 +119,7 @@ void run_resize() {
   const Machine machine = next_machine();
   const size_t bytes = size_t(next());
   Input maps(bytes, 0);
-  const size_t accumulation = dtype == float64 ? 8 : 4;
+  const size_t accumulation = 4;
   call.plan = plan_resize(machine, call.M, call.resize.in.positions(), call.resize.out.positions(), int(accumulation));
   emu::Guarded out(size_t(call.M) * call.resize.out.positions() * accumulation);
   emu::Guarded scratch(size_t(call.plan.scratch_bytes));
@@ -128,7 +127,6 @@ void run_resize() {
   call.out = out.begin();
   call.scratch = scratch.begin();
   switch (dtype) {
-    case float64: check(launch_resize<double>(call)); break;
     case float32: check(launch_resize<float>(call)); break;
     case float16: check(launch_resize<__half>(call)); break;
     default: check(launch_resize<__nv_bfloat16>(call)); break;
@@ -238,7 +236,7 @@ void run_eigen() {
   const Machine machine = next_machine();
   const size_t shift = size_t(next()), bytes = size_t(next());
   Input activations(bytes, shift);
-  const size_t accumulation = dtype == float64 ? 8 : 4;
+  const size_t accumulation = 4;
   call.shape.S = call.resize.in.positions();
   call.shape.area = call.resize.out.positions();
   call.shape.accumulation_bytes = int(accumulation);
@@ -249,7 +247,6 @@ void run_eigen() {
   call.out = out.begin();
   call.scratch = scratch.begin();
   switch (dtype) {
-    case float64: check(launch_eigen<double>(call)); break;
     case float32: check(launch_eigen<float>(call)); break;
     case float16: check(launch_eigen<__half>(call)); break;
     default: check(launch_eigen<__nv_bfloat16>(call)); break;
@@ -272,7 +269,7 @@ void run_masks() {
   call.size = next_extent();
   const Machine machine = next_machine();
   const size_t shift = size_t(next());
-  const size_t element = kElementBytes[dtype], accumulation = dtype == float64 ? 8 : 4;
+  const size_t element = kElementBytes[dtype], accumulation = 4;
   const size_t plane = size_t(call.size.positions()) * call.planes * element, map_bytes = size_t(call.map.positions()) * accumulation;
   Input images(plane * call.N, shift), maps(map_bytes * call.N * call.C, 0);
   emu::Guarded out(plane * call.N * call.C, shift);
@@ -282,7 +279,6 @@ void run_masks() {
   call.group = blocks_a_map(machine, call.N * call.C, (long long)plane);
   call.shared_bytes = map_bytes <= size_t(machine.shared_bytes - kStaticSharedBytes) ? int(map_bytes) : 0;
   switch (dtype) {
-    case float64: check(launch_masks<double>(call)); break;
     case float32: check(launch_masks<float>(call)); break;
     case float16: check(launch_masks<__half>(call)); break;
     default: check(launch_masks<__nv_bfloat16>(call)); break;

@@ -31,7 +31,7 @@ MACHINES = {
     "tiny shared memory": (20, 24 * 1024, 8, 1),  # pushes larger maps onto the path for large maps
 }
 PATHS = {0: "one block", 1: "cluster", 2: "grid", 3: "large"}
-ATOL = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
+ATOL = {torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +88,7 @@ def emulate_cam(program, op, sample: Sample, dtype, channels_last, normalize, ma
     header += [*extent(sample.map), *extent(size), int(normalize), *MACHINES[machine], shift]
     inputs = [storage_bytes(A), storage_bytes(second)]
     header += [len(i) for i in inputs]
-    result_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    flat, path = run(program, header, inputs, result_dtype)
+    flat, path = run(program, header, inputs, torch.float32)
     expected = getattr(reference, op)(A.double(), second.double(), size, normalize)
     return flat.view(expected.shape), expected, path
 
@@ -113,7 +112,7 @@ def test_every_sample(program, op, machine):
     assert {"clusters": "cluster", "grid": "grid", "alone": "one block", "tiny shared memory": "large"}[machine] in seen
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("op", FAMILY)
 def test_dtypes_and_alignment(program, op, dtype):
     for sample in (Sample(1, 70, (7, 7), 20), Sample(2, 48, (4, 6), (9, 9), K=2), Sample(1, 5, (36, 32), 40)):
@@ -125,7 +124,7 @@ def test_dtypes_and_alignment(program, op, dtype):
                 assert_close(actual, expected, dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("machine", ["clusters", "tiny shared memory"])
 def test_resize_normalize(program, dtype, machine):
     for shape, size, relu in [((5, 7, 7), (40, 31), True), ((1, 90, 88), (33, 200), False), ((2, 1, 1), (3, 3), False)]:
@@ -133,8 +132,7 @@ def test_resize_normalize(program, dtype, machine):
         for normalize in (True, False):
             header = [1, 3, DTYPES.index(dtype), shape[0], *extent(shape[1:]), *extent(size), int(normalize), int(relu)]
             header += [*MACHINES[machine], maps.numel() * maps.element_size()]
-            result_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-            actual, _ = run(program, header, [storage_bytes(maps)], result_dtype)
+            actual, _ = run(program, header, [storage_bytes(maps)], torch.float32)
             expected = reference.resize_normalize(maps.double(), size, normalize, relu)
             assert_close(actual.view(expected.shape), expected, dtype)
 
@@ -216,8 +214,7 @@ def emulate_eigen(program, name: str, A: Tensor, size, normalize: bool, machine:
     strides = [A.stride(0), 1, A.shape[1]] if channels_last else [A.stride(0), positions, 1]
     header = [4, order, DTYPES.index(A.dtype), A.shape[0], A.shape[1], *strides, *extent(grid), *extent(size)]
     header += [int(normalize), int(name == "kpca_cam"), *MACHINES[machine], shift, A.numel() * A.element_size()]
-    result_dtype = torch.float64 if A.dtype == torch.float64 else torch.float32
-    flat, path = run(program, header, [storage_bytes(A)], result_dtype)
+    flat, path = run(program, header, [storage_bytes(A)], torch.float32)
     expected = getattr(reference, name)(A.double(), size, normalize)
     return flat.view(expected.shape), expected, path
 
@@ -245,15 +242,14 @@ def test_eigen(program, name, machine):
     assert "large" in seen
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 def test_eigen_dtypes(program, dtype):
     for shape in ((1, 140, 7, 7), (1, 70, 9, 8)):
         for channels_last in (False, True):
             A = activations(shape, dtype, channels_last)
             shift = A.element_size()
             actual, expected, _ = emulate_eigen(program, "eigen_cam", A, (12, 11), True, "clusters", shift=shift)
-            atol = 1e-9 if dtype == torch.float64 else 2e-5
-            torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=atol)
+            torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=2e-5)
 
 
 def test_eigen_of_what_is_not_finite_or_constant(program):
@@ -270,13 +266,13 @@ def test_eigen_of_a_near_tie(program):
     u = torch.randn(49, 6, generator=rng, dtype=torch.float64)
     u, _ = torch.linalg.qr(u - u.mean(0))
     v, _ = torch.linalg.qr(torch.randn(128, 6, generator=rng, dtype=torch.float64))
-    for gap, dtype, atol in ((1e-6, torch.float64, 1e-6), (1e-2, torch.float32, 5e-5)):
-        A = ((u * torch.tensor([1, 1 - gap, 0.9, 0.8, 0.5, 0.1])) @ v.T).T.reshape(1, 128, 7, 7).to(dtype).contiguous()
+    for gap, atol in ((1e-2, 5e-5), (1e-3, 5e-4)):
+        A = ((u * torch.tensor([1, 1 - gap, 0.9, 0.8, 0.5, 0.1])) @ v.T).T.reshape(1, 128, 7, 7).float().contiguous()
         actual, expected, _ = emulate_eigen(program, "eigen_cam", A, (7, 7), False, "clusters")
         torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("machine", ["clusters", "tiny shared memory"])
 def test_mask_images(program, dtype, machine):
     rng = torch.Generator().manual_seed(8)
@@ -285,7 +281,7 @@ def test_mask_images(program, dtype, machine):
     for i, (shape, grid) in enumerate(cases):
         images = torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype)
         maps = torch.randn(grid, generator=rng, dtype=torch.float64).to(dtype)
-        maps = maps if dtype == torch.float64 else maps.float()
+        maps = maps.float()
         for channels_last, corners, first in ((0, 1, 0), (1, 0, 1), (0, 0, 0), (1, 1, 1)):
             shift = images.element_size() * (i % 2)
             laid_out = images.movedim(1, -1).contiguous() if channels_last else images
@@ -296,7 +292,7 @@ def test_mask_images(program, dtype, machine):
             actual = (
                 flat.view(expected.movedim(1, -1).shape).movedim(-1, 1) if channels_last else flat.view_as(expected)
             )
-            limit = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]
+            limit = {torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]
             torch.testing.assert_close(actual.double(), expected, rtol=0, atol=limit)
 
 
