@@ -144,7 +144,11 @@ def _search(
                 continue
             reading = read(model, step.module, step.name, activations, planted)
             if reading.layout is not None and _reached(reading.layout, gradient):
-                if layout.kind != "channels_first" or reading.layout.kind == "channels_first" or not _inner(step.module):
+                if (
+                    layout.kind != "channels_first"
+                    or reading.layout.kind == "channels_first"
+                    or not _inner(step.module)
+                ):
                     return step.name, step.module
                 hidden = hidden or step  # tokens after all, inside a block
     if hidden is not None:

@@ -58,7 +58,9 @@ class Layout(NamedTuple):
         order = self.order
         lead = tensor.ndim - len(order)
         tensor = tensor.permute(*range(lead), *(lead + axis for axis in order))
-        if len(order) == 3 and (len(self.map) > 1 or tensor.shape[-1] != self.map[0]):  # flattened, or pooled along some of the image's dimensions
+        if len(order) == 3 and (
+            len(self.map) > 1 or tensor.shape[-1] != self.map[0]
+        ):  # flattened, or pooled along some of the image's dimensions
             grid = self.map[::-1] if self.down else self.map
             tensor = tensor.narrow(-1, self.prefix, math.prod(grid)).unflatten(-1, grid)
             return (

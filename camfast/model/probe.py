@@ -37,7 +37,10 @@ _PLACES = (
     (0.9, 0.45, 0.35, 0.6),
     (0.1, 0.1, 0.65, 0.25),
 )
-_START, _END = -1, -2  # places beside these: what answers there first or last tells where a row of tokens begins and ends
+_START, _END = (
+    -1,
+    -2,
+)  # places beside these: what answers there first or last tells where a row of tokens begins and ends
 _WIDTH = 1 / 8  # of a planted change, in each dimension
 _WHOLE = 4  # dimensions of so few entries may be channels: they change as a whole
 _SURE = 0.5  # agreement of a reading with one planted change that needs no second
