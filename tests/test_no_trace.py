@@ -218,7 +218,8 @@ def test_activations_are_freed_at_once(name, fail, model):
             result = None
         else:
             result = explainer(IMAGES, camfast.TopK(2))
-        assert len(alive) == 4 and not any(reference() is not None for reference in alive)
+        assert len(alive) in (4, 8)  # of the pass, and of the one that reads the layer's axes
+        assert not any(reference() is not None for reference in alive)
     finally:
         gc.enable()
     del result

@@ -89,7 +89,7 @@ BAD = {
     "negative class": (-1, "targets must be classes from 0 to 4, got -1"),
     "fewer targets than images": ([1], "expected one target an image, 2, got 1"),
     "more than there are classes": (camfast.TopK(9), r"TopK\(9\) needs at least 9 classes, got 5"),
-    "a name": ("tabby", "class names are not known"),
+    "a name": ("tabby", "no class names are known"),
     "not a scalar": (lambda scores: scores, r"a target callable must return one scalar, got shape \[5\]"),
     "cut off": (cut_off, "differentiable function of the scores, got a tensor cut off"),
 }
