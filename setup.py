@@ -117,10 +117,8 @@ def architecture_flags(listed):
 
 def cuda_extension():
     listed = architectures()
-    if any(re.fullmatch(r"[\d.]+[af]?(\+PTX| PTX|)", entry) is None for entry in listed):
-        flags = []  # "Hopper", "All": torch knows these
-    else:
-        flags = architecture_flags(listed)
+    known = all(re.fullmatch(r"[\d.]+[af]?(\+PTX| PTX|)", entry) for entry in listed)
+    flags = architecture_flags(listed) if known else []  # "Hopper", "All": torch knows these
     compiled_for = f'-DCAMFAST_ARCHITECTURES="{";".join(listed)}"'
     nvcc = ["-O0", "-G"] if DEBUG else ["-O3", "-DNDEBUG"]
     host = [f"-Xcompiler={flag}" for flag in [*RELATIVE_PATHS, "-fvisibility=hidden", "-Wall"]]
