@@ -121,7 +121,6 @@ def _search(
     target, read_by_it = _objective(objective, output)
     candidates = _of_the_image(model, inputs, _candidates(model, inputs, steps, read_by_it, last_weight))
     silent: _Step | None = None
-    hidden: _Step | None = None
     planted = Planted(model, inputs)
     # From the last one backwards: it alone, which is mostly enough, then a few at a time, so that graphs stay short.
     bounds = [len(candidates), *range(len(candidates) - 1, 0, -_AT_ONCE), 0] if candidates else []
@@ -144,15 +143,7 @@ def _search(
                 continue
             reading = read(model, step.module, step.name, activations, planted)
             if reading.layout is not None and _reached(reading.layout, gradient):
-                if (
-                    layout.kind != "channels_first"
-                    or reading.layout.kind == "channels_first"
-                    or not _inner(step.module)
-                ):
-                    return step.name, step.module
-                hidden = hidden or step  # tokens after all, inside a block
-    if hidden is not None:
-        return hidden.name, hidden.module
+                return step.name, step.module
     if silent is None and candidates and not differentiable:
         return candidates[-1].step.name, candidates[-1].step.module
     if silent is None and candidates:
@@ -286,7 +277,7 @@ def _candidates(
         else:
             channels = step.shape[-1]
             # Of a transformer's block, the residual stream and its normalisations are features of a position.
-            inner = _inner(step.module)
+            inner = not (_parts(step.module) or "norm" in type(step.module).__name__.lower())
         class_map = channels == classes and (segments or step.turn >= last_weight)
         found.append(_Candidate(step, layout, doubts=2 * inner + class_map))
     return sorted(found, key=lambda candidate: -candidate.doubts)
@@ -302,11 +293,6 @@ def _of_the_image(model: nn.Module, inputs: Inputs, candidates: list[_Candidate]
         tap.run(inputs.with_image(inputs.image.detach().flip(-1) * 0.5 + 1))
         changed = [not torch.equal(*pair) for pair in zip(before, tap.activations, strict=True)]
     return [candidate for candidate, differs in zip(candidates, changed, strict=True) if differs] or candidates
-
-
-def _inner(module: nn.Module) -> bool:
-    """Whether a layer of tokens is a part of a block: neither a block, nor its normalisation, nor recurrent."""
-    return not (_parts(module) or "norm" in type(module).__name__.lower() or isinstance(module, nn.RNNBase))
 
 
 def _parts(module: nn.Module) -> list[nn.Module]:

@@ -18,18 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = [
-    "MAX_PREFIX",
-    "Kind",
-    "Layout",
-    "factorisations",
-    "grids_of",
-    "layout_of",
-    "named_layout",
-    "patch_size",
-    "same_proportions",
-    "size_of",
-]
+__all__ = ["Kind", "Layout", "grids_of", "layout_of", "named_layout", "same_proportions", "size_of"]
 
 MAX_PREFIX = 9  # a class token and eight registers
 MAX_GUESSED_PREFIX = 5  # a class token and four registers, where the model's patch embedding does not tell the grid
@@ -58,9 +47,7 @@ class Layout(NamedTuple):
         order = self.order
         lead = tensor.ndim - len(order)
         tensor = tensor.permute(*range(lead), *(lead + axis for axis in order))
-        if len(order) == 3 and (
-            len(self.map) > 1 or tensor.shape[-1] != self.map[0]
-        ):  # flattened, or pooled along some of the image's dimensions
+        if len(order) - 2 < len(self.map) or self.prefix:  # flattened, or pooled along some of the image's dimensions
             grid = self.map[::-1] if self.down else self.map
             tensor = tensor.narrow(-1, self.prefix, math.prod(grid)).unflatten(-1, grid)
             return (
@@ -180,7 +167,7 @@ def _tokens(
 
 def _embedded_grid(count: int, size: Sequence[int], model: nn.Module) -> tuple[tuple[int, ...], int] | None:
     """Grid and prefix of ``count`` tokens from the model's patch embedding, possibly merged 2 x 2 a few times."""
-    patch = patch_size(model, len(size))
+    patch = _patch_size(model, len(size))
     if patch is None:
         return None
     count -= int(getattr(getattr(model, "config", None), "num_detection_tokens", 0))
@@ -202,7 +189,7 @@ def _merged(patch: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [tuple(step * factor for step, factor in zip(patch, row, strict=True)) for row in factors]
 
 
-def patch_size(model: nn.Module, rank: int) -> tuple[int, ...] | None:
+def _patch_size(model: nn.Module, rank: int) -> tuple[int, ...] | None:
     """The stride of the first convolution that cuts an image into patches: kernel and stride are the same.
 
     Volumes may be cut into patches that overlap: there the first convolution counts in any case.
@@ -236,7 +223,7 @@ def grids_of(
     """Grids and prefixes of ``count`` tokens that have the image's proportions, exactly and after rounding."""
     exact, rounded = [], []
     for prefix in range(min(MAX_GUESSED_PREFIX, count - 1) + 1):
-        for grid in factorisations(count - prefix, len(size)):
+        for grid in _factorisations(count - prefix, len(size)):
             if _exact(grid, size):
                 exact.append((grid, prefix))
             elif same_proportions(grid, size):
@@ -246,14 +233,14 @@ def grids_of(
     return (several[0] or exact, several[1] or rounded) if any(several) else (exact, rounded)
 
 
-def factorisations(count: int, rank: int) -> list[tuple[int, ...]]:
+def _factorisations(count: int, rank: int) -> list[tuple[int, ...]]:
     if rank == 1:
         return [(count,)]
     return [
         (head, *tail)
         for head in range(1, count + 1)
         if count % head == 0
-        for tail in factorisations(count // head, rank - 1)
+        for tail in _factorisations(count // head, rank - 1)
     ]
 
 

@@ -16,37 +16,26 @@ from __future__ import annotations
 import itertools
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .inputs import Inputs
-from .layouts import MAX_PREFIX, Kind, Layout, factorisations, grids_of, layout_of, patch_size, size_of
+from .layouts import Kind, Layout, grids_of, layout_of, size_of
 from .tap import Tap
 
 __all__ = ["Planted", "Reading", "image_axes", "read", "read_layer"]
 
 # Where a change is planted, in shares of each of the image's dimensions, the last one first. Late in the last one, so
 # that a recurrent network, which answers from there on, answers in a small part.
-_PLACES = (
-    (0.7, 0.25, 0.55, 0.35),
-    (0.25, 0.6, 0.15, 0.8),
-    (0.5, 0.85, 0.8, 0.15),
-    (0.9, 0.45, 0.35, 0.6),
-    (0.1, 0.1, 0.65, 0.25),
-)
-_START, _END = (
-    -1,
-    -2,
-)  # places beside these: what answers there first or last tells where a row of tokens begins and ends
+_PLACES = ((0.7, 0.25, 0.55, 0.35), (0.25, 0.6, 0.15, 0.8), (0.5, 0.85, 0.8, 0.15))
 _WIDTH = 1 / 8  # of a planted change, in each dimension
 _WHOLE = 4  # dimensions of so few entries may be channels: they change as a whole
 _SURE = 0.5  # agreement of a reading with one planted change that needs no second
 _FAIR = 0.3  # the same of several changes
 _AGAINST = 0.6  # the same of several changes, where sizes speak for another reading
-_APART = 0.15  # how much more of one end than of the other a token may answer that stands outside the image
 _MARGIN = 0.2  # by how much a reading must agree better than its rivals
 
 
@@ -100,21 +89,18 @@ def planted(image: Tensor, turn: int) -> tuple[Tensor, tuple[float | None, ...]]
     places: list[float | None] = [None]
     rank = image.ndim
     for axis, length in enumerate(image.shape[1:], 1):
-        place = {_START: 0.0, _END: 1.0}.get(turn)
-        width = 1 / 32 if place is not None else _WIDTH
-        if place is None:
-            place = _PLACES[turn][(rank - 1 - axis) % len(_PLACES[turn])]
+        place = _PLACES[turn][(rank - 1 - axis) % len(_PLACES[turn])]
         channels = axis in (1, rank - 1) if rank < 5 else axis == 2
         if length == 1 or (length <= _WHOLE and channels and rank > 3):
             box.append(slice(None))
             places.append(None)
             continue
-        start = min(length - 1, max(0, math.floor(length * (place - width / 2))))
-        end = max(start + 1, min(length, math.ceil(length * (place + width / 2))))
+        start = min(length - 1, max(0, math.floor(length * (place - _WIDTH / 2))))
+        end = max(start + 1, min(length, math.ceil(length * (place + _WIDTH / 2))))
         box.append(slice(start, end))
         places.append((start + end) / 2 / length)
     part = image[tuple(box)]
-    generator = torch.Generator().manual_seed(turn % 100)
+    generator = torch.Generator().manual_seed(turn)
     if image.is_floating_point():
         finite = image[:1].float().nan_to_num(0, 0, 0)
         # Small, and of mean zero: what normalises over the whole map should hardly feel it, what is local answers.
@@ -195,7 +181,7 @@ def read_layer(
         return read(model, layer, name, activations, Planted(model, inputs), inputs.batch, eval_mode)
     except _PassFailed as error:
         what = f"a pass of a changed image raised {type(error.__cause__).__name__}, so that nothing was seen of layer {name!r}"
-        return Reading(_hint(tuple(activations.shape), layer, inputs.image, model), what)
+        return Reading(_hint(tuple(activations.shape), inputs.image, model), what)
 
 
 def _scaled(reading: Reading, before: tuple[int, ...], each: tuple[int, ...]) -> Reading | None:
@@ -219,81 +205,38 @@ def _read(
 ) -> tuple[Reading, tuple[int, ...]]:
     """The reading, and the shape of the layer's output for one image."""
     image = source.inputs.image
-    told: list[_Answer] = []
-    ends: dict[int, tuple[int, int]] = {}  # of each dimension: what lies before its positions, and how many there are
-    each, first, batch = tuple(activations.shape), None, 0
-    turns = [0]
-    for turn in turns:
+    answers: list[_Answer] = []
+    each = tuple(activations.shape)
+    first: Layout | None = None
+    for turn in range(len(_PLACES)):
         after = source.activations(layer, turn)
+        batch = _batch_axis(activations, after, image.shape[0])
+        each = (*after.shape[:batch], after.shape[batch] // image.shape[0], *after.shape[batch + 1 :])
         before = _first(activations, after)
         if before is None:
             return Reading(None), tuple(activations.shape)
-        batch = _batch_axis(activations, after, image.shape[0])
-        each = (*after.shape[:batch], after.shape[batch] // image.shape[0], *after.shape[batch + 1 :])
         change = (after.double() - before.double()).abs().nan_to_num(0, 0, 0).narrow(batch, 0, each[batch]).cpu()
         change[change < 1e-4 * change.max()] = 0  # what differs between batches of another size
-        if turn == 0:
-            first = _hint(each, layer, image[:1], model)
-            row = len(each) == 3 and not (first is not None and _grid_is_known(first, model))
-            turns += [_START, _END, *range(1, len(_PLACES))] if row else range(1, len(_PLACES))
-        if change.any():
-            told.append(_Answer(change, planted(image[:1], turn)[1]))
-        if turn == _END and len(told) >= 2:
-            ends = _ends(told[-2].change, told[-1].change, batch)
-            if isinstance(layer, nn.RNNBase):
-                ends = {}  # no other tokens
-            if first is not None and first.kind != "channels_first" and first.order[2] in ends:
-                prefix, positions = ends[first.order[2]]
-                if len(first.map) == 1:
-                    first = first._replace(prefix=prefix, map=(positions,))
-                elif (first.prefix, math.prod(first.map)) != (prefix, positions):
-                    first = None
-        if not change.any() or (_END in turns and turn in (0, _START)):
+        answers.append(_Answer(change, planted(image[:1], turn)[1]))
+        first = _hint(each, image[:1], model)
+        told = [answer for answer in answers if answer.change.any()]
+        if not change.any():
             continue
-        rivals = list(_readings_of(each, batch, image.shape, model, first, ends))
+        rivals = list(_readings_of(each, batch, image.shape, model, first))
         scored = sorted(((_agreement(rival, told), -i) for i, rival in enumerate(rivals)), reverse=True)
-        decided = _decided(scored, rivals, first, told)
-        if decided is not None:
-            return Reading(decided), each
+        found = _decided(scored, rivals, first, told)
+        if found is not None:
+            return Reading(found), each
+    told = [answer for answer in answers if answer.change.any()]
     if not told:
         if not activations.any() or first is None:
             return Reading(first), each
-        return Reading(first, f"layer {name!r} did not change when the image was changed in several places"), each
+        return Reading(first, f"layer {name!r} did not change when the image was changed in three places"), each
     if first is not None and _agreement(first, told) > -_FAIR:
         return Reading(
             first, f"changes planted in the image did not show where the positions of layer {name!r} are"
         ), each
     return Reading(None), each
-
-
-def _grid_is_known(layout: Layout, model: nn.Module) -> bool:
-    """Whether the model's patch embedding tells the grid of tokens, and how many others stand before it."""
-    return len(layout.map) > 1 and patch_size(model, len(layout.map)) is not None
-
-
-def _ends(start: Tensor, end: Tensor, batch: int) -> dict[int, tuple[int, int]]:
-    """Of each dimension: how many entries lie before those that follow the image, and how many follow it.
-
-    ``start`` and ``end`` are answers to changes at the image's two ends. A class token answers to both alike.
-    """
-    found = {}
-    for axis in range(start.ndim):
-        if axis == batch or start.shape[axis] < 3:
-            continue
-        others = [d for d in range(start.ndim) if d != axis]
-        a, b = start.sum(others), end.sum(others)
-        difference = a / a.sum() - b / b.sum()
-        if not (difference > 0).any() or not (difference < 0).any():
-            continue
-        high, low = difference / difference.max(), difference / difference.min()
-        begin, last = int((high >= 0.5).nonzero()[0]), int((low >= 0.5).nonzero()[-1])
-        if bool((high[:begin] > _APART).any()):
-            begin = 0
-        if bool((low[last + 1 :] > _APART).any()):
-            last = len(low) - 1
-        if last > begin and begin <= MAX_PREFIX and len(low) - 1 - last <= MAX_PREFIX:
-            found[axis] = (begin, last - begin + 1)
-    return found
 
 
 def _decided(
@@ -340,50 +283,35 @@ def _batch_axis(activations: Tensor, after: Tensor, images: int) -> int:
     return 1 if after.ndim == 3 and after.shape[1] == 1 else 0
 
 
-def _hint(shape: Sequence[int], layer: nn.Module, image: Tensor, model: nn.Module) -> Layout | None:
-    """The reading that is tried first: what sizes and the kind of layer speak for."""
-    if image.ndim == 5 and len(shape) == 4 and shape[0] == image.shape[1] > 1:
-        return Layout("channels_first", tuple(shape[2:]), along=(3, 4), instances=shape[0])
+def _hint(shape: Sequence[int], image: Tensor, model: nn.Module) -> Layout | None:
     try:
-        found = layout_of(shape, image.shape, model)
+        return layout_of(shape, image.shape, model)
     except ValueError:  # tokens that fit several grids
         return None
-    if len(shape) == 3 and image.ndim == 3 and found is not None and found.kind == "channels_first":
-        last = [m for m in layer.modules() if isinstance(m, (*_OF_TOKENS, *_OF_CHANNELS))]
-        if not last:
-            return None
-        if isinstance(last[-1], _OF_TOKENS):
-            return Layout("tokens", (shape[1],)) if shape[0] == 1 else None
-    return found
-
-
-_OF_TOKENS = (nn.Linear, nn.LayerNorm, nn.RNNBase, nn.MultiheadAttention)
-_OF_CHANNELS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
 
 
 def _readings_of(
-    shape: tuple[int, ...],
-    batch: int,
-    image: Sequence[int],
-    model: nn.Module,
-    first: Layout | None,
-    ends: Mapping[int, tuple[int, int]],
+    shape: tuple[int, ...], batch: int, image: Sequence[int], model: nn.Module, first: Layout | None
 ) -> Iterator[Layout]:
     """Every way to read an output of ``shape`` for one image, the likeliest first."""
+    if first is not None:
+        yield first
     others = [axis for axis in range(len(shape)) if axis != batch]
     instances = shape[batch] if shape[batch] > 1 else None
     if instances is not None and (len(image) != 5 or image[1] != instances):
         return
     usual = _usual_axes(image, model)
     start = 2 if instances is not None else 1
-    layouts: Iterable[Layout] = _plain(shape, batch, others, range(start, len(image)), usual, instances, ends)
-    if len(others) == 2 and len(usual) > 1 and instances is None:
-        layouts = itertools.chain(layouts, _flattened(shape, batch, others, image, usual, ends))
-    seen = set()
-    for layout in itertools.chain([first] if first is not None else [], layouts):
+    seen = {_key(first, len(image))} if first is not None else set()
+    for layout in _plain(shape, batch, others, range(start, len(image)), usual, instances):
         if (key := _key(layout, len(image))) not in seen:
             seen.add(key)
             yield layout
+    if len(others) == 2 and len(usual) > 1 and instances is None:
+        for layout in _flattened(shape, batch, others, image, model, usual):
+            if (key := _key(layout, len(image))) not in seen:
+                seen.add(key)
+                yield layout
 
 
 def _usual_axes(image: Sequence[int], model: nn.Module) -> tuple[int, ...]:
@@ -400,7 +328,6 @@ def _plain(
     image_axes: Sequence[int],
     usual: tuple[int, ...],
     instances: int | None,
-    ends: Mapping[int, tuple[int, int]],
 ) -> Iterator[Layout]:
     """One dimension of channels, the others each along one of the image's."""
     positions = len(others) - 1
@@ -413,21 +340,16 @@ def _plain(
             rest = [axis for axis in others if axis != channels]
             pairs = sorted(zip(along, rest, strict=True))
             follows = tuple(axis for axis, _ in pairs)
-            dims = (batch, channels, *(axis for _, axis in pairs))
-            prefix, sizes = 0, tuple(shape[axis] for axis in dims[2:])
-            if len(follows) == 1 and dims[2] in ends:  # a row of tokens, others before or behind it
-                prefix, positions = ends[dims[2]]
-                sizes = (positions,)
             if len(follows) == 1 and len(usual) == 2 and instances is None:  # a picture's rows or columns
                 whole = usual if follows[0] in usual else (1, 2)
                 if follows[0] not in whole:
                     continue
-                sizes = tuple(sizes[0] if axis == follows[0] else 1 for axis in whole)
-                yield Layout("axes", sizes, prefix, axes=dims, along=whole)
+                sizes = tuple(shape[pairs[0][1]] if axis == follows[0] else 1 for axis in whole)
+                yield Layout("axes", sizes, axes=(batch, channels, pairs[0][1]), along=whole)
                 continue
-            partly = len(sizes) == 1 and sizes[0] != shape[dims[2]]
-            kind = "axes" if partly and _kind(dims) == "channels_first" else _kind(dims)
-            yield Layout(kind, sizes, prefix, axes=dims, along=follows, instances=instances)
+            dims = (batch, channels, *(axis for _, axis in pairs))
+            sizes = tuple(shape[axis] for axis in dims[2:])
+            yield Layout(_kind(dims), sizes, axes=dims, along=follows, instances=instances)
 
 
 def _kind(axes: tuple[int, ...]) -> Kind:
@@ -445,23 +367,24 @@ def _flattened(
     batch: int,
     others: list[int],
     image: Sequence[int],
+    model: nn.Module,
     usual: tuple[int, ...],
-    ends: Mapping[int, tuple[int, int]],
 ) -> Iterator[Layout]:
-    """One dimension of channels, the other a grid in a row, with or without extra tokens before and behind it."""
+    """One dimension of channels, the other a grid in a row, with or without extra tokens before it."""
     size = tuple(image[axis] for axis in usual)
+    if len(size) > 2:
+        return
     for tokens in others:
         (channels,) = (axis for axis in others if axis != tokens)
-        count = shape[tokens]
-        bounds = [ends[tokens]] if tokens in ends else [(0, count), (1, count - 1)]
-        grids = [(grid, prefix) for prefix, positions in bounds for grid in factorisations(positions, len(size))]
-        if len(size) == 2:
-            exact, rounded = grids_of(count, size)
-            grids = [*(found for found in (*exact, *rounded) if tokens not in ends or found in grids), *grids]
-        for grid, prefix in dict.fromkeys(grids):
-            if math.prod(grid) == max(grid):  # all along one dimension: see _plain
-                continue
-            for down in (False, True):
+        exact, rounded = grids_of(shape[tokens], size)
+        loose = [
+            ((rows, (shape[tokens] - prefix) // rows), prefix)
+            for prefix in (0, 1)
+            for rows in range(2, shape[tokens] // 2 + 1)
+            if (shape[tokens] - prefix) % rows == 0 and shape[tokens] - prefix > rows
+        ]
+        for (grid, prefix), down in itertools.product(dict.fromkeys([*exact, *rounded, *loose]), (False, True)):
+            if math.prod(grid) > 1:
                 yield Layout("axes", grid, prefix, axes=(batch, channels, tokens), down=down, along=usual)
 
 
