@@ -88,7 +88,7 @@ def fastest_threads(model: nn.Module, images: Tensor) -> int:
                     model(images)
                     if turn:
                         times[count].append(time.perf_counter() - began)
-                if turn > 2 and time.perf_counter() - start > PATIENCE:
+                if turn > 1 and time.perf_counter() - start > PATIENCE:
                     break
     finally:
         torch.set_num_threads(most)
