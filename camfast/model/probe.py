@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .evidence import WIDTH, Answer, agreement, sharpness
 from .inputs import Inputs
 from .layouts import Kind, Layout, grids_of, layout_of, size_of
 from .tap import Tap
@@ -31,7 +32,6 @@ __all__ = ["Planted", "Reading", "image_axes", "read", "read_layer"]
 # Where a change is planted, in shares of each of the image's dimensions, the last one first. Late in the last one, so
 # that a recurrent network, which answers from there on, answers in a small part.
 _PLACES = ((0.7, 0.25, 0.55, 0.35), (0.25, 0.6, 0.15, 0.8), (0.5, 0.85, 0.8, 0.15))
-_WIDTH = 1 / 8  # of a planted change, in each dimension
 _WHOLE = 4  # dimensions of so few entries may be channels: they change as a whole
 _SURE = 0.5  # agreement of a reading with one planted change that needs no second
 _FAIR = 0.3  # the same of several changes
@@ -44,13 +44,6 @@ class Reading(NamedTuple):
 
     layout: Layout | None  # None: no reading explains what was seen
     doubt: str | None = None  # what was seen, where that does not prove the layout
-
-
-class _Answer(NamedTuple):
-    """How a layer answered to one planted change."""
-
-    change: Tensor  # |difference|, of the layer's shape for one image
-    places: tuple[float | None, ...]  # in shares of the image's dimensions, batch included; None: changed as a whole
 
 
 _readings: weakref.WeakKeyDictionary[nn.Module, weakref.WeakKeyDictionary[nn.Module, dict[Any, Reading]]] = (
@@ -83,7 +76,7 @@ class _PassFailed(Exception):
 
 
 def planted(image: Tensor, turn: int) -> tuple[Tensor, tuple[float | None, ...]]:
-    """``image`` with a change in the first one's ``turn``-th place, and where that is (see :class:`_Answer`)."""
+    """``image`` with a change in the first one's ``turn``-th place, and where that is (see :class:`Answer`)."""
     image = image.clone()
     box: list[slice] = [slice(0, 1)]
     places: list[float | None] = [None]
@@ -95,8 +88,8 @@ def planted(image: Tensor, turn: int) -> tuple[Tensor, tuple[float | None, ...]]
             box.append(slice(None))
             places.append(None)
             continue
-        start = min(length - 1, max(0, math.floor(length * (place - _WIDTH / 2))))
-        end = max(start + 1, min(length, math.ceil(length * (place + _WIDTH / 2))))
+        start = min(length - 1, max(0, math.floor(length * (place - WIDTH / 2))))
+        end = max(start + 1, min(length, math.ceil(length * (place + WIDTH / 2))))
         box.append(slice(start, end))
         places.append((start + end) / 2 / length)
     part = image[tuple(box)]
@@ -205,7 +198,7 @@ def _read(
 ) -> tuple[Reading, tuple[int, ...]]:
     """The reading, and the shape of the layer's output for one image."""
     image = source.inputs.image
-    answers: list[_Answer] = []
+    answers: list[Answer] = []
     each = tuple(activations.shape)
     first: Layout | None = None
     for turn in range(len(_PLACES)):
@@ -217,13 +210,13 @@ def _read(
             return Reading(None), tuple(activations.shape)
         change = (after.double() - before.double()).abs().nan_to_num(0, 0, 0).narrow(batch, 0, each[batch]).cpu()
         change[change < 1e-4 * change.max()] = 0  # what differs between batches of another size
-        answers.append(_Answer(change, planted(image[:1], turn)[1]))
+        answers.append(Answer(change, planted(image[:1], turn)[1]))
         first = _hint(each, image[:1], model)
         told = [answer for answer in answers if answer.change.any()]
         if not change.any():
             continue
         rivals = list(_readings_of(each, batch, image.shape, model, first))
-        scored = sorted(((_agreement(rival, told), -i) for i, rival in enumerate(rivals)), reverse=True)
+        scored = sorted(((agreement(rival, told), -i) for i, rival in enumerate(rivals)), reverse=True)
         found = _decided(scored, rivals, first, told)
         if found is not None:
             return Reading(found), each
@@ -232,7 +225,7 @@ def _read(
         if not activations.any() or first is None:
             return Reading(first), each
         return Reading(first, f"layer {name!r} did not change when the image was changed in three places"), each
-    if first is not None and _agreement(first, told) > -_FAIR:
+    if first is not None and agreement(first, told) > -_FAIR:
         return Reading(
             first, f"changes planted in the image did not show where the positions of layer {name!r} are"
         ), each
@@ -240,7 +233,7 @@ def _read(
 
 
 def _decided(
-    scored: list[tuple[float, int]], rivals: list[Layout], first: Layout | None, answers: list[_Answer]
+    scored: list[tuple[float, int]], rivals: list[Layout], first: Layout | None, answers: list[Answer]
 ) -> Layout | None:
     """The reading that the evidence is for; None where it is not clear yet."""
     if not scored:
@@ -253,7 +246,7 @@ def _decided(
     if len(close) > 1:
         # A change in some of an input's features is found again in both dimensions, where layers pass on what they
         # got. Positions keep to themselves, features are mixed.
-        sharp = sorted(((_sharpness(rival, answers), -i) for i, rival in enumerate(close)), reverse=True)
+        sharp = sorted(((sharpness(rival, answers), -i) for i, rival in enumerate(close)), reverse=True)
         close = [close[-i] for sharpness, i in sharp if sharpness > sharp[0][0] - _MARGIN / 2]
     if first in close:
         return first
@@ -395,95 +388,3 @@ def _key(layout: Layout, image_rank: int) -> Any:
     if grid is not None and math.prod(layout.map) == max(layout.map):
         grid = (layout.map, layout.prefix, False)
     return layout.order, along, grid
-
-
-def _agreement(layout: Layout, answers: Sequence[_Answer]) -> float:
-    """From -1 to 1: how well the answers lie where the layout says that the changes were planted."""
-    grids = [layout.view(answer.change).sum((0, 1)) for answer in answers]
-    rank = len(answers[0].places)
-    along = layout.along if layout.along is not None else range(rank - len(layout.map), rank)
-    places = [[answer.places[axis] for axis in along] for answer in answers]
-    scores = []
-    for axis, length in enumerate(layout.map):
-        if length == 1:
-            continue
-        own = [place[axis] for place in places]
-        if any(place is None for place in own):
-            scores.append(0.0)  # along a dimension that changed as a whole
-            continue
-        profiles = [grid.movedim(axis, 0).reshape(length, -1).sum(1) for grid in grids]
-        agreed = _follows(profiles, [_shapes(length, place) for place in own], own)  # type: ignore[arg-type]
-        scores.append(1.0 if agreed == 1 and length >= 4 else agreed * math.sqrt((length - 1) / (length + 1)))
-    if not scores:
-        return 0.0
-    score = (min(scores) + sum(scores) / len(scores)) / 2
-    if len(layout.order) - 2 < len(layout.map) and len(scores) > 1 and 0.0 not in scores:
-        # Rows of another length fold a line of tokens into another grid: each of its sides may look right by chance.
-        shapes = []
-        for place in places:
-            sides = zip(*(_shapes(n, p) for n, p in zip(layout.map, place, strict=True)), strict=True)  # type: ignore[arg-type]
-            shapes.append([torch.cartesian_prod(*side).prod(1) for side in sides])
-        score = min(score, _follows([grid.flatten() for grid in grids], shapes))
-    return score
-
-
-def _sharpness(layout: Layout, answers: Sequence[_Answer]) -> float:
-    """From 0 to 1: how little the answers spread over the layout's positions."""
-    found = []
-    for change, _ in answers:
-        shares = layout.view(change).sum((0, 1)).flatten()
-        shares = shares / shares.sum()
-        spread = float(1 / shares.square().sum())  # in how many positions it is, were it even there
-        found.append(1 - (spread - 1) / max(1, len(shares) - 1))
-    return sum(found) / len(found)
-
-
-def _follows(profiles: Sequence[Tensor], shapes: Sequence[list[Tensor]], places: Sequence[float] = ()) -> float:
-    """From -1 to 1: how well answers have the shapes that are expected of each, one of several; at ``places``, if given.
-
-    Of several answers the differences count, so that what is always strong does not.
-    """
-    alone = [1.0 if places and _only_at(profile, places[i]) else 0.0 for i, profile in enumerate(profiles)]
-    if places and any(_only_at(profile, places[i]) is False for i, profile in enumerate(profiles)):
-        return -1.0
-    pairs = list(itertools.combinations(range(len(profiles)), 2))
-    if not pairs:
-        return 1.0 if alone[0] else max(_correlation(profiles[0], shape) for shape in shapes[0])
-    found = []
-    for i, j in pairs:
-        if alone[i] and alone[j]:
-            found.append(1.0)
-            continue
-        difference = profiles[i] / profiles[i].sum().clamp(min=1e-30) - profiles[j] / profiles[j].sum().clamp(min=1e-30)
-        both = zip(shapes[i], shapes[j], strict=True)
-        found.append(max(_correlation(difference, a / a.sum() - b / b.sum()) for a, b in both))
-    return sum(found) / len(found)
-
-
-def _only_at(profile: Tensor, place: float) -> bool | None:
-    """Whether an answer that is confined to a part of the dimension is at the place; None where it is all over it."""
-    answering = profile.nonzero()[:, 0]
-    length = len(profile)
-    if length < 6 or not len(answering) or len(answering) > 0.75 * length:
-        return None
-    first, last = int(answering[0]), int(answering[-1])
-    if last - first + 1 != len(answering):
-        return None
-    outside = max(first - (place * length - 0.5), place * length - 0.5 - last)
-    return True if outside <= 0.5 else None if outside <= 1.5 else False
-
-
-def _shapes(length: int, place: float) -> list[Tensor]:
-    """What an answer may look like: a peak, narrow or wide, or one that fades to one side."""
-    away = (torch.arange(length, dtype=torch.float64) + 0.5) / length - place
-    shapes = [torch.exp(-0.5 * (away / width) ** 2) for width in (0.06, 0.12, 0.25)]
-    edge = 0.5 / length + _WIDTH / 2
-    for side in (away, -away):
-        shapes.append(torch.where(side > -edge, torch.exp(-side.clamp(min=0) / 0.3), 0))
-    return [shape + 1e-12 for shape in shapes]
-
-
-def _correlation(a: Tensor, b: Tensor) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(a.norm() * b.norm())
-    return float(a @ b) / scale if scale > 1e-12 * (1 + float(a.abs().max())) else 0.0
