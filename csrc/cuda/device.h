@@ -17,7 +17,7 @@ namespace camfast::cuda {
 
 using torch::stable::accelerator::DeviceGuard;
 
-int largest_cluster(); // cam.cu
+int largest_cluster(); // cam_kernel.cu
 
 // What the device offers, read once; the caller's device guard is in force.
 inline const Machine& machine(int device) {
