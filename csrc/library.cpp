@@ -58,6 +58,4 @@ STABLE_TORCH_LIBRARY(camfast, m) {
   m.def("cpu_capability() -> str");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(camfast, CompositeExplicitAutograd, m) {
-  m.impl("cpu_capability", TORCH_BOX(&cpu_capability));
-}
+STABLE_TORCH_LIBRARY_IMPL(camfast, CompositeExplicitAutograd, m) { m.impl("cpu_capability", TORCH_BOX(&cpu_capability)); }

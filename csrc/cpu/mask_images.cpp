@@ -106,10 +106,11 @@ void compute(MaskInputs& in, bool corners, bool scale_first) {
     if (first >= last) return;
     const T* map = maps + m * S;
     const Ranges<T> r = find_ranges<T>(resize, map);
-    const Normalizer<T> normalizer = scale_first ? mask_normalizer(r.map_min, r.map_max, r.finite) : mask_normalizer(r.low, r.high, r.finite);
+    const Normalizer<T> normalizer =
+        scale_first ? mask_normalizer(r.map_min, r.map_max, r.finite) : mask_normalizer(r.low, r.high, r.finite);
     const auto scratch = std::make_unique<T[]>(in.size.w * (1 + (in.channels_last ? in.planes : 0)));
-    const MaskRows<In> rows{images + m / in.C * in.planes * area, out + m * in.planes * area, in.planes, first, last,
-                            in.channels_last, scratch.get()};
+    const MaskRows<In> rows{
+        images + m / in.C * in.planes * area, out + m * in.planes * area, in.planes, first, last, in.channels_last, scratch.get()};
     multiversion<MaskRows<In>>(rows, resize, map, normalizer);
   };
   run_team(std::min(threads, count * claims), count * claims, 0, 1, part, [](int64_t, int64_t) {});
@@ -118,15 +119,12 @@ void compute(MaskInputs& in, bool corners, bool scale_first) {
 Tensor mask_images(const Tensor& images, const Tensor& maps, bool align_corners, bool scale_first) {
   MaskInputs in = mask_inputs(images, maps);
   if (in.out.numel() == 0) return in.out;
-  dispatch<Floating>(images.scalar_type(), [&](auto type) {
-    compute<typename decltype(type)::type>(in, align_corners, scale_first);
-  });
+  dispatch<Floating>(images.scalar_type(),
+                     [&](auto type) { compute<typename decltype(type)::type>(in, align_corners, scale_first); });
   return in.out;
 }
 
 } // namespace
 } // namespace camfast
 
-STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) {
-  m.impl("mask_images", TORCH_BOX(&camfast::mask_images));
-}
+STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) { m.impl("mask_images", TORCH_BOX(&camfast::mask_images)); }
