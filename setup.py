@@ -106,19 +106,20 @@ def architecture_flags(listed):
     """nvcc's flags; none where torch must translate a name such as ``Hopper``."""
     flags = []
     for entry in listed:
-        number, rest = re.fullmatch(r"([\d.]+[af]?)(\+PTX| PTX|)", entry).groups()
-        number = number.replace(".", "")
-        if rest != " PTX":
+        known = re.fullmatch(r"([\d.]+[af]?)(\+PTX| PTX|)", entry)
+        if known is None:
+            return []
+        number, ptx = known[1].replace(".", ""), known[2]
+        if ptx != " PTX":
             flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
-        if rest:
+        if ptx:
             flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
     return flags
 
 
 def cuda_extension():
     listed = architectures()
-    known = all(re.fullmatch(r"[\d.]+[af]?(\+PTX| PTX|)", entry) for entry in listed)
-    flags = architecture_flags(listed) if known else []  # "Hopper", "All": torch knows these
+    flags = architecture_flags(listed)
     compiled_for = f'-DCAMFAST_ARCHITECTURES="{";".join(listed)}"'
     nvcc = ["-O0", "-G"] if DEBUG else ["-O3", "-DNDEBUG"]
     host = [f"-Xcompiler={flag}" for flag in [*RELATIVE_PATHS, "-fvisibility=hidden", "-Wall"]]

@@ -23,9 +23,9 @@ struct CamInputs {
 inline CamInputs cam_inputs(Tensor activations, Tensor second, Rule rule) {
   check_floating(activations, "activations");
   const char* name = rule == Rule::weights ? "weights" : "gradients";
-  STD_TORCH_CHECK(
-      activations.scalar_type() == second.scalar_type(), "activations and ", name, " must have one dtype, got ",
-      torch::headeronly::toString(activations.scalar_type()), " and ", torch::headeronly::toString(second.scalar_type()));
+  STD_TORCH_CHECK(activations.scalar_type() == second.scalar_type(), "activations and ", name, " must have one dtype, got ",
+                  torch::headeronly::toString(activations.scalar_type()), " and ",
+                  torch::headeronly::toString(second.scalar_type()));
   const int64_t rank = activations.dim() - 2;
   STD_TORCH_CHECK(rank >= 1 && rank <= kMaxMapRank, "activations must have shape [N, C, *map] with 1 to 3 map dimensions, got ",
                   shape_string(activations));
@@ -33,7 +33,7 @@ inline CamInputs cam_inputs(Tensor activations, Tensor second, Rule rule) {
   const bool has_targets = second.dim() == plain_dim + 1;
   const int64_t channel_dim = has_targets ? 2 : 1;
   bool fits = (has_targets || second.dim() == plain_dim) && second.size(0) == activations.size(0) &&
-              second.size(channel_dim) == activations.size(1);
+      second.size(channel_dim) == activations.size(1);
   for (int64_t d = 0; fits && rule != Rule::weights && d < rank; ++d) {
     fits = second.size(channel_dim + 1 + d) == activations.size(2 + d);
   }
@@ -54,8 +54,15 @@ inline CamInputs cam_inputs(Tensor activations, Tensor second, Rule rule) {
   if (rule == Rule::weights && second.size(channel_dim) > 1 && second.stride(channel_dim) != 1) {
     second = torch::stable::contiguous(second);
   }
-  CamInputs in{activations, second, rule, a.layout, activations.size(0), has_targets ? second.size(1) : 1,
-               activations.size(1), has_targets, extent_of(activations, 2)};
+  CamInputs in{activations,
+               second,
+               rule,
+               a.layout,
+               activations.size(0),
+               has_targets ? second.size(1) : 1,
+               activations.size(1),
+               has_targets,
+               extent_of(activations, 2)};
   in.a_image = activations.stride(0);
   in.a_step = a.step;
   in.s_image = second.stride(0);

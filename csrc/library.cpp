@@ -5,11 +5,27 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <string>
+
+#include "cpu/simd.h"
+
 // `import camfast._C` loads this library; there is nothing to call in it.
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C(void) {
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);
 }
+
+namespace {
+
+std::string cpu_capability() {
+  switch (camfast::isa()) {
+    case camfast::Isa::avx512: return "AVX-512";
+    case camfast::Isa::avx2: return "AVX2";
+    default: return "baseline";
+  }
+}
+
+} // namespace
 
 STABLE_TORCH_LIBRARY(camfast, m) {
   // frames uint8 [N, H, W, 3] -> images [N, 3, *size]; box [left, top, right, bottom] in the frame's pixels
@@ -41,3 +57,5 @@ STABLE_TORCH_LIBRARY(camfast, m) {
   // Which instruction set the CPU kernels use on this machine.
   m.def("cpu_capability() -> str");
 }
+
+STABLE_TORCH_LIBRARY_IMPL(camfast, CompositeExplicitAutograd, m) { m.impl("cpu_capability", TORCH_BOX(&cpu_capability)); }

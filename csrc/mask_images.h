@@ -24,11 +24,18 @@ inline MaskInputs mask_inputs(const Tensor& images, const Tensor& maps) {
   STD_TORCH_CHECK(maps.dim() == images.dim() && maps.size(0) == images.size(0), "maps must fit images ", shape_string(images),
                   ", got ", shape_string(maps));
   for (int64_t d = 2; d < images.dim(); ++d) {
-    STD_TORCH_CHECK(maps.size(d) > 0 && images.size(d) > 0, "maps and images must not be empty, got ", shape_string(maps),
-                    " and ", shape_string(images));
+    STD_TORCH_CHECK(maps.size(d) > 0 && images.size(d) > 0, "maps and images must not be empty, got ", shape_string(maps), " and ",
+                    shape_string(images));
   }
-  MaskInputs in{images, torch::stable::contiguous(maps), images, images.size(0), maps.size(1), images.size(1), false,
-                extent_of(maps, 2), extent_of(images, 2)};
+  MaskInputs in{images,
+                torch::stable::contiguous(maps),
+                images,
+                images.size(0),
+                maps.size(1),
+                images.size(1),
+                false,
+                extent_of(maps, 2),
+                extent_of(images, 2)};
   if (!images.is_contiguous()) {
     in.channels_last = rank > 1 && is_channels_last(images);
     if (!in.channels_last) in.images = torch::stable::contiguous(images);

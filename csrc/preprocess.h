@@ -18,8 +18,8 @@ struct PreprocessInputs {
 inline PreprocessInputs preprocess_inputs(const Tensor& frames, const Sizes& size, const std::vector<double>& mean,
                                           const std::vector<double>& std, ScalarType dtype,
                                           const std::optional<std::vector<double>>& box, bool channels_last) {
-  STD_TORCH_CHECK(frames.scalar_type() == ScalarType::Byte && frames.dim() == 4 && frames.size(1) > 0 &&
-                      frames.size(2) > 0 && frames.size(3) == 3,
+  STD_TORCH_CHECK(frames.scalar_type() == ScalarType::Byte && frames.dim() == 4 && frames.size(1) > 0 && frames.size(2) > 0 &&
+                      frames.size(3) == 3,
                   "frames must be uint8 [N, H, W, 3], got ", shape_string(frames));
   STD_TORCH_CHECK(size.size() == 2 && size[0] > 0 && size[1] > 0 && size[0] <= INT32_MAX / 16 && size[1] <= INT32_MAX / 16,
                   "size must be two positive numbers");
@@ -43,7 +43,8 @@ inline PreprocessInputs preprocess_inputs(const Tensor& frames, const Sizes& siz
   const int64_t plane = a.h * a.w;
   a.channels_last = channels_last;
   a.frames = torch::stable::contiguous(frames);
-  a.out = allocate({a.N, 3, a.h, a.w}, channels_last ? Sizes{3 * plane, 1, 3 * a.w, 3} : Sizes{3 * plane, plane, a.w, 1}, dtype, frames);
+  a.out = allocate({a.N, 3, a.h, a.w}, channels_last ? Sizes{3 * plane, 1, 3 * a.w, 3} : Sizes{3 * plane, plane, a.w, 1}, dtype,
+                   frames);
   return a;
 }
 

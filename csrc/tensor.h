@@ -25,15 +25,13 @@ inline std::string shape_string(const Tensor& t) {
   return text + "]";
 }
 
-inline ScalarType accumulation_type(ScalarType type) {
-  return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
+inline ScalarType accumulation_type(ScalarType type) { return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
 
 inline void check_floating(const Tensor& t, const char* name) {
   const ScalarType type = t.scalar_type();
   STD_TORCH_CHECK(
-      type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16,
-      name, " must be float64, float32, float16 or bfloat16, got ", torch::headeronly::toString(type));
+      type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16, name,
+      " must be float64, float32, float16 or bfloat16, got ", torch::headeronly::toString(type));
 }
 
 inline void check_color_table(const Tensor& colors) {
@@ -52,8 +50,8 @@ inline Tensor allocate(const Sizes& shape, const Sizes& strides, ScalarType type
       : type == ScalarType::BFloat16               ? aoti_torch_dtype_bfloat16()
                                                    : aoti_torch_dtype_uint8();
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      int64_t(shape.size()), shape.data(), strides.data(), dtype, device_type, like.get_device_index(), &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(shape.size()), shape.data(), strides.data(), dtype, device_type,
+                                                  like.get_device_index(), &handle));
   return Tensor(handle);
 }
 

@@ -14,8 +14,8 @@
 namespace camfast {
 namespace {
 
-constexpr int64_t kWorthAThread = 64 * 1024;          // multiplications
-constexpr int64_t kPartialBytes = 256 * 1024 * 1024;  // at most, for the threads' shares of Gram matrices
+constexpr int64_t kWorthAThread = 64 * 1024;         // multiplications
+constexpr int64_t kPartialBytes = 256 * 1024 * 1024; // at most, for the threads' shares of Gram matrices
 
 struct EigenShape {
   int64_t N, C, S;

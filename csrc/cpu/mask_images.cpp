@@ -10,8 +10,6 @@
 namespace camfast {
 namespace {
 
-constexpr int64_t kMaskBytes = 24 * 1024;
-
 // W values in their own type; halves are rounded to nearest, ties to even.
 template <class T, int W>
 CAMFAST_INLINE void store_as(T* p, Vec<T, W> v) {
@@ -30,31 +28,45 @@ CAMFAST_INLINE void store_as(Half* p, Vec<float, W> v) {
   for (int l = 0; l < W; ++l) p[l] = Half(v[l]);
 }
 
-// Rows [begin, end) of one masked image, whose mask's rows are at hand; for channels_last the scratch holds one of them, spread
-// over the planes.
+// Rows [begin, end) of one masked image; the scratch holds a row of the mask, and for channels_last one more, spread over the planes.
 template <class In>
 struct MaskRows {
   using T = AccOf<In>;
   const In* image;
   In* out;
-  int64_t planes, width, area, begin, end;
+  int64_t planes, begin, end;
   bool channels_last;
-  const T* mask;
   T* scratch;
 
   template <int bytes>
-  static CAMFAST_INLINE void run(const MaskRows& job) {
+  static CAMFAST_INLINE void run(const MaskRows& job, const Resize<T>& resize, const T* const& map,
+                                 const Normalizer<T>& normalizer) {
     constexpr int W = bytes / sizeof(T);
-    const int64_t width = job.width, planes = job.planes;
-    if (job.channels_last) {
-      for (int64_t r = job.begin; r < job.end; ++r) {
-        spread(job.mask + (r - job.begin) * width, width, planes, job.scratch);
-        multiply<W>(job.image + r * width * planes, job.scratch, width * planes, job.out + r * width * planes);
+    using V = Vec<T, W>;
+    const int64_t width = resize.out.w, area = resize.rows() * width;
+    RowSampler<T> sampler(resize, resize.x, map);
+    const V low = splat<T, W>(normalizer.low), bottom = splat<T, W>(normalizer.bottom), top = splat<T, W>(normalizer.top);
+    T* mask = job.scratch;
+    for (int64_t r = job.begin; r < job.end; ++r) {
+      const T *near, *far;
+      const T weight = sampler.row(r / resize.out.h, r % resize.out.h, &near, &far);
+      int64_t i = 0;
+      for (; i + W <= width; i += W) {
+        V v = (mix_lanes<T, W>(near + i, far + i, weight) - low) * normalizer.scale;
+        v = choose<T, W>(v < bottom, bottom, v);
+        store(mask + i, choose<T, W>(v > top, top, v));
       }
-      return;
+      for (; i < width; ++i) mask[i] = normalizer(mix_one(near + i, far + i, weight));
+      if (job.channels_last) {
+        T* wide = mask + width;
+        spread(mask, width, job.planes, wide);
+        multiply<W>(job.image + r * width * job.planes, wide, width * job.planes, job.out + r * width * job.planes);
+      } else {
+        for (int64_t p = 0; p < job.planes; ++p) {
+          multiply<W>(job.image + p * area + r * width, mask, width, job.out + p * area + r * width);
+        }
+      }
     }
-    const int64_t first = job.begin * width, count = (job.end - job.begin) * width;
-    for (int64_t p = 0; p < planes; ++p) multiply<W>(job.image + p * job.area + first, job.mask, count, job.out + p * job.area + first);
   }
 
   // Each value once per plane.
@@ -94,16 +106,12 @@ void compute(MaskInputs& in, bool corners, bool scale_first) {
     if (first >= last) return;
     const T* map = maps + m * S;
     const Ranges<T> r = find_ranges<T>(resize, map);
-    const Normalizer<T> normalizer = scale_first ? mask_normalizer(r.map_min, r.map_max, r.finite) : mask_normalizer(r.low, r.high, r.finite);
-    // So many rows of a mask at a time that they stay in the first-level cache until all planes are multiplied.
-    const int64_t width = in.size.w, rows = std::clamp<int64_t>(kMaskBytes / (width * int64_t(sizeof(T))), 8, last - first + 8);
-    const auto mask = std::make_unique<T[]>(rows * width + (in.channels_last ? width * in.planes : 0));
-    for (int64_t begin = first; begin < last; begin += rows) {
-      const int64_t end = std::min(begin + rows, last);
-      write_rows<T>(resize, map, normalizer, begin, end, mask.get());
-      multiversion<MaskRows<In>>(MaskRows<In>{images + m / in.C * in.planes * area, out + m * in.planes * area, in.planes, width, area,
-                                              begin, end, in.channels_last, mask.get(), mask.get() + rows * width});
-    }
+    const Normalizer<T> normalizer =
+        scale_first ? mask_normalizer(r.map_min, r.map_max, r.finite) : mask_normalizer(r.low, r.high, r.finite);
+    const auto scratch = std::make_unique<T[]>(in.size.w * (1 + (in.channels_last ? in.planes : 0)));
+    const MaskRows<In> rows{
+        images + m / in.C * in.planes * area, out + m * in.planes * area, in.planes, first, last, in.channels_last, scratch.get()};
+    multiversion<MaskRows<In>>(rows, resize, map, normalizer);
   };
   run_team(std::min(threads, count * claims), count * claims, 0, 1, part, [](int64_t, int64_t) {});
 }
@@ -111,15 +119,12 @@ void compute(MaskInputs& in, bool corners, bool scale_first) {
 Tensor mask_images(const Tensor& images, const Tensor& maps, bool align_corners, bool scale_first) {
   MaskInputs in = mask_inputs(images, maps);
   if (in.out.numel() == 0) return in.out;
-  dispatch<Floating>(images.scalar_type(), [&](auto type) {
-    compute<typename decltype(type)::type>(in, align_corners, scale_first);
-  });
+  dispatch<Floating>(images.scalar_type(),
+                     [&](auto type) { compute<typename decltype(type)::type>(in, align_corners, scale_first); });
   return in.out;
 }
 
 } // namespace
 } // namespace camfast
 
-STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) {
-  m.impl("mask_images", TORCH_BOX(&camfast::mask_images));
-}
+STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) { m.impl("mask_images", TORCH_BOX(&camfast::mask_images)); }

@@ -10,18 +10,18 @@ namespace camfast {
 namespace {
 
 struct OverlayJob {
-  const uint8_t* frame;   // [H, W, 3]
-  const float* heat;      // [h, w]
-  const float* colors;    // [256, 4]: red, green, blue times alpha; the fourth is padding, so that a copy is one load
-  float frame_share;      // 1 - alpha
-  uint8_t* out;           // [H, W, 3]
+  const uint8_t* frame; // [H, W, 3]
+  const float* heat;    // [h, w]
+  const float* colors;  // [256, 4]: red, green, blue times alpha; the fourth is padding, so that a copy is one load
+  float frame_share;    // 1 - alpha
+  uint8_t* out;         // [H, W, 3]
 };
 
 // out = frame * frame_share + line, 3 * width values in one go.
 struct BlendLine {
   template <int bytes>
-  static CAMFAST_INLINE void run(const uint8_t* const& frame, const float* const& line, const float& frame_share,
-                                 const int64_t& n, uint8_t* const& out) {
+  static CAMFAST_INLINE void run(const uint8_t* const& frame, const float* const& line, const float& frame_share, const int64_t& n,
+                                 uint8_t* const& out) {
     constexpr int W = bytes / 4;
     int64_t i = 0;
     for (; i + W <= n; i += W) {
@@ -115,6 +115,4 @@ Tensor overlay(const Tensor& frames, const Tensor& heatmap, const Tensor& colors
 } // namespace
 } // namespace camfast
 
-STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) {
-  m.impl("overlay", TORCH_BOX(&camfast::overlay));
-}
+STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) { m.impl("overlay", TORCH_BOX(&camfast::overlay)); }

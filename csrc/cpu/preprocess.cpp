@@ -44,8 +44,8 @@ struct Taps {
 // shifted apart, which every instruction set can do: lane l of `acc[k]` is byte 4 l + k.
 struct SumRows {
   template <int bytes>
-  static CAMFAST_INLINE void run(const uint8_t* const& frame, const int64_t& pitch, const float* const& weights,
-                                 const int& rows, const int64_t& n, float* const& sum) {
+  static CAMFAST_INLINE void run(const uint8_t* const& frame, const int64_t& pitch, const float* const& weights, const int& rows,
+                                 const int64_t& n, float* const& sum) {
     constexpr int W = bytes / 4, kStep = 4 * W;
     int64_t i = 0;
     for (; i + 2 * kStep <= n; i += 2 * kStep) {
@@ -80,8 +80,7 @@ struct SumRows {
 // and may be read one value beyond its last pixel.
 struct SumAlong {
   template <int bytes>
-  static CAMFAST_INLINE void run(const float* const& row, const int& offset, const Taps& taps, const int& w,
-                                 float* const& out) {
+  static CAMFAST_INLINE void run(const float* const& row, const int& offset, const Taps& taps, const int& w, float* const& out) {
     for (int x = 0; x < w; ++x) {
       const float* pixel = row + 3 * int64_t(taps.first[x] - offset);
       const float* weights = taps.of(x);
@@ -146,8 +145,7 @@ void preprocess_all(const PreprocessInputs& a) {
   const int64_t pieces = (a.h + rows_a_piece - 1) / rows_a_piece;
   const auto piece = [&](int64_t item) {
     const int64_t n = item / pieces, begin = (item % pieces) * rows_a_piece;
-    preprocess_rows(job, frames + n * a.H * a.W * 3, int(begin), int(std::min(begin + rows_a_piece, a.h)),
-                    out + n * 3 * a.h * a.w);
+    preprocess_rows(job, frames + n * a.H * a.W * 3, int(begin), int(std::min(begin + rows_a_piece, a.h)), out + n * 3 * a.h * a.w);
   };
   run_team(threads, a.N * pieces, 0, 1, piece, [](int64_t, int64_t) {});
 }
@@ -163,6 +161,4 @@ Tensor preprocess(const Tensor& frames, Sizes size, std::vector<double> mean, st
 } // namespace
 } // namespace camfast
 
-STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) {
-  m.impl("preprocess", TORCH_BOX(&camfast::preprocess));
-}
+STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) { m.impl("preprocess", TORCH_BOX(&camfast::preprocess)); }

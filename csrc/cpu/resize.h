@@ -47,7 +47,12 @@ struct Resize {
   Axis<T> z, y, x, x_borders;
 
   Resize(Extent in, Extent out, bool normalize, bool corners = false)
-      : in(in), out(out), normalize(normalize), z(in.d, out.d, corners), y(in.h, out.h, corners), x(in.w, out.w, corners),
+      : in(in),
+        out(out),
+        normalize(normalize),
+        z(in.d, out.d, corners),
+        y(in.h, out.h, corners),
+        x(in.w, out.w, corners),
         x_borders(x, x.borders) {}
 
   int64_t rows() const { return out.d * out.h; }

@@ -1,8 +1,8 @@
 // Any maps [M, *map] -> [M, *size]: min-max, linear resize, min-max, on the CPU.
 #include <memory>
 
-#include "../resize_normalize.h"
 #include "../dispatch.h"
+#include "../resize_normalize.h"
 #include "resize.h"
 #include "team.h"
 
@@ -29,8 +29,7 @@ void compute(const ResizeInputs& in) {
     if (in.relu) {
       for (int64_t s = 0; s < S; ++s) map[s] = positive(map[s]);
     }
-    write_rows<T>(resize, map.get(), find_normalizer<T>(resize, map.get()), first, last,
-                  out + m * area + first * resize.out.w);
+    write_rows<T>(resize, map.get(), find_normalizer<T>(resize, map.get()), first, last, out + m * area + first * resize.out.w);
   };
   run_team(std::min(threads, M * claims), M * claims, 0, 1, part, [](int64_t, int64_t) {});
 }
@@ -45,6 +44,4 @@ Tensor resize_normalize(const Tensor& maps, OptionalSizes size, bool normalize, 
 } // namespace
 } // namespace camfast
 
-STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) {
-  m.impl("resize_normalize", TORCH_BOX(&camfast::resize_normalize));
-}
+STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) { m.impl("resize_normalize", TORCH_BOX(&camfast::resize_normalize)); }

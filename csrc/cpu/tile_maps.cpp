@@ -55,10 +55,10 @@ struct ShadeLine {
 
 struct Picture {
   TileLayout layout;
-  const float* limits;              // low and high of every map, or null: each map's own
-  uint8_t colors[kShades * 4];      // red, green, blue, padding: a colour is copied by one load
+  const float* limits;         // low and high of every map, or null: each map's own
+  uint8_t colors[kShades * 4]; // red, green, blue, padding: a colour is copied by one load
   uint8_t background;
-  uint8_t* out;                     // [H, W, 3]
+  uint8_t* out; // [H, W, 3]
 };
 
 // The map of one cell with the gap above it and to its left; the last cells also the gap behind them.
@@ -128,6 +128,4 @@ Tensor tile_maps(const Tensor& maps, const Tensor& colors, int64_t columns, int6
 } // namespace
 } // namespace camfast
 
-STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) {
-  m.impl("tile_maps", TORCH_BOX(&camfast::tile_maps));
-}
+STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) { m.impl("tile_maps", TORCH_BOX(&camfast::tile_maps)); }

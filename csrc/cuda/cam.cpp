@@ -1,8 +1,8 @@
 // The Grad-CAM family on CUDA.
-#include "../dispatch.h"
 #include "../cam.h"
-#include "device.h"
+#include "../dispatch.h"
 #include "cam.h"
+#include "device.h"
 #include "reference.h"
 
 namespace camfast::cuda {
@@ -38,17 +38,16 @@ Tensor cam_op(const Tensor& activations, const Tensor& second, OptionalSizes siz
   call.C = int(in.C);
   call.resize = {extent(in.map), extent(out_extent), normalize};
   call.out = out.mutable_data_ptr();
-  call.plan = plan_cam(machine(device), {maps, int(in.C), int(S), out_extent.positions(), int(in.activations.element_size()),
-                                               int(out.element_size()), rule, call.channels_adjacent});
+  call.plan = plan_cam(machine(device),
+                       {maps, int(in.C), int(S), out_extent.positions(), int(in.activations.element_size()),
+                        int(out.element_size()), rule, call.channels_adjacent});
   Scratch scratch(call.plan.scratch_bytes, in.activations);
   call.scratch = scratch.data();
   call.stream = current_stream(device);
-  dispatch<UpToSingle>(in.activations.scalar_type(), [&](auto type) {
-    STD_CUDA_CHECK(launch_cam<typename decltype(type)::type>(call));
-  });
+  dispatch<UpToSingle>(in.activations.scalar_type(),
+                       [&](auto type) { STD_CUDA_CHECK(launch_cam<typename decltype(type)::type>(call)); });
   return out;
 }
-
 
 } // namespace
 } // namespace camfast::cuda

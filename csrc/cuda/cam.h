@@ -21,17 +21,20 @@ CAMFAST_HD bool rows_of_warps(int S) { return rows_in_registers(S, kWarp); }
 struct CamShared {
   int w, sum_a, threads, map, full;
   CAMFAST_HD CamShared(int chunk, int S, int vector, Rule rule, bool channels_adjacent, int block, bool grouped)
-      : w(channels_adjacent ? chunk : 0), sum_a(channels_adjacent && weights_need_activations(rule) ? chunk : 0),
-        threads(channels_adjacent || rows_of_warps(S) ? block * vector : 2 * kRowValues * kMaxWarps), map(S), full(grouped ? S : 0) {}
+      : w(channels_adjacent ? chunk : 0),
+        sum_a(channels_adjacent && weights_need_activations(rule) ? chunk : 0),
+        threads(channels_adjacent || rows_of_warps(S) ? block * vector : 2 * kRowValues * kMaxWarps),
+        map(S),
+        full(grouped ? S : 0) {}
   CAMFAST_HD long long values() const { return (long long)w + sum_a + threads + map + full; }
 };
 
 struct CamPlan {
-  bool fits;  // else: the path for large maps
-  int group;  // blocks a map
+  bool fits; // else: the path for large maps
+  int group; // blocks a map
   int threads;
   Exchange exchange;
-  int chunk;  // channels at a time
+  int chunk; // channels at a time
   int shared_bytes;
   int carveout;            // percent of a multiprocessor's memory to be shared memory; 0: as the driver has it
   long long scratch_bytes; // of global memory, for the launch's own use
@@ -92,8 +95,8 @@ inline CamPlan plan_cam(const Machine& machine, const CamShape& shape) {
 
   const CamShared shared(plan.chunk, shape.S, vector, shape.rule, shape.channels_adjacent, plan.threads, plan.group > 1);
   const long long needed = shared.values() * shape.accumulation_bytes;
-  plan.fits = needed <= machine.shared_bytes - kStaticSharedBytes &&
-      (shape.channels_adjacent || rows_in_registers(shape.S, plan.threads));
+  plan.fits =
+      needed <= machine.shared_bytes - kStaticSharedBytes && (shape.channels_adjacent || rows_in_registers(shape.S, plan.threads));
   plan.shared_bytes = int(needed);
   plan.carveout = carveout(machine, needed, int(resident / machine.multiprocessors));
   if (!plan.fits) {

@@ -19,11 +19,11 @@ template <class In>
 struct CamJob {
   ChannelSumJob<In> sum;
   ResizeJob resize;
-  int K;               // targets an image
-  int group;           // blocks a map
-  Exchange exchange;   // how a group of more than one shares its partial maps
-  AccOf<In>* partial;  // [maps, group, S], for Exchange::grid
-  AccOf<In>* out;      // [maps, *out]
+  int K;              // targets an image
+  int group;          // blocks a map
+  Exchange exchange;  // how a group of more than one shares its partial maps
+  AccOf<In>* partial; // [maps, group, S], for Exchange::grid
+  AccOf<In>* out;     // [maps, *out]
 };
 
 template <class In, bool weighted, bool channels_adjacent>

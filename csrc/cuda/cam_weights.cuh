@@ -17,8 +17,8 @@ struct ChannelSumJob {
   const In* second; // gradients, or weights
   Rule rule;
   int C, S;
-  int chunk;                          // channels at a time, a multiple of the vector
-  bool vectors;                       // 16-byte loads: every address and stride allows them
+  int chunk;                            // channels at a time, a multiple of the vector
+  bool vectors;                         // 16-byte loads: every address and stride allows them
   long long a_image, s_image, s_target; // strides in elements
   long long a_step, s_step;             // between channels (must be S) or between positions
 };
@@ -117,8 +117,8 @@ __device__ __forceinline__ void row_weights(Rule rule, const T (*a)[N], const T 
 
 // Sums over every slices-th position, of V columns: of a row's values x, or of what `rule` makes of them.
 template <Rule rule, class In, int V>
-__device__ __forceinline__ void add_positions(const In* x, long long x_step, const In* other, long long other_step, int S, int slice,
-                                              int slices, const AccOf<In>* sum_a, AccOf<In>* sum, AccOf<In>* sum_other) {
+__device__ __forceinline__ void add_positions(const In* x, long long x_step, const In* other, long long other_step, int S,
+                                              int slice, int slices, const AccOf<In>* sum_a, AccOf<In>* sum, AccOf<In>* sum_other) {
 #pragma unroll 4
   for (int s = slice; s < S; s += slices) {
     const Pack<In, V> values(x + s * x_step);
@@ -141,8 +141,8 @@ __device__ __forceinline__ void add_positions(const In* x, long long x_step, con
 // w[c] for c < n <= blockDim.x * V: a thread owns V columns and every slices-th row; slices meet in `shared`
 // (blockDim.x * V values). `sum_a`, n values, is used by the rules that need the activations.
 template <class In, int V>
-__device__ void weights_of_columns(const ChannelSumJob<In>& job, const In* a, const In* g, int n, AccOf<In>* w,
-                                   AccOf<In>* sum_a, AccOf<In>* shared) {
+__device__ void weights_of_columns(const ChannelSumJob<In>& job, const In* a, const In* g, int n, AccOf<In>* w, AccOf<In>* sum_a,
+                                   AccOf<In>* shared) {
   using T = AccOf<In>;
   const int columns = (n + V - 1) / V; // V = 1, or V divides n
   const int slices = int(blockDim.x) / columns;

@@ -17,7 +17,7 @@ namespace camfast::cuda {
 
 using torch::stable::accelerator::DeviceGuard;
 
-int largest_cluster(); // cam.cu
+int largest_cluster(); // cam_kernel.cu
 
 // What the device offers, read once; the caller's device guard is in force.
 inline const Machine& machine(int device) {
@@ -49,8 +49,8 @@ inline MapExtent extent(const Extent& e) { return {int(e.d), int(e.h), int(e.w)}
 // Positions, outputs and channels of one image, and blocks, are counted in 32 bits.
 inline void check_counts(int64_t maps, const Extent& in, const Extent& out, int64_t channels) {
   STD_TORCH_CHECK(in.positions() * std::max<int64_t>(channels, 1) <= INT32_MAX && out.positions() <= INT32_MAX,
-                  "an image's activations and its heatmap must have fewer than 2^31 values, got ",
-                  in.positions() * channels, " and ", out.positions());
+                  "an image's activations and its heatmap must have fewer than 2^31 values, got ", in.positions() * channels,
+                  " and ", out.positions());
   STD_TORCH_CHECK(maps <= (1 << 24), "maps must be at most 2^24 in one call, got ", maps);
 }
 

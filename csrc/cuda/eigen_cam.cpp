@@ -1,6 +1,6 @@
 // eigen_cam and kpca_cam on CUDA.
-#include "../dispatch.h"
 #include "../eigen_cam.h"
+#include "../dispatch.h"
 #include "device.h"
 #include "eigen_cam.h"
 #include "reference.h"
@@ -28,9 +28,8 @@ Tensor eigen_map(const Tensor& activations, const OptionalSizes& size, bool norm
   Scratch scratch(call.plan.scratch_bytes, activations);
   call.scratch = scratch.data();
   call.stream = current_stream(device);
-  dispatch<UpToSingle>(activations.scalar_type(), [&](auto type) {
-    STD_CUDA_CHECK(launch_eigen<typename decltype(type)::type>(call));
-  });
+  dispatch<UpToSingle>(activations.scalar_type(),
+                       [&](auto type) { STD_CUDA_CHECK(launch_eigen<typename decltype(type)::type>(call)); });
   return in.out;
 }
 
@@ -41,7 +40,6 @@ Tensor eigen_cam(const Tensor& activations, OptionalSizes size, bool normalize) 
 Tensor kpca_cam(const Tensor& activations, OptionalSizes size, bool normalize, std::optional<double> gamma) {
   return eigen_map(activations, size, normalize, true, gamma);
 }
-
 
 } // namespace
 } // namespace camfast::cuda

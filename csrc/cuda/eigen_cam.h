@@ -28,9 +28,9 @@ struct EigenPlan {
   int group; // blocks an image
   Exchange exchange;
   int shared_bytes;
-  int steps;          // of the iteration, at most
-  int batch;          // images at a time, on the path for large maps
-  ResizePlan resize;  // of a batch
+  int steps;         // of the iteration, at most
+  int batch;         // images at a time, on the path for large maps
+  ResizePlan resize; // of a batch
   long long scratch_bytes;
 };
 
@@ -58,7 +58,7 @@ inline EigenPlan plan_eigen(const Machine& machine, const EigenShape& shape) {
   if (group == 1) plan.exchange = Exchange::none;
   plan.group = int(group);
   const int matrices = plan.exchange == Exchange::cluster ? 2 : 1; // a block's own, and the sum
-  plan.shared_bytes = 32 * 68 * shape.accumulation_bytes + // the panel of gram.cuh
+  plan.shared_bytes = 32 * 68 * shape.accumulation_bytes +         // the panel of gram.cuh
       int(8 * ((long long)matrices * n * n + eigen_work_values(n, plan.steps) + n));
   plan.fits = shape.over_positions() && n <= kSmallGram && plan.shared_bytes <= machine.shared_bytes - kStaticSharedBytes;
   if (plan.fits) {

@@ -21,10 +21,10 @@ struct EigenJob {
   bool kernel;          // a kernel PCA
   double gamma;
   ResizeJob resize;
-  int group;         // blocks an image
+  int group; // blocks an image
   Exchange exchange;
-  double* partial;   // [N, group, S, S], for Exchange::grid
-  AccOf<In>* out;    // [N, *out]
+  double* partial; // [N, group, S, S], for Exchange::grid
+  AccOf<In>* out;  // [N, *out]
 };
 
 template <class In>

@@ -141,7 +141,8 @@ __global__ void __launch_bounds__(kGramThreads, 1) eigen_project_kernel(const Ei
   const int s = blockIdx.x * kGramThreads + threadIdx.x, m = blockIdx.y;
   if (s >= job.scratch.shape.S) return;
   const EigenImage<In> image = job.view(m);
-  const double *means = job.scratch.means(m), *vector = eigen_work(job.scratch.work(m), job.scratch.shape.n(), job.scratch.steps).next;
+  const double *means = job.scratch.means(m),
+               *vector = eigen_work(job.scratch.work(m), job.scratch.shape.n(), job.scratch.steps).next;
   double sum = 0;
   for (int c = 0; c < image.C; ++c) sum += vector[c] * (double(image.at(c, s)) - means[c]);
   job.scratch.projection(m)[s] = sum;

@@ -1,6 +1,6 @@
 // mask_images on CUDA.
-#include "../dispatch.h"
 #include "../mask_images.h"
+#include "../dispatch.h"
 #include "device.h"
 #include "mask_images.h"
 #include "reference.h"
@@ -32,15 +32,11 @@ Tensor mask_images(const Tensor& images, const Tensor& maps, bool align_corners,
   const int64_t map_bytes = S * in.maps.element_size();
   call.shared_bytes = map_bytes <= machine(device).shared_bytes - kStaticSharedBytes ? int(map_bytes) : 0;
   call.stream = current_stream(device);
-  dispatch<UpToSingle>(images.scalar_type(), [&](auto type) {
-    STD_CUDA_CHECK(launch_masks<typename decltype(type)::type>(call));
-  });
+  dispatch<UpToSingle>(images.scalar_type(), [&](auto type) { STD_CUDA_CHECK(launch_masks<typename decltype(type)::type>(call)); });
   return in.out;
 }
 
 } // namespace
 } // namespace camfast::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) {
-  CAMFAST_IMPL_OR_REFERENCE(m, mask_images, &camfast::cuda::mask_images);
-}
+STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) { CAMFAST_IMPL_OR_REFERENCE(m, mask_images, &camfast::cuda::mask_images); }

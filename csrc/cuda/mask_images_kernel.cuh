@@ -11,14 +11,14 @@ constexpr int kMaskThreads = 256;
 
 template <class In>
 struct MaskJob {
-  const In* images;       // [N, planes, *size]
-  const AccOf<In>* maps;  // [N, C, *map]
-  In* out;                // [N * C, planes, *size]
+  const In* images;      // [N, planes, *size]
+  const AccOf<In>* maps; // [N, C, *map]
+  In* out;               // [N * C, planes, *size]
   int C, planes;
   bool channels_last; // planes innermost, in images and out
   bool scale_first;   // by the range of the map, not of the resized one
   bool map_in_shared;
-  bool vectors;       // every plane starts at a multiple of 16 bytes
+  bool vectors; // every plane starts at a multiple of 16 bytes
   ResizeJob resize;
   int group; // blocks a map
 };
@@ -33,8 +33,8 @@ __device__ __forceinline__ T mask_at(const ResizeJob& job, const T* map, const N
 
 // V positions of every plane, from `position` on.
 template <bool corners, int V, class In>
-__device__ __forceinline__ void mask_positions(const MaskJob<In>& job, const AccOf<In>* map, const Normalizer<AccOf<In>>& normalizer,
-                                               const In* image, In* out, int position) {
+__device__ __forceinline__ void mask_positions(const MaskJob<In>& job, const AccOf<In>* map,
+                                               const Normalizer<AccOf<In>>& normalizer, const In* image, In* out, int position) {
   const int area = job.resize.out.positions();
   AccOf<In> mask[V];
 #pragma unroll

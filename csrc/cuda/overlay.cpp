@@ -32,6 +32,4 @@ Tensor overlay(const Tensor& frames, const Tensor& heatmap, const Tensor& colors
 } // namespace
 } // namespace camfast::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) {
-  m.impl("overlay", TORCH_BOX(&camfast::cuda::overlay));
-}
+STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) { m.impl("overlay", TORCH_BOX(&camfast::cuda::overlay)); }

@@ -11,10 +11,10 @@ constexpr int kOverlayThreads = 256;
 constexpr int kPixels = 16; // a thread's pixels: 48 bytes, three 16-byte loads
 
 struct OverlayJob {
-  const uint8_t* frames;  // [N, H, W, 3]
-  const float* heat;      // [N, h, w]
-  const uint8_t* colors;  // [256, 3]
-  uint8_t* out;           // [N, H, W, 3]
+  const uint8_t* frames; // [N, H, W, 3]
+  const float* heat;     // [N, h, w]
+  const uint8_t* colors; // [256, 3]
+  uint8_t* out;          // [N, H, W, 3]
   int N;
   MapExtent in, size;
   float alpha, frame_share;

@@ -16,18 +16,18 @@ struct MapExtent {
 
 struct Machine {
   int multiprocessors;
-  int shared_bytes;  // dynamic and static shared memory a block may have
-  int max_cluster;   // blocks; 1: no clusters; more than kPortableCluster: what this GPU allows beyond the others
-  bool cooperative;  // grid-wide barriers
+  int shared_bytes; // dynamic and static shared memory a block may have
+  int max_cluster;  // blocks; 1: no clusters; more than kPortableCluster: what this GPU allows beyond the others
+  bool cooperative; // grid-wide barriers
 };
 
 enum class Exchange : int { none, cluster, grid };
 
 constexpr int kWarp = 32;
-constexpr int kMaxWarps = 32;        // of a block
-constexpr int kPortableCluster = 8; // blocks of a cluster that every GPU with clusters allows
+constexpr int kMaxWarps = 32;                 // of a block
+constexpr int kPortableCluster = 8;           // blocks of a cluster that every GPU with clusters allows
 constexpr long long kBytesABlock = 16 * 1024; // less work than this does not pay for another block
-constexpr int kStaticSharedBytes = 6 * 1024; // an upper bound of what kernels with dynamic shared memory have besides
+constexpr int kStaticSharedBytes = 6 * 1024;  // an upper bound of what kernels with dynamic shared memory have besides
 
 inline int round_up(long long n, int unit) { return int((n + unit - 1) / unit * unit); }
 

@@ -17,8 +17,8 @@
 #include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
 
-#define CAMFAST_DYNAMIC_SHARED(type, name)                         \
-  extern __shared__ __align__(16) unsigned char name##_raw[];      \
+#define CAMFAST_DYNAMIC_SHARED(type, name)                    \
+  extern __shared__ __align__(16) unsigned char name##_raw[]; \
   type* name = reinterpret_cast<type*>(name##_raw)
 
 namespace camfast::group {
@@ -74,6 +74,6 @@ __device__ __forceinline__ void require_clusters() {
 // Barrier of all threads of the grid; the launch must be cooperative.
 __device__ __forceinline__ void grid_sync() { cooperative_groups::this_grid().sync(); }
 
-}  // namespace camfast::group
+} // namespace camfast::group
 
-#endif  // CAMFAST_EMULATOR
+#endif // CAMFAST_EMULATOR

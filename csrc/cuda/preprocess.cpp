@@ -1,6 +1,6 @@
 // preprocess on CUDA.
-#include "../dispatch.h"
 #include "../preprocess.h"
+#include "../dispatch.h"
 #include "device.h"
 #include "preprocess.h"
 
@@ -24,15 +24,11 @@ Tensor preprocess(const Tensor& frames, Sizes size, std::vector<double> mean, st
   call.N = int(in.N);
   call.interleaved = channels_last;
   call.stream = current_stream(device);
-  dispatch<UpToSingle>(dtype, [&](auto type) {
-    STD_CUDA_CHECK(launch_preprocess<typename decltype(type)::type>(call));
-  });
+  dispatch<UpToSingle>(dtype, [&](auto type) { STD_CUDA_CHECK(launch_preprocess<typename decltype(type)::type>(call)); });
   return in.out;
 }
 
 } // namespace
 } // namespace camfast::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) {
-  m.impl("preprocess", TORCH_BOX(&camfast::cuda::preprocess));
-}
+STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) { m.impl("preprocess", TORCH_BOX(&camfast::cuda::preprocess)); }

@@ -15,7 +15,7 @@
 namespace camfast::cuda {
 
 constexpr int kPreprocessThreads = 256;
-constexpr int kStrip = 3072; // bytes of a row: 1024 pixels
+constexpr int kStrip = 3072;                  // bytes of a row: 1024 pixels
 constexpr int kTile = kPreprocessThreads / 3; // pixels a block: a thread for each value
 
 template <class Out>
@@ -26,7 +26,7 @@ struct PreprocessJob {
   Normalise normalise;
   int N;
   int tile;
-  bool words;    // rows and frames start at multiples of 4 bytes
+  bool words; // rows and frames start at multiples of 4 bytes
   bool interleaved;
 };
 

@@ -17,11 +17,11 @@ inline bool is_double(StableIValue tensor) {
 
 // Makes `kernel` the CUDA kernel of `op`, whose first argument says the dtype. The stack goes on as it came: both kernels and
 // the dispatcher take its arguments over and leave the result in the first place.
-#define CAMFAST_IMPL_OR_REFERENCE(library, op, kernel)                                                             \
-  library.impl(#op, [](StableIValue* stack, uint64_t arguments, uint64_t results) {                                \
-    if (camfast::cuda::is_double(stack[0])) {                                                                      \
-      TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("camfast::" #op "_reference", "", stack, TORCH_ABI_VERSION));   \
-    } else {                                                                                                       \
-      TORCH_BOX(kernel)(stack, arguments, results);                                                                \
-    }                                                                                                              \
+#define CAMFAST_IMPL_OR_REFERENCE(library, op, kernel)                                                           \
+  library.impl(#op, [](StableIValue* stack, uint64_t arguments, uint64_t results) {                              \
+    if (camfast::cuda::is_double(stack[0])) {                                                                    \
+      TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("camfast::" #op "_reference", "", stack, TORCH_ABI_VERSION)); \
+    } else {                                                                                                     \
+      TORCH_BOX(kernel)(stack, arguments, results);                                                              \
+    }                                                                                                            \
   })

@@ -1,9 +1,9 @@
 // resize_normalize on CUDA.
-#include "../dispatch.h"
 #include "../resize_normalize.h"
+#include "../dispatch.h"
 #include "device.h"
-#include "resize_normalize.h"
 #include "reference.h"
+#include "resize_normalize.h"
 
 namespace camfast::cuda {
 namespace {
@@ -25,15 +25,11 @@ Tensor resize_normalize(const Tensor& maps, OptionalSizes size, bool normalize, 
   Scratch scratch(call.plan.scratch_bytes, maps);
   call.scratch = scratch.data();
   call.stream = current_stream(device);
-  dispatch<UpToSingle>(maps.scalar_type(), [&](auto type) {
-    STD_CUDA_CHECK(launch_resize<typename decltype(type)::type>(call));
-  });
+  dispatch<UpToSingle>(maps.scalar_type(), [&](auto type) { STD_CUDA_CHECK(launch_resize<typename decltype(type)::type>(call)); });
   return in.out;
 }
 
 } // namespace
 } // namespace camfast::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) {
-  CAMFAST_IMPL_OR_REFERENCE(m, resize_normalize, &camfast::cuda::resize_normalize);
-}
+STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) { CAMFAST_IMPL_OR_REFERENCE(m, resize_normalize, &camfast::cuda::resize_normalize); }

@@ -1,6 +1,6 @@
 // tile_maps on CUDA.
-#include "../dispatch.h"
 #include "../tile_maps.h"
+#include "../dispatch.h"
 #include "device.h"
 #include "tile_maps.h"
 
@@ -26,15 +26,12 @@ Tensor tile_maps(const Tensor& maps, const Tensor& colors, int64_t columns, int6
   // Every part of a cell reads the whole map: more than a few would read more than they write.
   call.parts = std::min(8, blocks_a_map(machine(device), cells, layout.h * layout.w * layout.scale * layout.scale * 3));
   call.stream = current_stream(device);
-  dispatch<UpToSingle>(maps.scalar_type(), [&](auto type) {
-    STD_CUDA_CHECK(launch_tile_maps<typename decltype(type)::type>(call));
-  });
+  dispatch<UpToSingle>(maps.scalar_type(),
+                       [&](auto type) { STD_CUDA_CHECK(launch_tile_maps<typename decltype(type)::type>(call)); });
   return in.out;
 }
 
 } // namespace
 } // namespace camfast::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) {
-  m.impl("tile_maps", TORCH_BOX(&camfast::cuda::tile_maps));
-}
+STABLE_TORCH_LIBRARY_IMPL(camfast, CUDA, m) { m.impl("tile_maps", TORCH_BOX(&camfast::cuda::tile_maps)); }

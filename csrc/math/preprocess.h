@@ -11,7 +11,7 @@ namespace camfast {
 // weighs what lies under a triangle of half-width `reach`: frame pixel j, whose centre is j + 0.5, by 1 - distance / reach
 struct ResizeAxis {
   float start, step, reach, slope; // slope: 1 / reach
-  int length, out; // of the frame and of the result
+  int length, out;                 // of the frame and of the result
 
   CAMFAST_HD float centre(int i) const { return start + (float(i) + 0.5f) * step; }
   CAMFAST_HD bool inside(float centre) const { return centre >= 0.f && centre <= float(length); }

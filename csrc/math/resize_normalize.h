@@ -50,7 +50,7 @@ CAMFAST_HD bool is_cell_border(int32_t out_index, int32_t in_size, int32_t out_s
   if (out_index == 0 || out_index == out_size - 1) return true;
   const int32_t low = sample_at<T, corners>(out_index, in_size, out_size).low;
   return low != sample_at<T, corners>(out_index - 1, in_size, out_size).low ||
-         low != sample_at<T, corners>(out_index + 1, in_size, out_size).low;
+      low != sample_at<T, corners>(out_index + 1, in_size, out_size).low;
 }
 
 // value -> clamp((value - low) * scale, bottom, top): what is done to each resized sample.

@@ -1,6 +1,6 @@
 // The few calls of the CUDA runtime with which kernels are launched, so that a .cu file compiles whole under g++:
 //
-//   g++ -x c++ -std=c++17 -DCAMFAST_EMULATOR -Itests/emulator -c csrc/cuda/<op>.cu
+//   g++ -x c++ -std=c++17 -DCAMFAST_EMULATOR -Itests/emulator -c csrc/cuda/<op>_kernel.cu
 //
 // A launch runs at once, whatever its stream. Faults that the driver would refuse come back as its error codes; faults
 // inside a kernel throw emu::Error.

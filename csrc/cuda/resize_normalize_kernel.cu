@@ -29,8 +29,8 @@ cudaError_t launch_resize(const ResizeCall& call) {
     return finish_large<In>(call.resize, call.relu, call.M, plan.group, maps, call.scratch, call.out, call.stream);
   }
   const ResizeMapsJob<In> job{call.resize, call.relu, plan.group, maps, static_cast<T*>(call.out)};
-  return launch(&resize_kernel<In>, {dim3(unsigned(call.M) * unsigned(plan.group)), dim3(kResizeThreads), plan.shared_bytes, call.stream},
-                job);
+  return launch(&resize_kernel<In>,
+                {dim3(unsigned(call.M) * unsigned(plan.group)), dim3(kResizeThreads), plan.shared_bytes, call.stream}, job);
 }
 
 template cudaError_t launch_resize<float>(const ResizeCall&);

@@ -18,7 +18,8 @@ cudaError_t launch_masks(const MaskCall& call) {
   job.vectors = !call.channels_last && aligned(call.images) && aligned(call.out) && call.size.positions() % kVector<In> == 0;
   job.resize = {call.map, call.size, true};
   job.group = call.group;
-  const Launch how{dim3(unsigned(call.N) * unsigned(call.C) * unsigned(call.group)), dim3(kMaskThreads), call.shared_bytes, call.stream};
+  const Launch how{dim3(unsigned(call.N) * unsigned(call.C) * unsigned(call.group)), dim3(kMaskThreads), call.shared_bytes,
+                   call.stream};
   return launch(call.corners ? &mask_kernel<In, true> : &mask_kernel<In, false>, how, job);
 }
 

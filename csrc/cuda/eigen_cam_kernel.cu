@@ -30,7 +30,8 @@ cudaError_t launch_batch(const EigenCall& call, const EigenImage<In>& first, lon
   const auto images = unsigned(count);
   const auto over = [](long long n, int unit) { return unsigned((n + unit - 1) / unit); };
   const dim3 block(kGramThreads);
-  cudaError_t error = launch(&eigen_means_kernel<In>, {dim3(over(shape.C, kGramThreads / kWarp), images), block, 0, call.stream}, job);
+  cudaError_t error =
+      launch(&eigen_means_kernel<In>, {dim3(over(shape.C, kGramThreads / kWarp), images), block, 0, call.stream}, job);
   if (error != cudaSuccess) return error;
   const unsigned tiles = over(shape.n(), kGramTile);
   error = launch(&eigen_gram_kernel<In>, {dim3(tiles * (tiles + 1) / 2, images), block, 0, call.stream}, job);

@@ -26,8 +26,7 @@ ChannelSumJob<In> channel_sum_job(const CamCall& call) {
   job.S = call.resize.in.positions();
   job.chunk = call.plan.chunk;
   job.vectors = vectors_fit<In>(call.activations, {call.a.image, adjacent ? call.a.step : 0, adjacent ? call.C : 0}) &&
-      (call.rule == Rule::weights ||
-       vectors_fit<In>(call.second, {call.s.image, call.s.target, adjacent ? call.s.step : 0}));
+      (call.rule == Rule::weights || vectors_fit<In>(call.second, {call.s.image, call.s.target, adjacent ? call.s.step : 0}));
   job.a_image = call.a.image;
   job.a_step = call.a.step;
   job.s_image = call.s.image;
