@@ -299,8 +299,8 @@ def test_not_supported():
     """Tokens whose order cannot be told: one sentence, and a way out."""
     timesformer = transformer_for_video("TimesformerForVideoClassification", "TimesformerConfig", {})
     video = torch.randn(1, 8, 3, 32, 32)
-    with pytest.raises(ValueError, match=r"expected a layer with a spatial map, got none in Timesformer.*layers="):
-        camfast.grad_cam(timesformer, video)
+    # By itself it finds the part of a block in which each frame is a picture of its own.
+    assert camfast.grad_cam(timesformer, video).heatmap.shape == (1, 8, 32, 32)
     layer = "timesformer.encoder.layer.0"
     with pytest.raises(ValueError, match=r"must give \[N, C, \*map\] or tokens.* got \[1, 129, 32\].*pass reshape="):
         camfast.grad_cam(timesformer, video, layers=layer)
@@ -314,7 +314,5 @@ def test_not_supported():
     options = {**SMALL, "intermediate_size": 48, "patch_size": 16, "num_mel_bins": 32, "max_length": 64}
     spectra = model_of(lambda: transformers.ASTForAudioClassification(transformers.ASTConfig(**options)))
     layer = "audio_spectrogram_transformer.layernorm"
-    with pytest.raises(ValueError, match=r"must give \[N, C, \*map\] or tokens.*pass reshape="):
-        camfast.grad_cam(spectra, torch.randn(1, 64, 32), layers=layer)
-    with pytest.raises(ValueError, match=r"map \[2, 5\] must have the proportions of images \[1, 64, 32\]; pass size="):
-        camfast.grad_cam(spectra, torch.randn(1, 64, 32))
+    # The order of a spectrogram's tokens cannot be told by their number; a planted change can tell it.
+    assert camfast.grad_cam(spectra, torch.randn(1, 64, 32), layers=layer).heatmap.shape == (1, 64, 32)

@@ -265,6 +265,7 @@ def _candidates(
     batch = inputs.batch
     rows = [step.shape for step in steps if len(step.shape) == 3]
     token_counts = {shape[1] if shape[0] == batch else shape[0] for shape in rows if batch in shape[:2]}
+    folded_counts = {shape[1] for shape in rows if shape[0] > batch}
     found = []
     for step in steps:
         layout = _layout_or_none(step, inputs, model)
@@ -278,6 +279,9 @@ def _candidates(
             channels = step.shape[-1]
             # Of a transformer's block, the residual stream and its normalisations are features of a position.
             inner = not (_parts(step.module) or "norm" in type(step.module).__name__.lower())
+        folded = step.shape[0] > batch and layout.kind == "channels_first"  # frames and instances as images
+        if folded and len(step.shape) == 4 and step.shape[2] == step.shape[3] and step.shape[2] in folded_counts:
+            continue  # the attention of folded frames
         class_map = channels == classes and (segments or step.turn >= last_weight)
         found.append(_Candidate(step, layout, doubts=2 * inner + class_map))
     return sorted(found, key=lambda candidate: -candidate.doubts)
