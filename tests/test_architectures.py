@@ -314,5 +314,7 @@ def test_not_supported():
     options = {**SMALL, "intermediate_size": 48, "patch_size": 16, "num_mel_bins": 32, "max_length": 64}
     spectra = model_of(lambda: transformers.ASTForAudioClassification(transformers.ASTConfig(**options)))
     layer = "audio_spectrogram_transformer.layernorm"
-    # The order of a spectrogram's tokens cannot be told by their number; a planted change can tell it.
-    assert camfast.grad_cam(spectra, torch.randn(1, 64, 32), layers=layer).heatmap.shape == (1, 64, 32)
+    with pytest.raises(ValueError, match=r"must give \[N, C, \*map\] or tokens.*pass reshape="):
+        camfast.grad_cam(spectra, torch.randn(1, 64, 32), layers=layer)
+    with pytest.raises(ValueError, match=r"map \[2, 5\] must have the proportions of images \[1, 64, 32\]; pass size="):
+        camfast.grad_cam(spectra, torch.randn(1, 64, 32))

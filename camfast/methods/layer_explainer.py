@@ -290,6 +290,13 @@ class LayerExplainer(Explainer):
         place = next((i for i, names in enumerate(zip(self._names, self.layers, strict=True)) if name in names), None)
         if place is None:  # no layer's output
             return layout_of(activations.shape, inputs.image.shape, self.model)
+        if (
+            activations.ndim == inputs.image.ndim == 3
+            and layout_of(activations.shape, inputs.image.shape, self.model) is None
+        ):
+            return (
+                None  # a spectrogram without a channel dimension, cut into patches: rows of tokens in an unknown order
+            )
         reading = read_layer(self.model, self._modules[place], self._names[place], activations, inputs, self.eval_mode)
         if reading.doubt is not None:
             warnings.warn(
