@@ -133,20 +133,12 @@ def read(
     """
     image = source.inputs.image
     images = image.shape[0] if images is None else images
-    known = _readings.setdefault(model, weakref.WeakKeyDictionary()).setdefault(layer, {})
-    for axis in dict.fromkeys((0, 1)):  # where the batch may be
-        shape = tuple(activations.shape)
-        if shape[axis] % images == 0 and (axis == 0 or activations.ndim == 3):
-            each = (*shape[:axis], shape[axis] // images, *shape[axis + 1 :])
-            reading = known.get((tuple(image.shape[1:]), each))
-            if reading is not None and (reading.layout is None or reading.layout.order[0] == axis):
-                return reading
-            for (size, before), reading in known.items():  # of another size: where dimensions are is a matter of code
-                if len(size) == image.ndim - 1 and reading.doubt is None and (scaled := _scaled(reading, before, each)):
-                    return scaled
+    reading = _known(model, layer, activations, image, images)
+    if reading is not None:
+        return reading
     reading, each = _read(model, layer, name, activations if same_mode else source.activations(layer, None), source)
     if activations.isfinite().all():
-        known[tuple(image.shape[1:]), each] = reading
+        _remembered(model, layer)[tuple(image.shape[1:]), each] = reading
     if reading.layout is not None and reading.layout.along is not None:
         axes = _axes.setdefault(model, {})
         axes[tuple(image.shape[1:]), len(reading.layout.map)] = reading.layout.along
@@ -166,6 +158,9 @@ def read_layer(
         inputs: the arguments of the pass.
         eval_mode: whether the pass was in evaluation mode: another gives other activations, which say nothing here.
     """
+    known = _known(model, layer, activations, inputs.image, inputs.batch)
+    if known is not None:
+        return known
     try:
         return read(model, layer, name, activations, Planted(model, inputs.first()), inputs.batch, eval_mode)
     except _PassFailed:
@@ -175,6 +170,28 @@ def read_layer(
     except _PassFailed as error:
         what = f"a pass of a changed image raised {type(error.__cause__).__name__}, so that nothing was seen of layer {name!r}"
         return Reading(_hint(tuple(activations.shape), inputs.image, model), what)
+
+
+def _remembered(model: nn.Module, layer: nn.Module) -> dict[Any, Reading]:
+    """What was read of ``layer``, by the shapes of an image and of the output for it."""
+    return _readings.setdefault(model, weakref.WeakKeyDictionary()).setdefault(layer, {})
+
+
+def _known(model: nn.Module, layer: nn.Module, activations: Tensor, image: Tensor, images: int) -> Reading | None:
+    """What is known of the layout of ``activations`` of ``images`` images like ``image``, from an earlier reading."""
+    known = _remembered(model, layer)
+    size, shape = tuple(image.shape[1:]), tuple(activations.shape)
+    for axis in (0, 1):  # where the batch may be
+        if shape[axis] % images or (axis and activations.ndim != 3):
+            continue
+        each = (*shape[:axis], shape[axis] // images, *shape[axis + 1 :])
+        reading = known.get((size, each))
+        if reading is not None and (reading.layout is None or reading.layout.order[0] == axis):
+            return reading
+        for (other, before), reading in known.items():  # of another size: where dimensions are is a matter of code
+            if len(other) == len(size) and reading.doubt is None and (scaled := _scaled(reading, before, each)):
+                return scaled
+    return None
 
 
 def _scaled(reading: Reading, before: tuple[int, ...], each: tuple[int, ...]) -> Reading | None:
