@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from .evidence import WIDTH, Answer, agreement, sharpness
 from .inputs import Inputs
+from .layers import call_of
 from .layouts import Kind, Layout, grids_of, layout_of, size_of
 from .tap import Tap
 
@@ -58,13 +59,16 @@ class Planted:
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self.model, self.inputs = model, inputs
 
-    def activations(self, layer: nn.Module, turn: int | None) -> Tensor:
-        """The layer's output for the image with the ``turn``-th change; for None of the image itself."""
+    def activations(self, layer: nn.Module, name: str, turn: int | None) -> Tensor:
+        """The layer's output for the image with the ``turn``-th change; for None of the image itself.
+
+        ``name`` tells the call, of a layer that runs several times.
+        """
         image = self.inputs.image.detach()
         if turn is not None:
-            image = planted(image, turn)[0]
+            image = planted(image, turn, self.model)[0]
         try:
-            with Tap(self.model, [layer], graph=False) as tap:
+            with Tap(self.model, [layer], names=[name], graph=False) as tap:
                 tap.run(self.inputs.with_image(image))
                 return tap.activations[0]
         except Exception as error:
@@ -75,16 +79,16 @@ class _PassFailed(Exception):
     """The model does not take the changed image."""
 
 
-def planted(image: Tensor, turn: int) -> tuple[Tensor, tuple[float | None, ...]]:
+def planted(image: Tensor, turn: int, model: nn.Module) -> tuple[Tensor, tuple[float | None, ...]]:
     """``image`` with a change in the first one's ``turn``-th place, and where that is (see :class:`Answer`)."""
     image = image.clone()
     box: list[slice] = [slice(0, 1)]
     places: list[float | None] = [None]
     rank = image.ndim
+    may_be_channels = (1, rank - 1) if rank < 5 else {1, 2} - set(_usual_axes(image.shape, model))
     for axis, length in enumerate(image.shape[1:], 1):
         place = _PLACES[turn][(rank - 1 - axis) % len(_PLACES[turn])]
-        channels = axis in (1, rank - 1) if rank < 5 else axis == 2
-        if length == 1 or (length <= _WHOLE and channels and rank > 3):
+        if length == 1 or (length <= _WHOLE and axis in may_be_channels and rank > 3):
             box.append(slice(None))
             places.append(None)
             continue
@@ -133,12 +137,13 @@ def read(
     """
     image = source.inputs.image
     images = image.shape[0] if images is None else images
-    reading = _known(model, layer, activations, image, images)
+    reading = _known(model, layer, name, activations, source.inputs, images)
     if reading is not None:
         return reading
-    reading, each = _read(model, layer, name, activations if same_mode else source.activations(layer, None), source)
+    seen = activations if same_mode else source.activations(layer, name, None)
+    reading, each = _read(model, layer, name, seen, source)
     if activations.isfinite().all():
-        _remembered(model, layer)[tuple(image.shape[1:]), each] = reading
+        _remembered(model, layer)[_of_what(name, source.inputs), tuple(image.shape[1:]), each] = reading
     if reading.layout is not None and reading.layout.along is not None:
         axes = _axes.setdefault(model, {})
         axes[tuple(image.shape[1:]), len(reading.layout.map)] = reading.layout.along
@@ -158,7 +163,7 @@ def read_layer(
         inputs: the arguments of the pass.
         eval_mode: whether the pass was in evaluation mode: another gives other activations, which say nothing here.
     """
-    known = _known(model, layer, activations, inputs.image, inputs.batch)
+    known = _known(model, layer, name, activations, inputs, inputs.batch)
     if known is not None:
         return known
     try:
@@ -173,23 +178,33 @@ def read_layer(
 
 
 def _remembered(model: nn.Module, layer: nn.Module) -> dict[Any, Reading]:
-    """What was read of ``layer``, by the shapes of an image and of the output for it."""
+    """What was read of ``layer``: by call and image, the shape of that image, and of the output for it."""
     return _readings.setdefault(model, weakref.WeakKeyDictionary()).setdefault(layer, {})
 
 
-def _known(model: nn.Module, layer: nn.Module, activations: Tensor, image: Tensor, images: int) -> Reading | None:
-    """What is known of the layout of ``activations`` of ``images`` images like ``image``, from an earlier reading."""
+def _of_what(name: str, inputs: Inputs) -> tuple[Any, int]:
+    """Which call of a layer, and which of several images: changes planted in one do not show in what sees another."""
+    place = next((place for place, image in enumerate(inputs.images()) if image is inputs.image), 0)
+    return call_of(name)[1], place
+
+
+def _known(
+    model: nn.Module, layer: nn.Module, name: str, activations: Tensor, inputs: Inputs, images: int
+) -> Reading | None:
+    """What is known of the layout of ``activations`` of ``images`` images from an earlier reading."""
     known = _remembered(model, layer)
-    size, shape = tuple(image.shape[1:]), tuple(activations.shape)
+    what, size, shape = _of_what(name, inputs), tuple(inputs.image.shape[1:]), tuple(activations.shape)
     for axis in (0, 1):  # where the batch may be
         if shape[axis] % images or (axis and activations.ndim != 3):
             continue
         each = (*shape[:axis], shape[axis] // images, *shape[axis + 1 :])
-        reading = known.get((size, each))
+        reading = known.get((what, size, each))
         if reading is not None and (reading.layout is None or reading.layout.order[0] == axis):
             return reading
-        for (other, before), reading in known.items():  # of another size: where dimensions are is a matter of code
-            if len(other) == len(size) and reading.doubt is None and (scaled := _scaled(reading, before, each)):
+        for (earlier, other, before), reading in known.items():
+            # Of another size: where dimensions are is a matter of code.
+            alike = earlier == what and len(other) == len(size) and reading.doubt is None
+            if alike and (scaled := _scaled(reading, before, each)):
                 return scaled
     return None
 
@@ -219,7 +234,7 @@ def _read(
     each = tuple(activations.shape)
     first: Layout | None = None
     for turn in range(len(_PLACES)):
-        after = source.activations(layer, turn)
+        after = source.activations(layer, name, turn)
         batch = _batch_axis(activations, after, image.shape[0])
         each = (*after.shape[:batch], after.shape[batch] // image.shape[0], *after.shape[batch + 1 :])
         before = _first(activations, after)
@@ -227,7 +242,7 @@ def _read(
             return Reading(None), tuple(activations.shape)
         change = (after.double() - before.double()).abs().nan_to_num(0, 0, 0).narrow(batch, 0, each[batch]).cpu()
         change[change < 1e-4 * change.max()] = 0  # what differs between batches of another size
-        answers.append(Answer(change, planted(image[:1], turn)[1]))
+        answers.append(Answer(change, planted(image[:1], turn, model)[1]))
         first = _hint(each, image[:1], model)
         told = [answer for answer in answers if answer.change.any()]
         if not change.any():
