@@ -1,0 +1,115 @@
+"""Every way to read a layer's output: which dimension holds channels, and what the others follow of the image."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from .layouts import Kind, Layout, grids_of
+from .planting import usual_axes
+
+__all__ = ["readings_of"]
+
+
+def readings_of(
+    shape: tuple[int, ...], batch: int, image: Sequence[int], model: nn.Module, first: Layout | None
+) -> Iterator[Layout]:
+    """Every way to read an output of ``shape`` for one image, the likeliest first."""
+    if first is not None:
+        yield first
+    others = [axis for axis in range(len(shape)) if axis != batch]
+    instances = shape[batch] if shape[batch] > 1 else None
+    if instances is not None and (len(image) != 5 or image[1] != instances):
+        return
+    usual = usual_axes(image, model)
+    start = 2 if instances is not None else 1
+    seen = {_key(first, len(image))} if first is not None else set()
+    for layout in _plain(shape, batch, others, range(start, len(image)), usual, instances):
+        if (key := _key(layout, len(image))) not in seen:
+            seen.add(key)
+            yield layout
+    if len(others) == 2 and len(usual) > 1 and instances is None:
+        for layout in _flattened(shape, batch, others, image, model, usual):
+            if (key := _key(layout, len(image))) not in seen:
+                seen.add(key)
+                yield layout
+
+
+def _plain(
+    shape: tuple[int, ...],
+    batch: int,
+    others: list[int],
+    image_axes: Sequence[int],
+    usual: tuple[int, ...],
+    instances: int | None,
+) -> Iterator[Layout]:
+    """One dimension of channels, the others each along one of the image's."""
+    positions = len(others) - 1
+    choices = sorted(
+        itertools.permutations(image_axes, positions),
+        key=lambda along: (sum(axis not in usual for axis in along), list(along) != sorted(along), -sum(along)),
+    )
+    for along in choices:
+        for channels in others:
+            rest = [axis for axis in others if axis != channels]
+            pairs = sorted(zip(along, rest, strict=True))
+            follows = tuple(axis for axis, _ in pairs)
+            if len(follows) == 1 and len(usual) == 2 and instances is None:  # a picture's rows or columns
+                whole = usual if follows[0] in usual else (1, 2)
+                if follows[0] not in whole:
+                    continue
+                sizes = tuple(shape[pairs[0][1]] if axis == follows[0] else 1 for axis in whole)
+                yield Layout("axes", sizes, axes=(batch, channels, pairs[0][1]), along=whole)
+                continue
+            dims = (batch, channels, *(axis for _, axis in pairs))
+            sizes = tuple(shape[axis] for axis in dims[2:])
+            yield Layout(_kind(dims), sizes, axes=dims, along=follows, instances=instances)
+
+
+def _kind(axes: tuple[int, ...]) -> Kind:
+    """What the usual orders of dimensions are called."""
+    rank = len(axes) - 2
+    if axes == tuple(range(rank + 2)):
+        return "channels_first"
+    if axes in ((0, 2, 1), (1, 2, 0)):
+        return "tokens" if axes[0] == 0 else "tokens_batch_second"
+    return "channels_last" if axes == (0, rank + 1, *range(1, rank + 1)) else "axes"
+
+
+def _flattened(
+    shape: tuple[int, ...],
+    batch: int,
+    others: list[int],
+    image: Sequence[int],
+    model: nn.Module,
+    usual: tuple[int, ...],
+) -> Iterator[Layout]:
+    """One dimension of channels, the other a grid in a row, with or without extra tokens before it."""
+    size = tuple(image[axis] for axis in usual)
+    if len(size) > 2:
+        return
+    for tokens in others:
+        (channels,) = (axis for axis in others if axis != tokens)
+        exact, rounded = grids_of(shape[tokens], size)
+        loose = [
+            ((rows, (shape[tokens] - prefix) // rows), prefix)
+            for prefix in (0, 1)
+            for rows in range(2, shape[tokens] // 2 + 1)
+            if (shape[tokens] - prefix) % rows == 0 and shape[tokens] - prefix > rows
+        ]
+        for (grid, prefix), down in itertools.product(dict.fromkeys([*exact, *rounded, *loose]), (False, True)):
+            if math.prod(grid) > 1:
+                yield Layout("axes", grid, prefix, axes=(batch, channels, tokens), down=down, along=usual)
+
+
+def _key(layout: Layout, image_rank: int) -> Any:
+    """Equal for readings that view alike."""
+    along = layout.along if layout.along is not None else tuple(range(image_rank - len(layout.map), image_rank))
+    grid = (layout.map, layout.prefix, layout.down) if len(layout.order) - 2 < len(layout.map) else None
+    if grid is not None and math.prod(layout.map) == max(layout.map):
+        grid = (layout.map, layout.prefix, False)
+    return layout.order, along, grid
