@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .layouts import Layout
 
-__all__ = ["WIDTH", "Answer", "agreement", "movement", "sharpness"]
+__all__ = ["WIDTH", "Answer", "agreement", "leading", "movement", "sharpness"]
 
 
 WIDTH = 1 / 8  # of a planted change, in each dimension
@@ -90,6 +90,22 @@ def _centres(views: Sequence[Tensor], axis: int) -> Tensor:
     profiles = torch.stack([view.movedim(axis, 0).flatten(1).sum(1) for view in views])
     index = torch.arange(profiles.shape[1], dtype=profiles.dtype)
     return (profiles @ index) / profiles.sum(1).clamp(min=1e-30)
+
+
+def leading(layout: Layout, answers: Sequence[Answer]) -> int:
+    """How many tokens at the start of a line answer to no change more than to others: class tokens and their kin.
+
+    A position answers most to the change that was planted nearest to it.
+    """
+    places = [answer.places[_along(layout, answers)[0]] for answer in answers]
+    profiles = torch.stack([layout.view(answer.change).sum((0, 1)) for answer in answers])
+    profiles = profiles / profiles.sum(1, keepdim=True).clamp(min=1e-30)
+    count = profiles.shape[1]
+    for token in range(count):
+        away = [math.inf if place is None else abs(place - (token + 0.5) / count) for place in places]
+        if away[int(profiles[:, token].argmax())] <= min(away) + WIDTH:
+            return token
+    return count
 
 
 def sharpness(layout: Layout, answers: Sequence[Answer]) -> float:

@@ -121,6 +121,7 @@ def _search(
     target, read_by_it = _objective(objective, output)
     candidates = _of_the_image(model, inputs, _candidates(model, inputs, steps, read_by_it, last_weight))
     silent: _Step | None = None
+    doubtful: _Step | None = None
     planted = Planted(model, inputs)
     # From the last one backwards: it alone, which is mostly enough, then a few at a time, so that graphs stay short.
     bounds = [len(candidates), *range(len(candidates) - 1, 0, -_AT_ONCE), 0] if candidates else []
@@ -142,8 +143,13 @@ def _search(
             if not _reached(layout, gradient):
                 continue
             reading = read(model, step.module, step.name, activations, planted)
-            if reading.layout is not None and _reached(reading.layout, gradient):
+            if reading.layout is None or not _reached(reading.layout, gradient):
+                continue
+            if reading.doubt is None:
                 return step.name, step.module
+            doubtful = doubtful or step
+    if doubtful is not None:
+        return doubtful.name, doubtful.module
     if silent is None and candidates and not differentiable:
         return candidates[-1].step.name, candidates[-1].step.module
     if silent is None and candidates:

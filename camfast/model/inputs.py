@@ -213,13 +213,20 @@ def _of_sequence(images: Sequence[Any], model: nn.Module | None) -> tuple[Any, .
 
 
 def _parameters(model: nn.Module | None) -> list[inspect.Parameter] | None:
-    """The parameters of the model's forward; None where they cannot be told."""
+    """The parameters of the model's forward, or of what it wraps; None where they cannot be told."""
     if model is None:
         return None
     try:
-        return list(inspect.signature(model.forward).parameters.values())
+        parameters = list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):
         return None
+    inside = list(model.children())
+    if len(inside) == 1 and {p.kind for p in parameters} == {
+        inspect.Parameter.VAR_POSITIONAL,
+        inspect.Parameter.VAR_KEYWORD,
+    }:
+        return _parameters(inside[0])  # handed on as they are
+    return parameters
 
 
 def _positional(parameters: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .evidence import WIDTH
 from .inputs import Inputs
-from .layouts import size_of
+from .layouts import position_axes
 from .tap import Tap
 
 __all__ = ["TURNS", "PassFailed", "Planted", "planted", "usual_axes"]
@@ -93,6 +93,4 @@ def planted(image: Tensor, turn: int, model: nn.Module) -> tuple[Tensor, tuple[f
 
 def usual_axes(image: Sequence[int], model: nn.Module) -> tuple[int, ...]:
     """The image's dimensions of positions where nothing tells otherwise: all but batch and channels."""
-    if len(image) == 5 and size_of(image, model) != tuple(image[2:]):
-        return (1, 3, 4)
-    return tuple(range(2, len(image))) if len(image) > 2 else (1,)
+    return position_axes(image, model) if len(image) > 2 else (1,)

@@ -12,17 +12,18 @@ further ones are planted elsewhere, and how the answers move counts: what a chan
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from .evidence import Answer, agreement, movement, sharpness
+from .evidence import Answer, agreement, leading, movement, sharpness
 from .inputs import Inputs
 from .layers import call_of
 from .layouts import Layout, layout_of
-from .planting import TURNS, PassFailed, Planted, planted
+from .planting import TURNS, PassFailed, Planted, planted, usual_axes
 from .readings import readings_of
 
 __all__ = ["Planted", "Reading", "image_axes", "read", "read_layer"]
@@ -30,6 +31,8 @@ __all__ = ["Planted", "Reading", "image_axes", "read", "read_layer"]
 _SURE = 0.5  # agreement of a reading with one planted change that needs no second
 _FAIR = 0.3  # agreement and movement of several changes
 _AGAINST = 0.6  # the same, where sizes speak for another reading
+_AGAINST_SHORT = 0.75  # the same of maps with sides of four positions or fewer, among which much happens by chance
+_SHORT = 4
 _MARGIN = 0.2  # by how much a reading must agree better than its rivals
 _LOOKED_AT = 12  # readings whose answers move best
 
@@ -190,7 +193,7 @@ def _read(
         if not activations.any() or first is None:
             return Reading(first), each
         return Reading(first, f"layer {name!r} did not change when the image was changed in {TURNS} places"), each
-    found = _decided(first, rivals, answers)
+    found = _decided(first, rivals, answers, image.shape)
     if found is not None:
         return Reading(found), each
     if first is not None and agreement(first, answers) > -_FAIR:
@@ -202,11 +205,15 @@ def _read(
 
 def _is_clear(first: Layout, rivals: Sequence[Layout], answers: Sequence[Answer]) -> bool:
     """Whether one answer is for the reading that sizes speak for, and for no other."""
+    if _is_short(first):
+        return False
     own = agreement(first, answers)
     return own >= _SURE and all(rival is first or agreement(rival, answers) <= own - _MARGIN for rival in rivals)
 
 
-def _decided(first: Layout | None, rivals: Sequence[Layout], answers: Sequence[Answer]) -> Layout | None:
+def _decided(
+    first: Layout | None, rivals: Sequence[Layout], answers: Sequence[Answer], image: Sequence[int]
+) -> Layout | None:
     """The reading that all answers together are for; None where it is not clear. ``first``: what sizes speak for."""
     moving = sorted(rivals, key=lambda rival: movement(rival, answers), reverse=True)[:_LOOKED_AT]
     scores = [(movement(rival, answers) + agreement(rival, answers)) / 2 for rival in moving]
@@ -214,15 +221,47 @@ def _decided(first: Layout | None, rivals: Sequence[Layout], answers: Sequence[A
         return None
     best = max(scores)
     close = [rival for rival, score in zip(moving, scores, strict=True) if score > best - _MARGIN / 2]
-    if len(close) > 1:
+    contested = len(close) > 1
+    if contested:
         # A change in some of an input's features is found again in both dimensions, where layers pass on what they
         # got. Positions keep to themselves, features are mixed.
         sharp = [sharpness(rival, answers) for rival in close]
         close = [rival for rival, found in zip(close, sharp, strict=True) if found > max(sharp) - _MARGIN / 2]
-    if first in close and best >= _FAIR:
+    lines = [rival for rival in close if len(rival.order) == 3 and len(rival.map) == 1]
+    if len(lines) > 1 and len(lines) == len(close):
+        close = [_line(lines, answers, image)]  # one and the same line, with tokens before it or without
+    if first in close and best >= (_AGAINST if contested else _FAIR):
         return first
     # Against what the sizes say it takes more: a few changes may look like anything, if there are many ways to look.
-    return close[0] if len(close) == 1 and best >= _AGAINST else None
+    if len(close) != 1:
+        return None
+    short = _is_short(close[0]) or (first is not None and _is_short(first))
+    return close[0] if best >= (_AGAINST_SHORT if short else _AGAINST) else None
+
+
+def _line(lines: Sequence[Layout], answers: Sequence[Answer], image: Sequence[int]) -> Layout:
+    """Of readings of a line of tokens that differ in how many are before it, the one that is borne out.
+
+    Two things speak: the first tokens, which are no positions where they answer to every change alike, and the number of
+    positions, which is what a stride leaves of the image. Where they contradict each other the number counts, unless any
+    would do.
+    """
+    plain = min(lines, key=lambda line: line.prefix)
+    if len({line.order for line in lines}) > 1:
+        return max(lines, key=lambda line: movement(line, answers))
+    full = image[plain.along[0] if plain.along is not None else -1]
+    left = {round_(full / stride) for stride in range(1, full + 1) for round_ in (math.floor, math.ceil)}
+    fits = [line for line in lines if full % line.map[0] == 0] or [line for line in lines if line.map[0] in left]
+    seen = leading(plain, answers) + plain.prefix
+    told = next((line for line in lines if line.prefix == seen), None)
+    if told is not None and (told in fits or not fits) and (len(fits) > 1 or plain not in fits):
+        return told
+    return min(fits, key=lambda line: line.prefix) if fits else plain
+
+
+def _is_short(layout: Layout) -> bool:
+    """Whether a side of the map is so short that changes may seem to move along it by chance."""
+    return min((side for side in layout.map if side > 1), default=1) <= _SHORT
 
 
 def _first(activations: Tensor, after: Tensor) -> Tensor | None:
@@ -248,7 +287,12 @@ def _batch_axis(activations: Tensor, after: Tensor, images: int) -> int:
 
 
 def _hint(shape: Sequence[int], image: Tensor, model: nn.Module) -> Layout | None:
+    """What the sizes speak for."""
     try:
-        return layout_of(shape, image.shape, model)
+        layout = layout_of(shape, image.shape, model)
     except ValueError:  # tokens that fit several grids
         return None
+    axes = usual_axes(image.shape, model)
+    if layout is None or layout.along is not None or len(layout.map) != len(axes) or axes[-1] == image.ndim - 1:
+        return layout
+    return layout._replace(along=axes)

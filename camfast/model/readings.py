@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from .layouts import Kind, Layout, grids_of
+from .layouts import MAX_GUESSED_PREFIX, Kind, Layout, factorisations, grids_of
 from .planting import usual_axes
 
 __all__ = ["readings_of"]
@@ -29,11 +29,17 @@ def readings_of(
     start = 2 if instances is not None else 1
     seen = {_key(first, len(image))} if first is not None else set()
     for layout in _plain(shape, batch, others, range(start, len(image)), usual, instances):
+        assert layout.along is not None
+        if any(side > image[axis] for side, axis in zip(layout.map, layout.along, strict=True)):
+            continue  # finer than the image itself
         if (key := _key(layout, len(image))) not in seen:
             seen.add(key)
             yield layout
-    if len(others) == 2 and len(usual) > 1 and instances is None:
-        for layout in _flattened(shape, batch, others, image, model, usual):
+    if len(others) != 2 or instances is not None:
+        return
+    pairs = [usual, *((axes for axes in ((1, 2), (2, 3)) if axes != usual) if len(image) == 4 else ())]
+    for axes in pairs:
+        for layout in _flattened(shape, batch, others, tuple(image[axis] for axis in axes), axes):
             if (key := _key(layout, len(image))) not in seen:
                 seen.add(key)
                 yield layout
@@ -81,35 +87,40 @@ def _kind(axes: tuple[int, ...]) -> Kind:
 
 
 def _flattened(
-    shape: tuple[int, ...],
-    batch: int,
-    others: list[int],
-    image: Sequence[int],
-    model: nn.Module,
-    usual: tuple[int, ...],
+    shape: tuple[int, ...], batch: int, others: list[int], size: tuple[int, ...], along: tuple[int, ...]
 ) -> Iterator[Layout]:
-    """One dimension of channels, the other a grid in a row, with or without extra tokens before it."""
-    size = tuple(image[axis] for axis in usual)
-    if len(size) > 2:
-        return
+    """One dimension of channels, the other a grid in a row, with or without extra tokens before it.
+
+    ``size`` is the image's, in its dimensions ``along``.
+    """
     for tokens in others:
         (channels,) = (axis for axis in others if axis != tokens)
-        exact, rounded = grids_of(shape[tokens], size)
-        loose = [
-            ((rows, (shape[tokens] - prefix) // rows), prefix)
-            for prefix in (0, 1)
-            for rows in range(2, shape[tokens] // 2 + 1)
-            if (shape[tokens] - prefix) % rows == 0 and shape[tokens] - prefix > rows
-        ]
-        for (grid, prefix), down in itertools.product(dict.fromkeys([*exact, *rounded, *loose]), (False, True)):
-            if math.prod(grid) > 1:
-                yield Layout("axes", grid, prefix, axes=(batch, channels, tokens), down=down, along=usual)
+        if len(size) == 1 and channels < tokens:
+            continue  # what runs along the last dimension is a signal, which has no class token before it
+        for (grid, prefix), down in itertools.product(_grids(shape[tokens], size), (False, True)):
+            if math.prod(grid) > 1 and not (down and len(grid) != 2):
+                yield Layout("axes", grid, prefix, axes=(batch, channels, tokens), down=down, along=along)
+
+
+def _grids(count: int, size: tuple[int, ...]) -> list[tuple[tuple[int, ...], int]]:
+    """Grids of ``count`` tokens, and how many tokens are before them: those of the image's proportions first."""
+    exact, rounded = grids_of(count, size)
+    loose = [
+        (grid, prefix)
+        for prefix in range(min(MAX_GUESSED_PREFIX, count - 1) + 1)
+        for grid in factorisations(count - prefix, len(size))
+        if (prefix or len(size) > 1)
+        and min(grid) > 1
+        and all(side <= length for side, length in zip(grid, size, strict=True))
+    ]
+    return list(dict.fromkeys([*exact, *rounded, *loose]))
 
 
 def _key(layout: Layout, image_rank: int) -> Any:
     """Equal for readings that view alike."""
     along = layout.along if layout.along is not None else tuple(range(image_rank - len(layout.map), image_rank))
-    grid = (layout.map, layout.prefix, layout.down) if len(layout.order) - 2 < len(layout.map) else None
+    flat = len(layout.order) - 2 < len(layout.map) or layout.prefix
+    grid = (layout.map, layout.prefix, layout.down) if flat else None
     if grid is not None and math.prod(layout.map) == max(layout.map):
         grid = (layout.map, layout.prefix, False)
     return layout.order, along, grid
