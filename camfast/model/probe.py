@@ -195,7 +195,7 @@ def _read(
         return Reading(first, f"layer {name!r} did not change when the image was changed in {TURNS} places"), each
     found = _decided(first, rivals, answers, image.shape)
     if found is not None:
-        return Reading(found), each
+        return found, each
     if first is not None and agreement(first, answers) > -_FAIR:
         return Reading(
             first, f"changes planted in the image did not show where the positions of layer {name!r} are"
@@ -213,7 +213,7 @@ def _is_clear(first: Layout, rivals: Sequence[Layout], answers: Sequence[Answer]
 
 def _decided(
     first: Layout | None, rivals: Sequence[Layout], answers: Sequence[Answer], image: Sequence[int]
-) -> Layout | None:
+) -> Reading | None:
     """The reading that all answers together are for; None where it is not clear. ``first``: what sizes speak for."""
     moving = sorted(rivals, key=lambda rival: movement(rival, answers), reverse=True)[:_LOOKED_AT]
     scores = [(movement(rival, answers) + agreement(rival, answers)) / 2 for rival in moving]
@@ -228,35 +228,41 @@ def _decided(
         sharp = [sharpness(rival, answers) for rival in close]
         close = [rival for rival, found in zip(close, sharp, strict=True) if found > max(sharp) - _MARGIN / 2]
     lines = [rival for rival in close if len(rival.order) == 3 and len(rival.map) == 1]
-    if len(lines) > 1 and len(lines) == len(close):
-        close = [_line(lines, answers, image)]  # one and the same line, with tokens before it or without
+    doubt = None
+    if len(lines) > 1 and len(lines) == len(close):  # one and the same line, with tokens before it or without
+        line, doubt = _line(lines, answers, image)
+        close = [line]
     if first in close and best >= (_AGAINST if contested else _FAIR):
-        return first
+        return Reading(first, doubt)
     # Against what the sizes say it takes more: a few changes may look like anything, if there are many ways to look.
     if len(close) != 1:
         return None
     short = _is_short(close[0]) or (first is not None and _is_short(first))
-    return close[0] if best >= (_AGAINST_SHORT if short else _AGAINST) else None
+    return Reading(close[0], doubt) if best >= (_AGAINST_SHORT if short else _AGAINST) else None
 
 
-def _line(lines: Sequence[Layout], answers: Sequence[Answer], image: Sequence[int]) -> Layout:
-    """Of readings of a line of tokens that differ in how many are before it, the one that is borne out.
+def _line(lines: Sequence[Layout], answers: Sequence[Answer], image: Sequence[int]) -> tuple[Layout, str | None]:
+    """Of readings of a line of tokens that differ in how many are before it, the one that is borne out; a doubt.
 
     Two things speak: the first tokens, which are no positions where they answer to every change alike, and the number of
-    positions, which is what a stride leaves of the image. Where they contradict each other the number counts, unless any
-    would do.
+    positions, which is what a stride leaves of the image.
     """
-    plain = min(lines, key=lambda line: line.prefix)
     if len({line.order for line in lines}) > 1:
-        return max(lines, key=lambda line: movement(line, answers))
+        return max(lines, key=lambda line: movement(line, answers)), None
+    plain = min(lines, key=lambda line: line.prefix)
     full = image[plain.along[0] if plain.along is not None else -1]
     left = {round_(full / stride) for stride in range(1, full + 1) for round_ in (math.floor, math.ceil)}
-    fits = [line for line in lines if full % line.map[0] == 0] or [line for line in lines if line.map[0] in left]
-    seen = leading(plain, answers) + plain.prefix
-    told = next((line for line in lines if line.prefix == seen), None)
-    if told is not None and (told in fits or not fits) and (len(fits) > 1 or plain not in fits):
-        return told
-    return min(fits, key=lambda line: line.prefix) if fits else plain
+    fits = [line for line in lines if line.map[0] in left]
+    seen = plain.prefix + leading(plain, answers)
+    told = next((line for line in lines if line.prefix == seen), plain)
+    if plain not in fits:
+        return told if told in fits or not fits else min(fits, key=lambda line: line.prefix), None
+    if told is plain or told not in fits:
+        return plain, None
+    return (
+        plain,
+        f"{plain.map[0]} tokens in a line may be so many positions, or {told.map[0]} behind {seen} of another kind",
+    )
 
 
 def _is_short(layout: Layout) -> bool:
