@@ -230,7 +230,8 @@ def _decided(
     lines = [rival for rival in close if len(rival.order) == 3 and len(rival.map) == 1]
     doubt = None
     if len(lines) > 1 and len(lines) == len(close):  # one and the same line, with tokens before it or without
-        line, doubt = _line(lines, answers, image)
+        # What sizes speak for is here what a patch embedding tells.
+        line, doubt = (first, None) if first in lines else _line(lines, answers, image)
         close = [line]
     if first in close and best >= (_AGAINST if contested else _FAIR):
         return Reading(first, doubt)
