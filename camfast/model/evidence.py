@@ -97,8 +97,9 @@ def leading(layout: Layout, answers: Sequence[Answer]) -> int:
 
     A position answers most to the change that was planted nearest to it.
     """
-    places = [answer.places[_along(layout, answers)[0]] for answer in answers]
-    profiles = torch.stack([layout.view(answer.change).sum((0, 1)) for answer in answers])
+    side = layout.map.index(max(layout.map))
+    places = [answer.places[_along(layout, answers)[side]] for answer in answers]
+    profiles = torch.stack([layout.view(answer.change).sum((0, 1)).flatten() for answer in answers])
     profiles = profiles / profiles.sum(1, keepdim=True).clamp(min=1e-30)
     count = profiles.shape[1]
     for token in range(count):

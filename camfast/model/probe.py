@@ -227,13 +227,13 @@ def _decided(
         # got. Positions keep to themselves, features are mixed.
         sharp = [sharpness(rival, answers) for rival in close]
         close = [rival for rival, found in zip(close, sharp, strict=True) if found > max(sharp) - _MARGIN / 2]
-    lines = [rival for rival in close if len(rival.order) == 3 and len(rival.map) == 1]
+    lines = [rival for rival in close if len(rival.order) == 3 and max(rival.map) == math.prod(rival.map)]
     doubt = None
     if len(lines) > 1 and len(lines) == len(close):  # one and the same line, with tokens before it or without
         # What sizes speak for is here what a patch embedding tells.
         line, doubt = (first, None) if first in lines else _line(lines, answers, image)
         close = [line]
-    if first in close and best >= (_AGAINST if contested else _FAIR):
+    if first is not None and first in close and best >= (_AGAINST if contested or _is_short(first) else _FAIR):
         return Reading(first, doubt)
     # Against what the sizes say it takes more: a few changes may look like anything, if there are many ways to look.
     if len(close) != 1:
@@ -248,12 +248,13 @@ def _line(lines: Sequence[Layout], answers: Sequence[Answer], image: Sequence[in
     Two things speak: the first tokens, which are no positions where they answer to every change alike, and the number of
     positions, which is what a stride leaves of the image.
     """
-    if len({line.order for line in lines}) > 1:
-        return max(lines, key=lambda line: movement(line, answers)), None
     plain = min(lines, key=lambda line: line.prefix)
-    full = image[plain.along[0] if plain.along is not None else -1]
+    side = plain.map.index(max(plain.map))
+    if len({(line.order, line.along, line.map.index(max(line.map))) for line in lines}) > 1:
+        return max(lines, key=lambda line: movement(line, answers)), None
+    full = image[plain.along[side] if plain.along is not None else side - len(plain.map)]
     left = {round_(full / stride) for stride in range(1, full + 1) for round_ in (math.floor, math.ceil)}
-    fits = [line for line in lines if line.map[0] in left]
+    fits = [line for line in lines if max(line.map) in left]
     seen = plain.prefix + leading(plain, answers)
     told = next((line for line in lines if line.prefix == seen), plain)
     if plain not in fits:
@@ -262,7 +263,7 @@ def _line(lines: Sequence[Layout], answers: Sequence[Answer], image: Sequence[in
         return plain, None
     return (
         plain,
-        f"{plain.map[0]} tokens in a line may be so many positions, or {told.map[0]} behind {seen} of another kind",
+        f"{max(plain.map)} tokens in a line may be so many positions, or {max(told.map)} behind {seen} of another kind",
     )
 
 

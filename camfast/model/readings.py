@@ -37,8 +37,8 @@ def readings_of(
             yield layout
     if len(others) != 2 or instances is not None:
         return
-    pairs = [usual, *((axes for axes in ((1, 2), (2, 3)) if axes != usual) if len(image) == 4 else ())]
-    for axes in pairs:
+    others_of = {3: [(1,), (2,)], 4: [(1, 2), (2, 3)]}.get(len(image), [])  # channels last or first
+    for axes in dict.fromkeys([usual, *others_of]):
         for layout in _flattened(shape, batch, others, tuple(image[axis] for axis in axes), axes):
             if (key := _key(layout, len(image))) not in seen:
                 seen.add(key)
