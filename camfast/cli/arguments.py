@@ -90,9 +90,9 @@ def add_heat(parser: argparse.ArgumentParser) -> Any:
         metavar="CLASS",
         help="a class by name or number, repeatable, or top5 for the five best (the best one)",
     )
-    add_colormap(heat, "jet")
+    add_colormap(heat, colormaps.COLORMAP)
     heat.add_argument(
-        "--alpha", type=_fraction, default=0.5, metavar="A", help="weight of the heat, 0 to 1 (%(default)s)"
+        "--alpha", type=_fraction, default=colormaps.ALPHA, metavar="A", help="weight of the heat, 0 to 1 (%(default)s)"
     )
     return heat
 

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..ops.colormaps import ALPHA, COLORMAP
 from ..pictures import photos
 from ..pictures.frames import as_frames, png_bytes
 from ..targets import Target
 from .chosen import count_per_image
+from .ranges import Scale
 
 __all__ = ["Explanation"]
 
@@ -41,6 +43,8 @@ class Explanation:
             brings together. Their maps share one range, so that heat of one frame can be compared with that of another.
         maps_per_image: how many instances each of ``images`` ``[N, I, C, H, W]`` holds, where it is a bag: the heatmap is
             ``[N, I, H, W]`` (``[N, I, K, H, W]`` for K targets), in one range per bag. None for plain images.
+        scale: what the heatmap's values are: ``"each"``: every map in [0, 1] by its own range; ``"raw"``; or ``(low, high)``:
+            the raw values that 0 and 1 stand for, one range for all maps, which ``normalize=`` of another call takes.
     """
 
     heatmap: Tensor
@@ -52,8 +56,9 @@ class Explanation:
     class_names: Sequence[str] | None = None
     images_per_row: int = 1
     maps_per_image: int | None = None
+    scale: Scale = "each"
 
-    def overlay(self, frames: Any = None, colormap: str | Tensor = "jet", alpha: float = 0.5) -> Tensor:
+    def overlay(self, frames: Any = None, colormap: str | Tensor = COLORMAP, alpha: float = ALPHA) -> Tensor:
         """The heatmaps in colour over ``frames``.
 
         Args:
@@ -77,7 +82,7 @@ class Explanation:
         return ops.overlay(each, heat.flatten(0, 1), colormap, alpha).unflatten(0, (len(self), targets))
 
     def save(
-        self, path: str | Path, frames: Any = None, colormap: str | Tensor = "jet", alpha: float = 0.5
+        self, path: str | Path, frames: Any = None, colormap: str | Tensor = COLORMAP, alpha: float = ALPHA
     ) -> list[Path]:
         """Writes the overlays and returns the files' paths; the suffix tells the format.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import require
+from ..ops.colormaps import ALPHA, COLORMAP
 from .photos import to_rgb
 
 __all__ = ["Box", "as_frames", "draw", "png_bytes", "rgb_frames"]
@@ -102,7 +103,7 @@ def png_bytes(picture: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def draw(frames: Tensor, heat: Tensor, box: Box, colormap: str | Tensor = "jet", alpha: float = 0.5) -> Tensor:
+def draw(frames: Tensor, heat: Tensor, box: Box, colormap: str | Tensor = COLORMAP, alpha: float = ALPHA) -> Tensor:
     """``heat`` ``[N, h, w]`` in colour over the part of ``frames``, uint8 ``[N, H, W, 3]``, inside ``box``.
 
     ``box`` is ``(left, top, right, bottom)`` in pixels, edges not centres, rounded to whole ones; it may reach beyond the
