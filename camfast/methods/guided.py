@@ -39,7 +39,8 @@ class GuidedExplanation(Explanation):
     """An explanation in the image's own channels.
 
     ``attributions`` are signed, ``[N, C, *size]`` or ``[N, K, C, *size]`` for K targets an image; ``heatmap`` is the
-    sum of their absolute values over the channels, scaled to [0, 1] or by a common range (with ``normalize=False`` their plain sum).
+    sum of their absolute values over the channels, in [0, 1] (with ``normalize=False`` their plain
+    sum).
     """
 
     attributions: Tensor | None = None
