@@ -17,6 +17,7 @@ from ..pictures.strips import enlarged, strip
 from ..targets import Logit, value_of
 from .chosen import count_per_image
 from .ranges import in_range
+from .reading import Reader
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -105,7 +106,7 @@ def score_of(result: Explanation, image: int, target: int | None = None) -> tupl
         certain = bool((own >= 0).all()) and abs(float(own.sum()) - 1) < 1e-3
         return float((own if certain else own.softmax(0))[explained]), True
     try:
-        return float(value_of(explained, own)), False
+        return float(value_of(Reader(names=result.class_names).bound(explained), own)), False
     except (TypeError, ValueError, LookupError, RuntimeError, AttributeError):
         return None  # what is made of more than the scores, such as boxes
 
