@@ -52,7 +52,7 @@ def figure_of(result: Explanation, frames: Any, colormap: str | Tensor, alpha: f
     panels = []
     for i in range(len(result)):
         size = f"{frames.shape[2]} x {frames.shape[1]} pixels"
-        panels.append(figures.Panel(_array(shown[i]), f"image {i}", size))
+        panels.append(figures.Panel(_array(shown[i]), f"image {i}", _best(result, i) or size))
         for k in range(columns):
             target = None if many is None else k
             panels.append(figures.Panel(_array(overlays[i, k]), result.label(i, target), score_text(result, i, target)))
@@ -117,6 +117,15 @@ def score_text(result: Explanation, image: int, target: int | None = None) -> st
     if found is None or not math.isfinite(found[0]):
         return ""
     return f"{found[0]:.1%}" if found[1] else f"{found[0]:.3g}"
+
+
+def _best(result: Explanation, image: int) -> str:
+    """A classifier's best class and its score; empty for what is none."""
+    row = image // result.images_per_row
+    if result.scores.ndim != 2 or result.scores.shape[1] < 2 or not bool(result.scores[row].isfinite().all()):
+        return ""
+    top = replace(result, targets=result.scores.argmax(1, keepdim=True))
+    return f"best: {top.label(image, 0)} {score_text(top, image, 0)}"
 
 
 def _of_scores(result: Explanation) -> str:

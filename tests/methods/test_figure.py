@@ -45,7 +45,8 @@ def test_rows_are_images_and_columns_targets(explainer, drawn):
     assert [len(row) for row in rows] == [3, 3, 3] and page.width > 3 * 320
     probabilities = result.scores.softmax(1)
     for i, (image, *heats) in enumerate(rows):
-        assert (image.caption, image.note) == (f"image {i}", "20 x 16 pixels")
+        best = int(result.scores[i].argmax())
+        assert (image.caption, image.note) == (f"image {i}", f"best: {NAMES[best]} {probabilities[i, best]:.1%}")
         for k, panel in enumerate(heats):
             number = int(result.targets[i, k])
             assert (panel.caption, panel.note) == (NAMES[number], f"{probabilities[i, number]:.1%}")
@@ -85,7 +86,7 @@ def test_the_bar_of_colours_is_drawn(explainer):
     assert bottom.min() < 10 and any(np.all(np.diff(row[200:700, 0].astype(int)) >= 0) for row in bottom)
 
 
-def test_scores(explainer):
+def test_scores(explainer, drawn):
     result = explainer(images(2), [[1, T.Contrast("one", 2)], [T.Probability(3), 4]])
     assert result.label(0, 0) == "one" and result.label(0, 1) == "Contrast(one, two)"
     assert result.label(1, 0) == "Probability(three)" and result.label(1, 1) == "four"
@@ -101,6 +102,8 @@ def test_scores(explainer):
     regression = camfast.grad_cam(SmallNet(classes=1).eval(), images(2), layers="body")
     assert regression.score(1) == pytest.approx(regression.scores[1, 0].item())
     assert figure.score_text(regression, 1) == f"{regression.score(1):.3g}"
+    regression.figure()
+    assert drawn[-1][0][0][0].note == "20 x 16 pixels"
 
 
 def test_channels_sizes_titles_and_files(explainer, drawn, tmp_path):
