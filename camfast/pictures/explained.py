@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ops.colormaps import ALPHA, COLORMAP
-from .frames import Box, draw
+from .frames import Box, draw, seen
 from .strips import below, enlarged, strip
 from .text import legend
 
@@ -37,8 +37,8 @@ def explained(
 ) -> np.ndarray:
     """``photo`` with ``heat`` over what the network saw of it.
 
-    What it did not see is grey and dimmed, behind a line. Small photographs are enlarged by a whole factor where there
-    is text to read.
+    What it did not see is grey and dimmed, behind a line (:func:`camfast.pictures.frames.draw`). Small photographs are
+    enlarged by a whole factor where there is text to read.
 
     Args:
         photo: RGB uint8 ``[H, W, 3]``.
@@ -60,32 +60,13 @@ def explained(
         factor = frame.shape[1] // height
         box = (box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor)
     drawn = draw(frame, heat[None], box, colormap, alpha)[0]
-    outlined = _outline(drawn, box, alpha)
     if where == "corner":
         legend(drawn, [(name, score)])
     picture = drawn.cpu().numpy()
     if where != "strip":
         return picture
     lines = [f"{name}  {score:.1%}", *notes]
-    if outlined:
+    if seen(box, *drawn.shape[:2]) != (0, 0, drawn.shape[1], drawn.shape[0]):
         lines.append("inside the line: what the network saw")
     size = min(28.0, max(13.0, picture.shape[1] / 40))
     return below(picture, strip(picture.shape[1], size, colormap, ends, lines, bold=True, margin=round(0.6 * size)))
-
-
-def _outline(frame: Tensor, box: Box, alpha: float) -> bool:
-    """Dims what lies outside ``box`` in ``frame`` ``[H, W, 3]``, in place, and draws a line around it; whether there is any."""
-    height, width = frame.shape[:2]
-    left, top, right, bottom = (round(edge) for edge in box)
-    left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-    if (left, top, right, bottom) == (0, 0, width, height):
-        return False
-    line = max(1, round(min(height, width) / 300))
-    inner = (slice(top, bottom), slice(left, right))
-    seen = frame[inner].clone()
-    values = frame.to(torch.float32)
-    grey = values.mean(-1, keepdim=True)
-    frame.copy_(((1 - alpha) * ((1 - alpha) * values + alpha * grey)).to(torch.uint8))
-    frame[max(top - line, 0) : bottom + line, max(left - line, 0) : right + line] = 235
-    frame[inner] = seen
-    return True
