@@ -229,10 +229,12 @@ def _decided(
         close = [rival for rival, found in zip(close, sharp, strict=True) if found > max(sharp) - _MARGIN / 2]
     lines = [rival for rival in close if len(rival.order) == 3 and max(rival.map) == math.prod(rival.map)]
     doubt = None
-    if len(lines) > 1 and len(lines) == len(close):  # one and the same line, with tokens before it or without
-        # What sizes speak for is here what a patch embedding tells.
-        line, doubt = (first, None) if first in lines else _line(lines, answers, image)
-        close = [line]
+    if lines and len(lines) == len(close):  # one and the same line, with tokens before it or without
+        if first is not None and len(first.map) == 1 and {line.order for line in lines} == {first.order}:
+            close = [first]  # what a patch embedding tells
+        else:
+            line, doubt = _line(lines, answers, image)
+            close = [line]
     if first is not None and first in close and best >= (_AGAINST if contested or _is_short(first) else _FAIR):
         return Reading(first, doubt)
     # Against what the sizes say it takes more: a few changes may look like anything, if there are many ways to look.
