@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .brief import Brief
 from .errors import closest, require
 from .model import checkpoints
 from .pictures.preparation import Preparation
@@ -30,8 +31,8 @@ DEFAULT = "efficientnet-lite0"
 _LITE = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 
 
-@dataclass
-class Network:
+@dataclass(repr=False)
+class Network(Brief):
     """A classifier and what is needed to use it on photographs."""
 
     name: str

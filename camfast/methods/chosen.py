@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..brief import Brief
 from ..model.class_axis import ClassAxis, Classes
 from ..model.outputs import detections_in, field_of, row_of, rows_in, scores_of
 from ..model.precision import wide
@@ -20,8 +21,8 @@ from .reading import Reader, kind_of, rows_of_boxes
 __all__ = ["Chosen", "choose", "count_per_image", "scores_for"]
 
 
-@dataclass
-class Chosen:
+@dataclass(repr=False)
+class Chosen(Brief):
     """The targets of one call, and the backward pass they ask for.
 
     ``targets`` is int64 ``[N]`` or ``[N, K]``, or a list of N callables, or of N lists of K. ``outputs`` and ``seeds``
@@ -33,7 +34,7 @@ class Chosen:
     output: Any = None
     everything: bool = False  # every class of each image, in the order of the scores
     axis: ClassAxis | None = None  # of the classes in the scores; None: not needed by the targets
-    reader: Reader = field(default_factory=Reader)  # of classes inside callables
+    reader: Reader = field(default_factory=Reader, repr=False)  # of classes inside callables
     class_names: Sequence[str] | None = None  # by the numbers in ``targets``
 
     @property

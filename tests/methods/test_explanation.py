@@ -163,7 +163,7 @@ def test_notebooks(result, many):
     assert page.count("data:image/png;base64,") == 3
     assert all(f"<figcaption>{name}</figcaption>" in page for name in ("zero", "one", "two"))
     assert many._repr_html_().count("<img") == 6
-    assert repr(result) == "Explanation(grad_cam of body: heatmap [3, 16, 20], scores [3, 5] on cpu)"
+    assert repr(result) == "Explanation('zero', 'one', 'two' by grad_cam of body: heatmap [3, 16, 20], scores [3, 5])"
 
 
 def test_notebooks_escape_names(model):
