@@ -6,11 +6,21 @@ import importlib
 from collections.abc import Sequence
 from types import ModuleType
 
-__all__ = ["DoubtWarning", "closest", "reason", "require"]
+__all__ = ["DoubtWarning", "NothingFound", "closest", "reason", "require"]
 
 
 class DoubtWarning(UserWarning):
     """A result may not show what was asked for: what was seen, why, and what to do."""
+
+
+class NothingFound(ValueError):
+    """A detector found nothing in any image, so that there is nothing to explain."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the detector must find something to explain, got no detection in any image; a lower score threshold of the "
+            "model shows what it was unsure of"
+        )
 
 
 def reason(error: BaseException) -> str:

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..brief import Brief
+from ..errors import NothingFound
 from ..model.class_axis import ClassAxis, Classes
-from ..model.outputs import detections_in, field_of, row_of, rows_in, scores_of
+from ..model.outputs import detections_in, field_of, found_nothing, row_of, rows_in, scores_of
 from ..model.precision import wide
 from ..targets import ALL, ClassNames, Field, Logit, Policy, Scalar, Targets, TopK, listed_names, value_of
 from .reading import Reader, kind_of, rows_of_boxes
@@ -171,7 +172,10 @@ def choose(
         ValueError: a class out of range, an unknown name, a count other than the number of images, or scores whose axis
             of classes is not known.
         TypeError: anything that is no target.
+        NothingFound: a detector found nothing in any image.
     """
+    if found_nothing(output, scores.shape[0]):
+        raise NothingFound
     names = listed_names(class_names)
     if output is not None and detections_in(output, scores.shape[0]) is not None:
         names = None  # the scores are those of boxes, one after the other

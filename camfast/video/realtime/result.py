@@ -80,7 +80,7 @@ class RealtimeResult:
         named = [f"{name!r}" if math.isnan(score) else f"{name!r} {score:.2f}" for name, score in self.labels()[:3]]
         again = "" if self.explained else ", an earlier map"
         return (
-            f"RealtimeResult({few(named, len(self.labels()))}: picture {list(self.picture.shape)}, "
+            f"RealtimeResult({few(named, len(self.labels())) or 'nothing found'}: picture {list(self.picture.shape)}, "
             f"heatmap {list(self.heatmap.shape)}, {self.milliseconds:.1f} ms{again})"
         )
 
