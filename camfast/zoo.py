@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import math
 import sys
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .brief import Brief
-from .errors import closest, require
+from .errors import closest, or_rather, require
 from .model import checkpoints
 from .pictures.preparation import Preparation
 
@@ -218,8 +217,8 @@ def _library(name: str) -> tuple[str, str]:
     if not known:
         require("torchvision", "vision")
         require("timm", "vision")
-    near = difflib.get_close_matches(own_name, [*_LITE, *known], 3, 0.6)
-    raise ValueError(f"expected the name of a classifier of torchvision or timm, got {name!r}{closest(near)}")
+    hint = or_rather(closest(own_name, [*_LITE, *known]))
+    raise ValueError(f"expected the name of a classifier of torchvision or timm, got {name!r}{hint}")
 
 
 def _torchvision_names() -> list[str]:
