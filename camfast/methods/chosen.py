@@ -188,6 +188,7 @@ def choose(
         if len(each) != batch:
             raise ValueError(f"expected one target an image, {batch}, got {len(each)}")
         if isinstance(each, Sequence) and _any_callable(each):
+            known.check_images(scores)
             return Chosen(_callables(each, scores, reader), scores, output, reader=reader, class_names=names)
     else:
         each = [targets] * batch

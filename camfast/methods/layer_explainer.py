@@ -156,7 +156,7 @@ class LayerExplainer(Explainer):
         """Whether no gradient at all reached a layer that was found, for other targets of the same kind."""
         if self._named or not self.uses_gradients or maps[0].weights.device.type != "cpu":
             return False  # elsewhere the question would wait for the device
-        return not any(bool(layer.weights.any()) for layer in maps)
+        return not any(bool(layer.weights.amax() != 0 or layer.weights.amin() != 0) for layer in maps)
 
     def _searched_again(self, inputs: Inputs, targets: Targets) -> bool:
         """Looks for a layer once more, for these very targets; whether it is another one."""

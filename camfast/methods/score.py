@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..model.inputs import Inputs
-from ..model.layouts import size_of
+from ..model.layouts import position_axes
 from ..model.precision import wide
 from ..model.tap import Tap
 from ..ops import reference
@@ -111,10 +111,13 @@ class ScoreCAM(ScoringExplainer):
 
     def _run(self, one: Inputs, maps: Tensor, turn: int, dtype: torch.dtype | None) -> Any:
         """What the model returns for one image masked by ``maps`` ``[1, B, *map]``."""
-        if size_of(one.image.shape, self.model) == one.image.shape[2:]:
+        axes = self.image_axes(one, maps.ndim - 2) or position_axes(one.image.shape, self.model)
+        channels = set(range(1, one.image.ndim)) - set(axes)
+        if len(channels) == 1:  # not always the second: videos with the frames first, pictures with the channels last
+            (axis,) = channels
+            masked = self._masked(one.image.movedim(axis, 1), maps, turn).movedim(1, axis)
+        else:
             masked = self._masked(one.image, maps, turn)
-        else:  # videos with the frames before the channels
-            masked = self._masked(one.image.transpose(1, 2), maps, turn).transpose(1, 2)
         if self._takes_channels_last:
             try:
                 return self._pass(one.with_image(masked), dtype)

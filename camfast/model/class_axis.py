@@ -152,7 +152,7 @@ class Classes:
         if scores.ndim < 3:
             return ClassAxis(classes=scores.shape[1] if scores.ndim == 2 else 1)
         shape = tuple(scores.shape)
-        self._check_images(shape)
+        self.check_images(scores)
         for found in self._evidence(shape):
             if found is not None:
                 return found
@@ -177,17 +177,21 @@ class Classes:
         for counts in told:
             yield self._of_counts(shape, counts, positions)
         labels = _labels(self.model) if self.model is not None else None
+        last = len(shape) - 1
         if labels is not None and shape[-1] == labels + 1 and not {labels, labels + 1} & set(shape[1:-1]):
-            yield ClassAxis(len(shape) - 1, 0, shape[-1], "best", nothing=True)
+            # So many may be anchors by chance.
+            seen = self._rise(shape)
+            if seen is None or seen.axis == last:
+                yield ClassAxis(last, 0, shape[-1], "best", nothing=True)
         if self.names is not None:
             yield self._of_rows(shape, [len(self.names)])
         for counts in told:
             yield self._of_rows(shape, counts)
         if positions is not None:
             yield self._at(shape, positions, positions)
-        rises = self._rising(shape)
-        if rises is not None:
-            yield self._at(shape, rises, positions)
+        seen = self._rise(shape)
+        if seen is not None and seen.axis is not None:
+            yield self._at(shape, seen.axis, positions)
         if self.model is None and len(shape) > 3:  # scores alone, of which nothing else can be known
             yield self._at(shape, 1, 1)
 
@@ -216,6 +220,9 @@ class Classes:
             for before in _BOX_ROWS
             if (count := shape[axis] - before) in counts and shape[3 - axis] not in (count, count + 1)
         }
+        # Five columns and the labels, or four, the labels and "no object".
+        labels = _labels(self.model) if self.model is not None else None
+        found |= {(axis, 4) for axis in (1, 2) if labels is not None and shape[axis] == labels + 5}
         if len(found) != 1:
             return None
         ((axis, start),) = found
@@ -235,9 +242,10 @@ class Classes:
         ]
         return fits[0] if len(fits) == 1 else None
 
-    def _check_images(self, shape: tuple[int, ...]) -> None:
-        """Raises where the images may as well be along the second axis: there are as many of it as images."""
-        if shape[0] != shape[1] or shape[0] == 1 or self.model is None or self.inputs is None:
+    def check_images(self, scores: Tensor) -> None:
+        """Raises ``AmbiguousClasses`` where the images are along the second axis, and the first is as long."""
+        shape = tuple(scores.shape)
+        if len(shape) < 3 or shape[0] != shape[1] or shape[0] == 1 or self.model is None or self.inputs is None:
             return
         if (1, *shape[1:]) in _rise(self.model, self.inputs, shape).shapes:
             return
@@ -247,10 +255,11 @@ class Classes:
                 "axis has; explain another number of images at once"
             )
 
-    def _rising(self, shape: tuple[int, ...]) -> int | None:
+    def _rise(self, shape: tuple[int, ...]) -> _Rise | None:
+        """What a ramp over a layer's features showed; None without a model to look at."""
         if self.model is None or self.inputs is None:
             return None
-        return _rise(self.model, self.inputs, shape).axis
+        return _rise(self.model, self.inputs, shape)
 
 
 def _proportionate(size: Sequence[int], image: Sequence[int]) -> bool:

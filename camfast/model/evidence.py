@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .layouts import Layout
 
-__all__ = ["WIDTH", "Answer", "agreement", "sharpness"]
+__all__ = ["WIDTH", "Answer", "agreement", "leading", "movement", "sharpness"]
 
 
 WIDTH = 1 / 8  # of a planted change, in each dimension
@@ -28,9 +28,7 @@ class Answer(NamedTuple):
 def agreement(layout: Layout, answers: Sequence[Answer]) -> float:
     """From -1 to 1: how well the answers lie where the layout says that the changes were planted."""
     grids = [layout.view(answer.change).sum((0, 1)) for answer in answers]
-    rank = len(answers[0].places)
-    along = layout.along if layout.along is not None else range(rank - len(layout.map), rank)
-    places = [[answer.places[axis] for axis in along] for answer in answers]
+    places = [[answer.places[axis] for axis in _along(layout, answers)] for answer in answers]
     scores = []
     for axis, length in enumerate(layout.map):
         if length == 1:
@@ -53,6 +51,62 @@ def agreement(layout: Layout, answers: Sequence[Answer]) -> float:
             shapes.append([torch.cartesian_prod(*side).prod(1) for side in sides])
         score = min(score, _follows([grid.flatten() for grid in grids], shapes))
     return score
+
+
+def movement(layout: Layout, answers: Sequence[Answer]) -> float:
+    """From -1.5 to 1: how well the centres of the answers move as the changes do, from one change to the next.
+
+    Positions follow their dimension of the image; channels should not. Few answers may agree by chance, where a
+    dimension is short; eight hardly do.
+    """
+    views = [layout.view(answer.change) for answer in answers]
+    places = [[answer.places[axis] for axis in _along(layout, answers)] for answer in answers]
+    found, followed = [], []
+    for axis, length in enumerate(layout.map):
+        own = [place[axis] for place in places]
+        if length == 1:
+            continue
+        if any(place is None for place in own):
+            found.append(0.0)  # along a dimension that changed as a whole
+            continue
+        followed.append(own)
+        found.append(_correlation(_centres(views, 2 + axis), torch.tensor(own, dtype=torch.float64)))
+    if not found:
+        return 0.0
+    channels = _centres(views, 1)
+    by_chance = 0.7  # of eight answers
+    moved = [abs(_correlation(channels, torch.tensor(own, dtype=torch.float64))) - by_chance for own in followed]
+    return (min(found) + sum(found) / len(found)) / 2 - max([0.0, *moved])
+
+
+def _along(layout: Layout, answers: Sequence[Answer]) -> Sequence[int]:
+    """The image's dimension that each of the map's follows."""
+    rank = len(answers[0].places)
+    return layout.along if layout.along is not None else range(rank - len(layout.map), rank)
+
+
+def _centres(views: Sequence[Tensor], axis: int) -> Tensor:
+    """Where in a dimension each answer has its centre."""
+    profiles = torch.stack([view.movedim(axis, 0).flatten(1).sum(1) for view in views])
+    index = torch.arange(profiles.shape[1], dtype=profiles.dtype)
+    return (profiles @ index) / profiles.sum(1).clamp(min=1e-30)
+
+
+def leading(layout: Layout, answers: Sequence[Answer]) -> int:
+    """How many tokens at the start of a line answer to no change more than to others: class tokens and their kin.
+
+    A position answers most to the change that was planted nearest to it.
+    """
+    side = layout.map.index(max(layout.map))
+    places = [answer.places[_along(layout, answers)[side]] for answer in answers]
+    profiles = torch.stack([layout.view(answer.change).sum((0, 1)).flatten() for answer in answers])
+    profiles = profiles / profiles.sum(1, keepdim=True).clamp(min=1e-30)
+    count = profiles.shape[1]
+    for token in range(count):
+        away = [math.inf if place is None else abs(place - (token + 0.5) / count) for place in places]
+        if away[int(profiles[:, token].argmax())] <= min(away) + WIDTH:
+            return token
+    return count
 
 
 def sharpness(layout: Layout, answers: Sequence[Answer]) -> float:

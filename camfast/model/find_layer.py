@@ -115,6 +115,7 @@ def _search(
     target, read_by_it = _objective(objective if index == 0 else None, output)  # the objective is the first image's
     candidates = _of_the_image(model, inputs, _candidates(model, inputs, steps, read_by_it, last_weight))
     silent: _Step | None = None
+    doubtful: _Step | None = None
     planted = Planted(model, inputs)
     # From the last one backwards: it alone, which is mostly enough, then a few at a time, so that graphs stay short.
     bounds = [len(candidates), *range(len(candidates) - 1, 0, -_AT_ONCE), 0] if candidates else []
@@ -136,8 +137,13 @@ def _search(
             if not _reached(layout, gradient):
                 continue
             reading = read(model, step.module, step.name, activations, planted)
-            if reading.layout is not None and _reached(reading.layout, gradient):
+            if reading.layout is None or not _reached(reading.layout, gradient):
+                continue
+            if reading.doubt is None:
                 return step.name, step.module
+            doubtful = doubtful or step
+    if doubtful is not None:
+        return doubtful.name, doubtful.module
     if silent is not None and target is objective and detections_in(output, 1) is not None:
         return _search(model, batch, differentiable, None)  # a box that is not there in this pass: as for one that is
     if silent is None and candidates and not differentiable:

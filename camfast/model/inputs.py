@@ -52,11 +52,11 @@ class Inputs(NamedTuple):
         """
         if isinstance(images, Inputs):
             return images
+        if isinstance(images, Tensor):
+            return cls((images,), {}, _image_among([images]))
         args: tuple[Any, ...]
         kwargs: dict[str, Any]
-        if isinstance(images, Tensor):
-            args, kwargs = (images,), {}
-        elif isinstance(images, Mapping):
+        if isinstance(images, Mapping):
             args, kwargs = _of_mapping(images, model)
         elif isinstance(images, Sequence) and not isinstance(images, str):
             args, kwargs = _of_sequence(images, model), {}
@@ -81,8 +81,15 @@ class Inputs(NamedTuple):
         """The size of each image, where they came as a list; None where they are one tensor."""
         return next((value.sizes for value in self.args if isinstance(value, _ImageList)), None)
 
+    @property
+    def is_image(self) -> bool:
+        """Whether the image is the one argument: the usual call, which needs no look through trees of arguments."""
+        return len(self.args) == 1 and self.args[0] is self.image and not self.kwargs
+
     def images(self) -> list[Tensor]:
         """Every tensor among the arguments that could be an image: as many dimensions and images as the image."""
+        if self.is_image:
+            return [self.image]
         fits = lambda t: t.dtype == self.image.dtype and t.ndim == self.image.ndim and len(t) == self.batch  # noqa: E731
         leaves = [
             leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor) and fits(leaf)
@@ -91,6 +98,8 @@ class Inputs(NamedTuple):
 
     def beside(self) -> list[Tensor]:
         """The tensors, besides the image, that have a row per image, as far as their shape tells."""
+        if self.is_image:
+            return []
         leaves = pytree.tree_leaves((self.args, self.kwargs))
         rows = [t for t in leaves if isinstance(t, Tensor) and t is not self.image and t.ndim and len(t) == self.batch]
         return list({id(leaf): leaf for leaf in rows}.values())
@@ -148,6 +157,9 @@ class Inputs(NamedTuple):
     def _mapped(
         self, change: Callable[[Tensor], Tensor], listed: Callable[[_ImageList], Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self.is_image:
+            return (change(self.image),), {}
+
         def leaf(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return change(value)
@@ -202,13 +214,20 @@ def _of_sequence(images: Sequence[Any], model: nn.Module | None) -> tuple[Any, .
 
 
 def _parameters(model: nn.Module | None) -> list[inspect.Parameter] | None:
-    """The parameters of the model's forward; None where they cannot be told."""
+    """The parameters of the model's forward, or of what it wraps; None where they cannot be told."""
     if model is None:
         return None
     try:
-        return list(inspect.signature(model.forward).parameters.values())
+        parameters = list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):
         return None
+    inside = list(model.children())
+    if len(inside) == 1 and {p.kind for p in parameters} == {
+        inspect.Parameter.VAR_POSITIONAL,
+        inspect.Parameter.VAR_KEYWORD,
+    }:
+        return _parameters(inside[0])  # handed on as they are
+    return parameters
 
 
 def _positional(parameters: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:

@@ -18,7 +18,18 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["Kind", "Layout", "grids_of", "layout_of", "named_layout", "same_proportions", "size_of"]
+__all__ = [
+    "MAX_GUESSED_PREFIX",
+    "Kind",
+    "Layout",
+    "factorisations",
+    "grids_of",
+    "layout_of",
+    "named_layout",
+    "position_axes",
+    "same_proportions",
+    "size_of",
+]
 
 MAX_PREFIX = 9  # a class token and eight registers
 MAX_GUESSED_PREFIX = 5  # a class token and four registers, where the model's patch embedding does not tell the grid
@@ -143,16 +154,27 @@ def named_layout(name: str, shape: Sequence[int], image: Sequence[int], model: n
 
 
 def size_of(image: Sequence[int], model: nn.Module) -> tuple[int, ...]:
-    """The size of an image tensor of shape ``image``: what follows ``[N, C]``.
+    """The size of an image tensor of shape ``image``: its dimensions of positions (see :func:`position_axes`)."""
+    return tuple(image[axis] for axis in position_axes(image, model))
 
-    Of videos ``[N, frames, C, H, W]``, as Hugging Face's video transformers take them, it is ``(frames, H, W)``: the
-    model's first convolution tells how many channels there are.
+
+def position_axes(image: Sequence[int], model: nn.Module) -> tuple[int, ...]:
+    """The dimensions of an image tensor of shape ``image`` that hold positions, as far as shapes tell: mostly the last ones.
+
+    Of videos ``[N, frames, C, H, W]``, as Hugging Face's video transformers take them, they are frames, H and W, and of
+    pictures ``[N, H, W, C]`` H and W: the model's first convolution tells how many channels there are.
     """
-    if len(image) == 5 and image[1] != image[2]:
-        first = next((m for m in model.modules() if isinstance(m, tuple(_CONVOLUTIONS.values()))), None)
-        if first is not None and first.in_channels == image[2]:
-            return (image[1], *image[3:])
-    return tuple(image[2:])
+    rank = len(image) - 2
+    usual = tuple(range(2, len(image)))
+    other = {3: (1, 3, 4), 2: (1, 2)}.get(rank)  # channels third, channels last
+    if other is None:
+        return usual
+    (channels,) = set(range(1, len(image))) - set(other)
+    if image[1] == image[channels]:
+        return usual
+    kinds = tuple(_CONVOLUTIONS.values()) if rank == 3 else _CONVOLUTIONS[rank]
+    first = next((m for m in model.modules() if isinstance(m, kinds)), None)
+    return other if first is not None and first.in_channels == image[channels] != image[1] else usual
 
 
 def _tokens(
@@ -223,7 +245,7 @@ def grids_of(
     """Grids and prefixes of ``count`` tokens that have the image's proportions, exactly and after rounding."""
     exact, rounded = [], []
     for prefix in range(min(MAX_GUESSED_PREFIX, count - 1) + 1):
-        for grid in _factorisations(count - prefix, len(size)):
+        for grid in factorisations(count - prefix, len(size)):
             if _exact(grid, size):
                 exact.append((grid, prefix))
             elif same_proportions(grid, size):
@@ -233,14 +255,15 @@ def grids_of(
     return (several[0] or exact, several[1] or rounded) if any(several) else (exact, rounded)
 
 
-def _factorisations(count: int, rank: int) -> list[tuple[int, ...]]:
+def factorisations(count: int, rank: int) -> list[tuple[int, ...]]:
+    """Every grid of ``rank`` dimensions that has ``count`` positions."""
     if rank == 1:
         return [(count,)]
     return [
         (head, *tail)
         for head in range(1, count + 1)
         if count % head == 0
-        for tail in _factorisations(count // head, rank - 1)
+        for tail in factorisations(count // head, rank - 1)
     ]
 
 

@@ -120,28 +120,39 @@ struct ColumnWeights {
   using T = AccOf<In>;
   template <int bytes>
   static CAMFAST_INLINE void run(const Piece<In>& p, const int64_t& c0, const int64_t& n, T* const& w, T* const& sum_a) {
-    constexpr int W = bytes / sizeof(T);
+    // By value: behind a reference everything would be read again after each store.
+    compute<bytes / sizeof(T)>(p.a + c0, p.second + c0, {p.S, n, p.a_step, p.s_step}, w, sum_a);
+  }
+
+ private:
+  struct Walk {
+    int64_t S, n, a_step, s_step;
+  };
+
+  template <int W>
+  static CAMFAST_INLINE void compute(const In* first_a, const In* first_s, const Walk walk, T* w, T* sum_a) {
+    const int64_t n = walk.n;
     if constexpr (rule == Rule::weights) {
-      for (int64_t c = 0; c < n; ++c) w[c] = widen<T>(p.second[c0 + c]);
+      for (int64_t c = 0; c < n; ++c) w[c] = widen<T>(first_s[c]);
     } else {
       for (int64_t c = 0; c < n; ++c) w[c] = sum_a[c] = T(0);
       if constexpr (weights_need_activations(rule)) {
-        for (int64_t s = 0; s < p.S; ++s) {
-          const In* a = p.a + c0 + s * p.a_step;
+        for (int64_t s = 0; s < walk.S; ++s) {
+          const In* a = first_a + s * walk.a_step;
           int64_t c = 0;
           for (; c + W <= n; c += W) store(sum_a + c, load<T, W>(sum_a + c) + load<T, W>(a + c));
           for (; c < n; ++c) sum_a[c] += widen<T>(a[c]);
         }
       }
-      for (int64_t s = 0; s < p.S; ++s) {
-        const In* a = p.a + c0 + s * p.a_step;
-        const In* g = p.second + c0 + s * p.s_step;
+      for (int64_t s = 0; s < walk.S; ++s) {
+        const In* a = first_a + s * walk.a_step;
+        const In* g = first_s + s * walk.s_step;
         int64_t c = 0;
         for (; c + W <= n; c += W) store(w + c, load<T, W>(w + c) + weight_term<rule, In, W>(g + c, a + c, sum_a + c));
         for (; c < n; ++c) w[c] += weight_term<rule, In, 1>(g + c, a + c, sum_a + c)[0];
       }
       for (int64_t c = 0; c < n; ++c) {
-        if constexpr (rule == Rule::grad_cam) w[c] /= T(p.S);
+        if constexpr (rule == Rule::grad_cam) w[c] /= T(walk.S);
         if constexpr (rule == Rule::xgrad_cam) w[c] = xgrad_weight(w[c], sum_a[c]);
       }
     }

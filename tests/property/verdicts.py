@@ -203,14 +203,14 @@ def _forms(columns: list[Tensor], question: Question, network: Network) -> list[
     if not question.several:
         (maps,) = columns
         forms = [maps]
-        if network.frames > 1:
+        if network.frames > 1 and len(maps) == network.images * network.frames:  # a misreading may have others
             forms.append(maps.unflatten(0, (network.images, network.frames)))
         if maps.ndim == 2:  # along one axis of a picture
             forms += [maps.unsqueeze(1), maps.unsqueeze(2)]
         return forms
     stacked = torch.stack(columns, 1)
     forms = [stacked]
-    if network.frames > 1:
+    if network.frames > 1 and len(stacked) == network.images * network.frames:
         unfolded = stacked.unflatten(0, (network.images, network.frames))
         forms += [unfolded, unfolded.transpose(1, 2)]
     return forms

@@ -106,7 +106,7 @@ class BaseCAM:
 
     def _by_steps(self, input_tensor: Tensor, targets: Any, eigen_smooth: bool) -> np.ndarray:
         if self.uses_gradients:  # also of a frozen model
-            input_tensor = input_tensor.detach().clone().requires_grad_()
+            input_tensor = input_tensor.detach().clone().requires_grad_(input_tensor.is_floating_point())
         self.outputs = outputs = self.activations_and_grads(input_tensor)
         if targets is None:
             top = np.argmax(_array(outputs), axis=-1)
