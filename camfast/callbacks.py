@@ -6,29 +6,35 @@ a thread beside it. Lightning and Hugging Face are imported only where their cal
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import ops
 from .errors import require
 from .features.maps import FeatureMaps, Maps
 from .methods import METHODS, Explainer
+from .methods.chosen import count_per_image
 from .methods.explanation import Explanation
+from .methods.figure import PANELS
+from .methods.ranges import Normalize, check_normalize
 from .model.inputs import Images, Inputs
 from .model.layers import Layer
-from .pictures.frames import as_frames
+from .ops.colormaps import ALPHA, COLORMAP
 from .pictures.grids import grid, pictures_of
 from .pictures.tensorboard import opened
-from .targets import Targets
+from .targets import ClassNames, Policy, Targets, TopK
 from .threads import Behind
 
 __all__ = ["Watch", "huggingface_callback", "lightning_callback"]
 
 _WAITING = 8  # logs that may wait for the disk before training waits for them
+_CURVES = 100  # of scores
+_TILE = 96  # pixels of a feature map's side, at least
 
 
 class Watch:
@@ -49,16 +55,21 @@ class Watch:
         every: steps between two logs; the first step is logged.
         writer: a ``SummaryWriter``, or the path of a log directory.
         targets: what is explained, as in :class:`camfast.GradCAM`; None: each image's top class at that time. Labels
-            let heatmaps of different steps be compared.
+            let heatmaps of different steps be compared. Each of several targets an image has its own heat and curve.
         method: a name of ``camfast.METHODS``, or an explainer class.
         features: layers whose maps are logged besides, names or patterns; None: the explained layer; ``()``: none.
         channels: how many maps of each, those of largest variance.
         frames: the pictures the heat is drawn over, uint8 ``[N, H, W, 3]``; None: the images, each stretched to its
         range. colormap, alpha: of the heat.
+        normalize: the heat's range, as in :meth:`camfast.Explainer.__call__`; ``(low, high)``, in raw values, lets the
+            colours of different steps be compared.
+        class_names: names of the classes, for pictures and curves.
 
-    Tags: ``heatmaps`` (all images side by side), ``features/<layer>`` (the first image's maps), and the curve
-    ``heatmap milliseconds``. :attr:`seconds` is the time that training waited in all. Errors of the writing thread are
-    raised by the next call or by :meth:`close`.
+    Tags: ``heatmaps`` (a labelled figure: a row per image, a column per target), ``features/<layer>`` (the first image's
+    maps), and as curves ``scores/image <i> <target>`` (the score of each target, a probability where the model is a
+    classifier; without fixed targets that of the best ones) and ``heatmap milliseconds``. :attr:`seconds` is the time that
+    training waited in all. The last step is logged when the watch is closed. Errors of the writing thread are raised by
+    the next call or by :meth:`close`.
     """
 
     def __init__(
@@ -74,13 +85,16 @@ class Watch:
         features: Layer | Sequence[Layer] | None = None,
         channels: int = 16,
         frames: Any = None,
-        colormap: str = "jet",
-        alpha: float = 0.5,
+        colormap: str = COLORMAP,
+        alpha: float = ALPHA,
+        normalize: Normalize = True,
+        class_names: ClassNames | None = None,
     ) -> None:
         if every < 1:
             raise ValueError(f"every must be 1 step or more, got {every}")
         if isinstance(method, str) and method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        check_normalize(normalize)
         self.model = model
         self.every = every
         self.seconds = 0.0
@@ -88,13 +102,15 @@ class Watch:
         self._images = images
         self._targets = targets
         self._frames = frames
-        self._colormap, self._alpha = colormap, alpha
-        self._explainer = (METHODS[method] if isinstance(method, str) else method)(model, layers)
+        self._colormap, self._alpha, self._normalize = colormap, alpha, normalize
+        made = METHODS[method] if isinstance(method, str) else method
+        self._explainer = made(model, layers, class_names=class_names)
         self._features = features
         self._channels = channels
         self._looker: FeatureMaps | None = None
         self._device: torch.device | None = None
-        self._steps = 0
+        self._steps = 0  # the next step's number
+        self._logged = -1  # the last one that was logged
         self._writer = opened(writer)
         self._log = self._writer.__enter__()
         self._jobs: Behind[Callable[[], None]] | None = Behind(lambda job: job(), _WAITING, "watch")
@@ -102,8 +118,8 @@ class Watch:
     def __enter__(self) -> Watch:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *exception: object) -> None:
+        self.close(last=kind is None)
 
     def __call__(self, step: int | None = None) -> Explanation | None:
         """To be called after each training step; logs where one is due, and returns its explanation, else None.
@@ -127,7 +143,7 @@ class Watch:
         self._move()
         cuda = [self._device.index] if self._device is not None and self._device.type == "cuda" else []
         with torch.random.fork_rng(cuda):  # dropout of the training steps to come is as without a watch
-            result = self._explainer(self._images, self._targets)
+            result = self._explainer(self._images, self._targets, normalize=self._normalize)
             maps = self._maps()
         # Later steps change weights, not these tensors: the thread may take its time.
         waited = time.perf_counter() - start
@@ -135,22 +151,30 @@ class Watch:
 
         def draw() -> None:
             with torch.cuda.stream(stream):
-                self._draw(step, result.heatmap, maps, waited)
+                self._draw(step, result, maps, waited)
 
         self._jobs.put(draw)
         self.seconds += time.perf_counter() - start
         self.logs += 1
+        self._logged = step
         return result
 
-    def close(self) -> None:
-        """Waits until everything is written, and closes the log where the watch opened it."""
+    def close(self, last: bool = True) -> None:
+        """Waits until everything is written, and closes the log where the watch opened it.
+
+        ``last`` logs the last step too, where it was not due: the network as it was trained.
+        """
         if self._jobs is None:
             return
-        jobs, self._jobs = self._jobs, None
         try:
-            jobs.close()
+            if last and self._steps - 1 > self._logged:
+                self.log(self._steps - 1)
         finally:
-            self._writer.__exit__(None, None, None)
+            jobs, self._jobs = self._jobs, None
+            try:
+                jobs.close()
+            finally:
+                self._writer.__exit__(None, None, None)
 
     def _move(self) -> None:
         device = next((p.device for p in self.model.parameters()), None)
@@ -166,16 +190,30 @@ class Watch:
             self._looker = FeatureMaps(self.model, layers, reduce=self._channels)
         return self._looker(Inputs.of(self._images).first())
 
-    def _draw(self, step: int, heatmap: Tensor, maps: Maps, seconds: float) -> None:
-        images = Inputs.of(self._images).image
-        frames = as_frames(images if self._frames is None else self._frames, len(heatmap), heatmap.device)
-        heat = heatmap if heatmap.ndim == 3 else heatmap.amax(1)  # of several targets, wherever one of them is
-        overlays = ops.overlay(frames, heat.float(), self._colormap, self._alpha)
-        self._log.add_picture("heatmaps", torch.cat([frames.flatten(0, 1), overlays.flatten(0, 1)], 1), step)
+    def _draw(self, step: int, result: Explanation, maps: Maps, seconds: float) -> None:
+        many = count_per_image(result.targets)
+        shown = result[: PANELS // (1 + (many or 1)) or 1]
+        frames = None if self._frames is None else self._frames[: len(shown)]
+        page = shown.figure(frames, self._colormap, self._alpha, title=f"Step {step}")
+        self._log.add_picture("heatmaps", torch.from_numpy(np.array(page)), step)
         for name, value in maps.items():
-            picture = grid(pictures_of(value[0]), colormap="viridis", scale=max(1, 64 // value.shape[-1])).tensor
+            pictures = pictures_of(value[0])
+            picture = grid(pictures, colormap="viridis", scale=-(-_TILE // max(pictures.shape[1:]))).tensor
             self._log.add_picture(f"features/{name}", picture, step)
+        for tag, score in self._scores(result, many):
+            self._log.add_scalar(tag, score, step)
         self._log.add_scalar("heatmap milliseconds", seconds * 1000, step)
+
+    def _scores(self, result: Explanation, many: int | None) -> Iterator[tuple[str, float]]:
+        """A tag and a value for each target of each image; of targets that change from step to step, by their rank."""
+        ranked = self._targets is None or isinstance(self._targets, (TopK, Policy))
+        each = [(i, k) for i in range(len(result)) for k in range(many or 1)]
+        for i, k in each[:_CURVES]:
+            target = None if many is None else k
+            score = result.score(i, target)
+            if not math.isnan(score):
+                name = f"best {k + 1}" if ranked else result.label(i, target)
+                yield f"scores/image {i} {name}", score
 
 
 def lightning_callback(images: Images, layers: Layer | Sequence[Layer] | None = None, **options: Any) -> Any:
@@ -205,7 +243,8 @@ def lightning_callback(images: Images, layers: Layer | Sequence[Layer] | None = 
                 self.watch.close()
 
         def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-            self.on_fit_end(trainer, pl_module)
+            if self.watch is not None:
+                self.watch.close(last=False)
 
     return WatchCallback()
 

@@ -128,7 +128,7 @@ def test_overlay_is_a_method_of_every_result(net):
     engine = camfast.Realtime(net, layers="body", preparation=PREPARATION, targets=1)
     result = engine(frame)
     assert torch.equal(result.overlay(), result.picture)
-    again = result.overlay(frame, "jet", 0.5)
+    again = result.overlay(frame, "inferno", 0.6)
     assert torch.equal(again, result.overlay(frame)) and (again.int() - result.picture.int()).abs().max() <= 1
     assert torch.equal(result.overlay(frame, alpha=0.0), frame)
     assert not torch.equal(result.overlay(frame, "viridis"), again)

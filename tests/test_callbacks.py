@@ -38,13 +38,77 @@ def test_logs_every_n_steps_and_returns_the_explanation(tmp_path):
     steps, log = read(tmp_path)
     assert steps == {"heatmaps": [0, 4, 8], "features/stem.0": [0, 4, 8], "features/body.0": [0, 4, 8]}
     first = log.Images("heatmaps")[0]
-    assert (first.height, first.width) == (3 * 16, 2 * 20)  # each image beside its overlay
+    assert first.height > 300 and first.width > 3 * 224  # large enough to see
+    assert log.Images("features/body.0")[0].width > 4 * 90
     assert [event.step for event in log.Scalars("heatmap milliseconds")] == [0, 4, 8]
     assert watch.logs == 3 and watch.seconds > 0
     expected = camfast.grad_cam(model, x, labels, "body").heatmap
     torch.testing.assert_close(returned[8].heatmap, expected)
     with pytest.raises(RuntimeError, match="closed"):
         watch()
+
+
+def test_every_target_has_its_heat_and_its_curve(tmp_path, monkeypatch):
+    drawn = []
+    figure = camfast.Explanation.figure
+    monkeypatch.setattr(
+        camfast.Explanation, "figure", lambda self, *a, **k: drawn.append(self) or figure(self, *a, **k)
+    )
+    model, (x, _) = SmallNet(), data(2)
+    names = ["zero", "one", "two", "three", "four"]
+    targets = [[4, camfast.targets.Contrast(4, "one")], [1, 0]]
+    with Watch(model, x, every=5, writer=tmp_path, targets=targets, class_names=names, normalize=(0, 2.0)) as watch:
+        first = watch(0)
+        torch.nn.init.zeros_(model.fc.weight)
+        for step in range(1, 5):
+            assert watch(step) is None
+    assert [one.heatmap.shape for one in drawn] == [(2, 2, 16, 20)] * 2 and drawn[0].scale == (0, 2.0)
+    steps, log = read(tmp_path)
+    assert steps["heatmaps"] == [0, 4]  # the last step too
+    tags = [tag for tag in log.Tags()["scalars"] if tag.startswith("scores/")]
+    assert sorted(tags) == [
+        "scores/image 0 Contrast(four, one)",
+        "scores/image 0 four",
+        "scores/image 1 one",
+        "scores/image 1 zero",
+    ]
+    values = [event.value for event in log.Scalars("scores/image 1 one")]
+    last = model.eval()(x).softmax(1)[1, 1].item()
+    assert values == pytest.approx([first.scores.softmax(1)[1, 1].item(), last]) and values[0] != values[1]
+
+
+def test_the_last_step_is_logged_once_and_not_after_an_error(tmp_path):
+    x, _ = data(1)
+    with Watch(SmallNet(), x, every=2, writer=tmp_path / "due", targets=camfast.TopK(2)) as watch:
+        for step in range(3):
+            watch(step)
+    steps, log = read(tmp_path / "due")
+    assert steps["heatmaps"] == [0, 2]
+    assert {tag for tag in log.Tags()["scalars"] if "best" in tag} == {"scores/image 0 best 1", "scores/image 0 best 2"}
+    with Watch(SmallNet(), x, every=2, writer=tmp_path / "own") as watch:
+        watch(0)
+        watch(1)
+        watch.log(7)
+    assert read(tmp_path / "own")[0]["heatmaps"] == [0, 7]
+    with (
+        pytest.raises(KeyError),
+        Watch(SmallNet(), x, every=9, writer=tmp_path / "error") as watch,
+    ):
+        watch(0)
+        watch(1)
+        raise KeyError
+    assert read(tmp_path / "error")[0]["heatmaps"] == [0]
+    with Watch(SmallNet(), x, writer=tmp_path / "none"):
+        pass
+    assert read(tmp_path / "none")[0] == {}
+
+
+def test_more_than_a_figure_holds(tmp_path):
+    with Watch(SmallNet(), data(1)[0].expand(90, -1, -1, -1), writer=tmp_path, targets="all") as watch:
+        watch(0)
+    _, log = read(tmp_path)
+    assert log.Images("heatmaps")[0].width > 6 * 224
+    assert len([tag for tag in log.Tags()["scalars"] if tag.startswith("scores/")]) == 100
 
 
 def train(model, steps, watch=None):
@@ -90,7 +154,12 @@ def test_errors_of_the_writing_thread_are_raised(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"every": 0}, "1 step or more"), ({"method": "x"}, "method must be one of"), ({"layers": "bady"}, "'body'")],
+    [
+        ({"every": 0}, "1 step or more"),
+        ({"normalize": (1, 0)}, "low below high"),
+        ({"method": "x"}, "method must be one of"),
+        ({"layers": "bady"}, "'body'"),
+    ],
 )
 def test_bad_arguments(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
@@ -139,7 +208,7 @@ def test_lightning(tmp_path):
     trainer = lightning.Trainer(max_epochs=2, accelerator="cpu", callbacks=[callback], **quiet)
     trainer.fit(Module(), DataLoader(TensorDataset(*data()), batch_size=6))
     steps, _ = read(tmp_path / "log")
-    assert steps["heatmaps"] == steps["features/net.body"] == [0, 3, 6]
+    assert steps["heatmaps"] == steps["features/net.body"] == [0, 3, 6, 7]
     with pytest.raises(ValueError, match="expected writer="):
         lightning.Trainer(max_epochs=1, accelerator="cpu", callbacks=[lightning_callback(data(2)[0])], **quiet).fit(
             Module(), DataLoader(TensorDataset(*data()), batch_size=6)
@@ -167,5 +236,5 @@ def test_huggingface(tmp_path):
     )
     transformers.Trainer(model, arguments, train_dataset=dataset, callbacks=[callback]).train()
     steps, _ = read(tmp_path / "log")
-    assert steps["heatmaps"] == [0, 2]
+    assert steps["heatmaps"] == [0, 2, 3]
     assert len(steps) == 2

@@ -39,7 +39,7 @@ LONGER: dict[str, str] = {}  # files of more lines that hold one idea: which
 # The commands and what their help listed before packages had floors; more may come, none may go.
 COMMANDS = {
     "image": "PHOTO -o --output --model --weights --labels --fit --device --batch-size --method --layer --target "
-    "--colormap --alpha",
+    "--colormap --alpha --format --legend --csv --json --html --maps --normalize",
     "video": "IN -o --output --layout --start --end --codec --quality --decoder --no-summary --every --model --weights "
     "--labels --fit --device --method --layer --target --colormap --alpha --smooth",
     "live": "SOURCE --loop --host --port --model --weights --labels --fit --device --method --layer --target --colormap "

@@ -223,7 +223,7 @@ def test_every_method_takes_or_refuses_callables(net, method):
         assert method in ("cam", "finer_cam", "legrad"), error  # of the weights of a class, of classes, of attention
         return
     assert found.heatmap.shape[:2] == (2, 2) and found.heatmap.isfinite().all()
-    assert found.label(0, 1) == "Probability(category=2)" and found[1].label(0, 1) == "Logit(category=3)"
+    assert found.label(0, 1) == "Probability(2)" and found[1].label(0, 1) == "3"
     assert found.overlay().shape[:2] == (2, 2)
 
 

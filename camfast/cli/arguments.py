@@ -11,6 +11,7 @@ import torch
 
 from .. import zoo
 from ..methods import METHODS
+from ..methods.ranges import Normalize, check_normalize
 from ..ops import colormaps
 from ..targets import TopK, find_class
 from ..video.realtime import Realtime
@@ -31,6 +32,7 @@ __all__ = [
     "positive",
     "stream_engine",
     "stream_targets",
+    "value_range",
     "wanted_targets",
 ]
 
@@ -90,9 +92,9 @@ def add_heat(parser: argparse.ArgumentParser) -> Any:
         metavar="CLASS",
         help="a class by name or number, repeatable, or top5 for the five best (the best one)",
     )
-    add_colormap(heat, "jet")
+    add_colormap(heat, colormaps.COLORMAP)
     heat.add_argument(
-        "--alpha", type=_fraction, default=0.5, metavar="A", help="weight of the heat, 0 to 1 (%(default)s)"
+        "--alpha", type=_fraction, default=colormaps.ALPHA, metavar="A", help="weight of the heat, 0 to 1 (%(default)s)"
     )
     return heat
 
@@ -173,6 +175,20 @@ def positive(word: str) -> int:
     if not (word.isascii() and word.isdecimal() and int(word) > 0):
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {word!r}")
     return int(word)
+
+
+def value_range(word: str) -> Normalize:
+    """ "each", "shared", or two numbers, the first the lower one."""
+    if word.strip().casefold() in ("each", "shared"):
+        return "shared" if word.strip().casefold() == "shared" else True
+    try:
+        low, high = map(float, re.split(r"[,:]", word))
+        check_normalize((low, high))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected each, shared or two numbers LOW,HIGH, the first the lower one, got {word!r}"
+        ) from None
+    return low, high
 
 
 def not_negative(word: str) -> float:

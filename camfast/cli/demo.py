@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import ops, zoo
 from ..errors import require
 from ..methods import GradCAM
+from ..ops.colormaps import ALPHA, COLORMAP
 from ..pictures import figures, photos
 from ..pictures.preparation import Preparation
 from ..targets import TopK
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Demonstration", "add_arguments", "draw", "explain", "run", "two_things"]
 
 CANDIDATES = 5
-COLORMAP, ALPHA = "inferno", 0.6
 ACCENTS = ((214, 84, 36), (38, 116, 178))  # of the first and the second class, in the bar chart
 PALE = (196, 201, 208)
 

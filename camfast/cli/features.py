@@ -18,7 +18,7 @@ from ..pictures import figures, photos
 from ..pictures.tensorboard import EventLog
 from ..zoo import Network
 from .arguments import add_colormap, add_device, add_model, add_photos, best_device, positive
-from .image import file_stems
+from .names import file_stems
 
 __all__ = ["add_arguments", "overview", "run", "write_features"]
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import ops, zoo
 from ..errors import require
 from ..methods import METHODS
+from ..ops.colormaps import ALPHA, COLORMAP
 from ..pictures import figures, photos
 from .arguments import add_model, method_name
 from .tables import Number, aligned
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Entry", "add_arguments", "draw", "explain", "run", "square"]
 
 COLUMNS = 4
-COLORMAP, ALPHA = "inferno", 0.6
 SIDE = 256  # of a photograph in the picture
 CONCEPTS = ((214, 84, 36), (38, 116, 178), (58, 160, 90), (150, 90, 190), (230, 180, 40))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..model.inputs import Inputs
 from .explanation import Explanation
+from .ranges import Normalize, in_range
 
 __all__ = ["mean_explanation"]
 
@@ -15,7 +16,7 @@ _FACTORS = (0.9, 1.0, 1.1)
 
 
 def mean_explanation(
-    explain: Callable[..., Explanation], inputs: Inputs, targets: Any, size: Any, normalize: bool
+    explain: Callable[..., Explanation], inputs: Inputs, targets: Any, size: Any, normalize: Normalize
 ) -> Explanation:
     """The explanation of the images themselves, with the mean heatmap of all six variants.
 
@@ -24,7 +25,8 @@ def mean_explanation(
     """
     if inputs.image.ndim < 4:
         raise ValueError(f"aug_smooth mirrors pictures and volumes, got images {list(inputs.image.shape)}")
-    plain = explain(inputs, targets, size, normalize)
+    own = normalize is True  # one range of all maps is that of their means
+    plain = explain(inputs, targets, size, own)
     total = plain.heatmap.clone()
     for mirrored in (False, True):
         for factor in _FACTORS:
@@ -32,6 +34,11 @@ def mean_explanation(
                 continue
             image = inputs.image.detach() * factor
             variant = inputs.with_image(image.flip(-1) if mirrored else image)
-            heatmap = explain(variant, plain.targets, size, normalize).heatmap
+            heatmap = explain(variant, plain.targets, size, own).heatmap
             total += heatmap.flip(-1) if mirrored else heatmap
-    return replace(plain, heatmap=total / (2 * len(_FACTORS)))
+    mean = replace(plain, heatmap=total / (2 * len(_FACTORS)))
+    if isinstance(normalize, bool):
+        return mean
+    rank = inputs.image.ndim - 2 - (plain.maps_per_image is not None)
+    heatmap, scale = in_range(mean.heatmap, rank, normalize)
+    return replace(mean, heatmap=heatmap, scale=scale)

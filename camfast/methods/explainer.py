@@ -22,6 +22,7 @@ from . import augmentation
 from .doubts import blank_rows, warn_of_blank
 from .explanation import Explanation
 from .layer_map import LayerMap, LayerMaps
+from .ranges import Normalize, Scale, check_normalize, in_range
 from .signatures import NamesItsArguments
 
 __all__ = ["MANY", "Explainer", "Layers", "Needs", "Options", "Size", "largest"]
@@ -108,7 +109,7 @@ class Explainer(NamesItsArguments):
         return list(self._names)
 
     def __call__(
-        self, images: Images, targets: Targets = None, size: Size = None, normalize: bool = True
+        self, images: Images, targets: Targets = None, size: Size = None, normalize: Normalize = True
     ) -> Explanation:
         """Scores and heatmaps of ``images``.
 
@@ -122,7 +123,10 @@ class Explainer(NamesItsArguments):
                 A class of a segmentation model, ``[N, classes, H, W]``, counts by the mean of its plane.
             size: the heatmap's size: None for that of the images (of the layer, where an image has more than 100
                 targets), ``"map"`` for the layer's own (of several, the largest), an int or a tuple.
-            normalize: True gives values in [0, 1], by ReLU and min-max; False the raw map, signed where the method is.
+            normalize: True gives values in [0, 1], each map by ReLU and its own min-max; False the raw map, signed where
+                the method is. For heat that can be compared, ``"shared"`` gives all maps of the call one range, from
+                their least to their greatest value (not below 0), and ``(low, high)`` this one, in raw values;
+                :attr:`Explanation.scale` tells the range, and may be given to the next call.
 
         Returns:
             An :class:`~camfast.Explanation`. Its heatmap is float32 (float64 for a model in float64) ``[N, H, W]``, or
@@ -131,16 +135,17 @@ class Explainer(NamesItsArguments):
 
         Raises:
             TypeError: for images or targets of a wrong type.
-            ValueError: for images, targets and sizes that do not fit. What the model raises passes through; the model
+            ValueError: for images, targets, sizes and ranges that do not fit. What the model raises passes through; the model
                 is left as it was in either case.
         """
+        check_normalize(normalize)
         if self.aug_smooth:
             return augmentation.mean_explanation(self.explain, Inputs.of(images, self.model), targets, size, normalize)
         return self.explain(images, targets, size, normalize)
 
     # The steps of a call; a method overrides those in which it differs.
 
-    def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Explanation:
+    def explain(self, images: Images, targets: Targets, size: Size, normalize: Normalize) -> Explanation:
         """The call itself, without ``aug_smooth``."""
         raise NotImplementedError
 
@@ -162,18 +167,21 @@ class Explainer(NamesItsArguments):
         """What is known of the classes of scores with further axes than images and classes."""
         return Classes(None, self.model, inputs)
 
-    def result(self, found: LayerMaps, size: Size = None, normalize: bool = True) -> Explanation:
+    def result(self, found: LayerMaps, size: Size = None, normalize: Normalize = True) -> Explanation:
         """The explanation of what a call found, with ``size`` and ``normalize`` of the call."""
         chosen = found.chosen
         if size is None and chosen.per_image is not None and chosen.per_image > MANY:
             size = "map"
         full = self.output_size(size, found.maps, found.inputs)
         shared, instances = found.shared, found.instances
-        if normalize and shared > 1:
+        scale: Scale = "each" if normalize is True else "raw"
+        if normalize is True and shared > 1:
             heatmap = self.combine_together(found.maps, full, shared)
         else:
-            heatmap = self.combine(found.maps, full, normalize)
-        self.look(heatmap, found)
+            heatmap = self.combine(found.maps, full, normalize is True)
+        self.look(heatmap.clamp(min=0) if normalize == "shared" else heatmap, found)
+        if not isinstance(normalize, bool):
+            heatmap, scale = in_range(heatmap, len(full), normalize)
         if instances is not None:
             heatmap = heatmap.unflatten(0, (found.inputs.batch, instances))
         return Explanation(
@@ -186,6 +194,7 @@ class Explainer(NamesItsArguments):
             class_names=chosen.class_names,
             images_per_row=shared // (instances or 1),
             maps_per_image=instances,
+            scale=scale,
         )
 
     def look(self, heatmap: Tensor, found: LayerMaps) -> None:

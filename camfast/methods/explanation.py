@@ -8,17 +8,25 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .. import ops
 from ..brief import few
+from ..ops.colormaps import ALPHA, COLORMAP
 from ..pictures import photos
 from ..pictures.frames import as_frames, png_bytes
-from ..targets import Target
+from ..pictures.strips import enlarged
+from ..targets.words import in_words
 from .chosen import count_per_image
+from .figure import colours_of, figure_of, score_of, score_text
+from .ranges import Scale
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["Explanation"]
 
@@ -44,6 +52,8 @@ class Explanation:
             brings together. Their maps share one range, so that heat of one frame can be compared with that of another.
         maps_per_image: how many instances each of ``images`` ``[N, I, C, H, W]`` holds, where it is a bag: the heatmap is
             ``[N, I, H, W]`` (``[N, I, K, H, W]`` for K targets), in one range per bag. None for plain images.
+        scale: what the heatmap's values are: ``"each"``: every map in [0, 1] by its own range; ``"raw"``; or ``(low, high)``:
+            the raw values that 0 and 1 stand for, one range for all maps, which ``normalize=`` of another call takes.
     """
 
     heatmap: Tensor
@@ -55,8 +65,9 @@ class Explanation:
     class_names: Sequence[str] | None = None
     images_per_row: int = 1
     maps_per_image: int | None = None
+    scale: Scale = "each"
 
-    def overlay(self, frames: Any = None, colormap: str | Tensor = "jet", alpha: float = 0.5) -> Tensor:
+    def overlay(self, frames: Any = None, colormap: str | Tensor = COLORMAP, alpha: float = ALPHA) -> Tensor:
         """The heatmaps in colour over ``frames``.
 
         Args:
@@ -79,17 +90,43 @@ class Explanation:
         each = frames.repeat_interleave(targets, 0)
         return ops.overlay(each, heat.flatten(0, 1), colormap, alpha).unflatten(0, (len(self), targets))
 
-    def save(
-        self, path: str | Path, frames: Any = None, colormap: str | Tensor = "jet", alpha: float = 0.5
-    ) -> list[Path]:
-        """Writes the overlays and returns the files' paths; the suffix tells the format.
+    def figure(
+        self,
+        frames: Any = None,
+        colormap: str | Tensor = COLORMAP,
+        alpha: float = ALPHA,
+        title: str | None = None,
+    ) -> Image.Image:
+        """All of it as one labelled figure, a PIL image: rows are images, columns are targets.
 
-        One picture goes to ``path`` itself. Of several, ``heat.png`` becomes ``heat_0.png``, ``heat_1.png``, ...; with
+        Each heat has its target's name and score; below stand the colours and what they mean: each map's own range, or
+        the range that all of them share (``normalize="shared"``). Raw maps are drawn in one range. Small images are
+        enlarged. ``frames``, ``colormap`` and ``alpha`` as in :meth:`overlay`; ``title`` in place of the method's name.
+
+        Raises ``ValueError`` as :meth:`overlay`, and for more than 400 panels; ``ImportError`` without Pillow.
+        """
+        plain = self if self.maps_per_image is None else self._flat()
+        return figure_of(plain, frames, colormap, alpha, title)
+
+    def save(
+        self,
+        path: str | Path,
+        frames: Any = None,
+        colormap: str | Tensor = COLORMAP,
+        alpha: float = ALPHA,
+        *,
+        each: bool = False,
+    ) -> list[Path]:
+        """Writes the :meth:`figure`, or with ``each`` the bare overlays, and returns the files' paths.
+
+        The suffix tells the format. Of several overlays ``heat.png`` becomes ``heat_0.png``, ``heat_1.png``, ...; with
         K targets an image ``heat_0_0.png``, image first. A file appears whole or not at all. ``frames``, ``colormap``
         and ``alpha`` as in :meth:`overlay`. Needs Pillow: ``pip install "camfast[vision]"``.
         """
-        overlays = self.overlay(frames, colormap, alpha)
         path = Path(path)
+        if not each:
+            return [photos.write(self.figure(frames, colormap, alpha), path)]
+        overlays = self.overlay(frames, colormap, alpha)
         written = []
         for index in itertools.product(*map(range, overlays.shape[:-3])):
             several = overlays.shape[:-3].numel() > 1
@@ -97,8 +134,20 @@ class Explanation:
             written.append(photos.write(overlays[index].cpu().numpy(), path.with_name(name)))
         return written
 
+    def score(self, image: int, target: int | None = None) -> float:
+        """The score of what is explained in ``image`` (and ``target`` of K).
+
+        Of a classifier's class its probability: the softmax of the scores, or the score itself where they are
+        probabilities already. Of a single number that number, of a callable its value. NaN where the scores alone do not
+        tell it, as for a detector's boxes. Raises as :meth:`label`.
+        """
+        self.label(image, target)
+        found = score_of(self, image, target)
+        return float("nan") if found is None else found[0]
+
     def label(self, image: int, target: int | None = None) -> str:
-        """What is explained in ``image`` (and ``target`` of K): a class's name, or else its number, or a callable's name.
+        """What is explained in ``image`` (and ``target`` of K): a class's name, or else its number, or what a
+        callable is called.
 
         Raises ``IndexError`` for an image or target that there is not, and ``ValueError`` where K targets an image were
         explained and none of them is named.
@@ -114,13 +163,7 @@ class Explanation:
             raise IndexError(f"expected a target from 0 to {many - 1}, got {target}")
         row = image % len(self) // self.images_per_row
         explained = self.targets[row] if many is None else self.targets[row][target]  # type: ignore[index]
-        if not isinstance(self.targets, Tensor):
-            if isinstance(explained, Target):
-                return str(explained)
-            return getattr(explained, "__name__", type(explained).__name__)
-        number = int(explained)
-        named = self.class_names is not None and number < len(self.class_names)
-        return str(self.class_names[number]) if named else str(number)  # type: ignore[index]
+        return in_words(explained, self.class_names)
 
     def to(self, device: torch.device | str) -> Explanation:
         """The same with its tensors on ``device``."""
@@ -188,29 +231,32 @@ class Explanation:
         return self.heatmap, self.heatmap.shape[1] if many else None
 
     def _repr_png_(self) -> bytes | None:
-        """The overlay of a single picture, for notebooks."""
+        """The figure, for notebooks."""
         try:
-            overlays = self.overlay().flatten(0, -4)
-            return png_bytes(overlays[0]) if len(overlays) == 1 else None
+            return png_bytes(torch.from_numpy(np.array(self.figure())))
         except (ImportError, ValueError):
             return None
 
     def _repr_html_(self) -> str | None:
-        """Every overlay with its class, a row an image, for notebooks."""
+        """Every overlay with its class and score, a row an image, for notebooks; small images enlarged."""
+        plain = self if self.maps_per_image is None else self._flat()
         try:
-            overlays = self.overlay()
+            drawn, ends, words = colours_of(plain)
+            frames = as_frames(plain.images, len(plain), plain.heatmap.device)
+            overlays = drawn.overlay(enlarged(frames, 160))
             rows = []
             for i, image in enumerate(overlays):
                 pictures = [image] if image.ndim == 3 else list(image)
                 cells = []
                 for k, picture in enumerate(pictures):
-                    title = html.escape(self.label(i, k if image.ndim == 4 else None))
+                    target = k if image.ndim == 4 else None
+                    caption = html.escape(f"{plain.label(i, target)} {score_text(plain, i, target)}".strip())
                     data = base64.b64encode(png_bytes(picture)).decode()
                     cells.append(
                         '<figure style="display:inline-block;margin:4px">'
-                        f'<img src="data:image/png;base64,{data}"><figcaption>{title}</figcaption></figure>'
+                        f'<img src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
                     )
-                rows.append(f"<div>{''.join(cells)}</div>")
-            return "".join(rows)
+                rows.append("".join(cells) if overlays.ndim == 4 else f"<div>{''.join(cells)}</div>")
+            return "".join([*rows, f"<div><small>{words}, from {ends[0]} to {ends[1]}</small></div>"])
         except (ImportError, ValueError):
             return None

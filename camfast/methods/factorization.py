@@ -20,6 +20,7 @@ from .chosen import Chosen, choose
 from .explainer import Layers, Size
 from .explanation import Explanation
 from .layer_map import LayerMap, LayerMaps
+from .ranges import Normalize, check_normalize
 from .registry import register
 from .scoring import HeadExplainer, ScoringOptions, counted
 
@@ -80,12 +81,13 @@ class DeepFeatureFactorization(HeadExplainer):
         self.classifier = classifier
 
     def __call__(
-        self, images: Images, targets: Targets = None, size: Size = None, normalize: bool = True
+        self, images: Images, targets: Targets = None, size: Size = None, normalize: Normalize = True
     ) -> Factorization:
         """Concepts and heatmaps of ``images``; arguments as in :meth:`camfast.Explainer.__call__`, without targets."""
+        check_normalize(normalize)
         return self.explain(images, targets, size, normalize)
 
-    def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Factorization:
+    def explain(self, images: Images, targets: Targets, size: Size, normalize: Normalize) -> Factorization:
         """The call itself; the maps are not negative with ``normalize=False`` either."""
         if targets is not None:
             raise ValueError("DeepFeatureFactorization finds concepts, not targets; expected targets=None, got others")

@@ -19,6 +19,7 @@ from .explainer import Explainer, Needs, Options, Size
 from .explanation import Explanation
 from .image_pass import image_pass
 from .layer_map import LayerMaps, SummedMap
+from .ranges import Normalize
 from .registry import register
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class FullGrad(Explainer):
     def __init__(self, model: nn.Module, layers: None = None, **options: Unpack[Options]) -> None:
         super().__init__(model, layers, **options)
 
-    def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Explanation:
+    def explain(self, images: Images, targets: Targets, size: Size, normalize: Normalize) -> Explanation:
         """The call itself. ``size="map"`` is that of the images, and the raw map is not negative."""
         inputs = self.prepare(images)
         biases = _Biases(inputs.image)

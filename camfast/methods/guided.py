@@ -22,6 +22,7 @@ from .gradient import GradCAM
 from .image_pass import image_pass
 from .layer_explainer import LayerOptions
 from .layer_map import LayerMaps, SummedMap
+from .ranges import Normalize, check_normalize
 from .registry import register
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class GuidedExplanation(Explanation):
     """An explanation in the image's own channels.
 
     ``attributions`` are signed, ``[N, C, *size]`` or ``[N, K, C, *size]`` for K targets an image; ``heatmap`` is the
-    sum of their absolute values over the channels, scaled to [0, 1] (with ``normalize=False`` their plain sum).
+    sum of their absolute values over the channels, in [0, 1] (with ``normalize=False`` their plain
+    sum).
     """
 
     attributions: Tensor | None = None
@@ -59,15 +61,16 @@ class GuidedBackprop(Explainer):
         super().__init__(model, layers, **options)
 
     def __call__(
-        self, images: Images, targets: Targets = None, size: Size = None, normalize: bool = True
+        self, images: Images, targets: Targets = None, size: Size = None, normalize: Normalize = True
     ) -> GuidedExplanation:
         """Scores, attributions and heatmaps of ``images``; arguments as in :meth:`camfast.Explainer.__call__`.
 
         ``size`` is that of the heatmap; attributions have the size of the images.
         """
+        check_normalize(normalize)
         return self.explain(images, targets, size, normalize)
 
-    def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> GuidedExplanation:
+    def explain(self, images: Images, targets: Targets, size: Size, normalize: Normalize) -> GuidedExplanation:
         """The call itself."""
         inputs = self.prepare(images)
         chosen, attributions = self._gradients(inputs, targets)
@@ -83,7 +86,7 @@ class GuidedBackprop(Explainer):
         return run.chosen, wide(found[0] if run.chosen.per_image is None else torch.stack(found, 1))
 
     def _result(
-        self, inputs: Inputs, chosen: Chosen, attributions: Tensor, size: Size, normalize: bool
+        self, inputs: Inputs, chosen: Chosen, attributions: Tensor, size: Size, normalize: Normalize
     ) -> GuidedExplanation:
         channel = -(inputs.image.ndim - 1)
         maps = (attributions.abs() if normalize else attributions).sum(channel)
@@ -116,7 +119,7 @@ class GuidedGradCAM(GuidedBackprop):
         """Names of the layers in use; empty until the first call has found one."""
         return self._cam.layers
 
-    def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> GuidedExplanation:
+    def explain(self, images: Images, targets: Targets, size: Size, normalize: Normalize) -> GuidedExplanation:
         """The call itself."""
         inputs = self.prepare(images)
         # The raw map is cut off at 0 before it is resized; the resolution is the layer's.

@@ -28,6 +28,7 @@ from .chosen import Chosen, choose, scores_for
 from .explainer import Explainer, Layers, Options, Size
 from .explanation import Explanation
 from .layer_map import LayerMap, LayerMaps
+from .ranges import Normalize
 from .reading import kind_of
 from .search import objective_of
 
@@ -168,7 +169,7 @@ class LayerExplainer(Explainer):
 
     # The steps of a call, in order.
 
-    def explain(self, images: Images, targets: Targets, size: Size, normalize: bool) -> Explanation:
+    def explain(self, images: Images, targets: Targets, size: Size, normalize: Normalize) -> Explanation:
         """The call itself, without ``aug_smooth``."""
         return self.result(self.layer_maps(images, targets), size, normalize)
 
@@ -236,7 +237,7 @@ class LayerExplainer(Explainer):
         """The map of each layer. The tap is still open, so that a method may run further passes."""
         raise NotImplementedError
 
-    def result(self, found: LayerMaps, size: Size = None, normalize: bool = True) -> Explanation:
+    def result(self, found: LayerMaps, size: Size = None, normalize: Normalize = True) -> Explanation:
         """The explanation of what a call found, with ``size`` and ``normalize`` of the call."""
         self._doubt_calls(found.inputs)
         if self.eigen_smooth:

@@ -13,6 +13,7 @@ from ..model.inputs import Images
 from ..targets import Targets
 from .explainer import Explainer, Size
 from .explanation import Explanation
+from .ranges import Normalize
 from .signatures import bound
 
 __all__ = ["METHODS", "Method", "register"]
@@ -31,7 +32,7 @@ class Explains(Protocol[Result]):
     """What a class of methods makes: an explainer."""
 
     def __call__(
-        self, images: Images, targets: Targets = None, size: Size = None, normalize: bool = True
+        self, images: Images, targets: Targets = None, size: Size = None, normalize: Normalize = True
     ) -> Result: ...
 
 
@@ -45,7 +46,7 @@ class Method(Protocol[Layers, Options, Result]):
         targets: Targets = None,
         layers: Layers | None = None,
         size: Size = None,
-        normalize: bool = True,
+        normalize: Normalize = True,
         *args: Options.args,
         **options: Options.kwargs,
     ) -> Result: ...

@@ -37,8 +37,8 @@ def readings_of(
             yield layout
     if len(others) != 2 or instances is not None:
         return
-    others_of = {3: [(1,), (2,)], 4: [(1, 2), (2, 3)]}.get(len(image), [])  # channels last or first
-    for axes in dict.fromkeys([usual, *others_of]):
+    either: dict[int, list[tuple[int, ...]]] = {3: [(1,), (2,)], 4: [(1, 2), (2, 3)]}  # channels last or first
+    for axes in dict.fromkeys([usual, *either.get(len(image), [])]):
         for layout in _flattened(shape, batch, others, tuple(image[axis] for axis in axes), axes):
             if (key := _key(layout, len(image))) not in seen:
                 seen.add(key)

@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["names", "table"]
+__all__ = ["ALPHA", "COLORMAP", "names", "table"]
+
+COLORMAP, ALPHA = "inferno", 0.6
+"""The look of heat where none is asked for: cold parts are darkened, so that what counts is lit."""
 
 # The tables of matplotlib (CC0, but turbo: Apache-2.0), each uint8 [256, 3] under its name.
 _FILE = Path(__file__).with_name("colormaps.npz")

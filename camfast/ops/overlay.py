@@ -7,13 +7,13 @@ from torch import Tensor
 
 from . import reference
 from .arguments import check_floating, kind_of
-from .colormaps import table
+from .colormaps import ALPHA, COLORMAP, table
 from .registration import register
 
 __all__ = ["overlay"]
 
 
-def overlay(frames: Tensor, heatmap: Tensor, colormap: str | Tensor = "jet", alpha: float = 0.5) -> Tensor:
+def overlay(frames: Tensor, heatmap: Tensor, colormap: str | Tensor = COLORMAP, alpha: float = ALPHA) -> Tensor:
     """``heatmap`` in colour over ``frames``: resized to them, looked up and blended in one pass.
 
     Args:

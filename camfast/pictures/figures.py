@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,16 +35,24 @@ class Panel(Brief):
     smooth: bool = True
 
 
-def compose(rows: Sequence[Sequence[Panel]], title: str = "", subtitle: str = "", width: int = 1600) -> Image.Image:
+def compose(
+    rows: Sequence[Sequence[Panel]],
+    title: str = "",
+    subtitle: str = "",
+    width: int = 1600,
+    unit: float | None = None,
+    foot: Callable[[int, float, int], np.ndarray] | None = None,
+) -> Image.Image:
     """One picture of ``rows`` of panels, ``width`` pixels wide, below a title.
 
     The panels of a row share its width evenly, and its height: that of the tallest, at most as tall as wide. Text
-    scales with ``width``; a caption too long for its panel is cut with an ellipsis.
+    scales with ``unit``, by default a 1600th of ``width``; a caption too long for its panel is cut with an ellipsis.
+    ``foot`` makes a strip below everything, RGB uint8 ``[h, width, 3]``, of the width, the letters' size and the margin.
     """
     require("PIL", "vision")
     from PIL import Image, ImageDraw
 
-    unit = width / 1600
+    unit = width / 1600 if unit is None else unit
     margin, gap, line = round(40 * unit), round(28 * unit), round(34 * unit)
     columns = max(len(row) for row in rows)
     cell = (width - 2 * margin - (columns - 1) * gap) // columns
@@ -52,6 +60,9 @@ def compose(rows: Sequence[Sequence[Panel]], title: str = "", subtitle: str = ""
     head = round(40 * unit) + (round(58 * unit) if title else 0) + (round(44 * unit) if subtitle else 0)
     labels = round(14 * unit) + 2 * line
     height = head + sum(heights) + len(rows) * labels + (len(rows) - 1) * gap + round(24 * unit)
+    under = None if foot is None else foot(width, 22 * unit, margin)
+    below = height
+    height += 0 if under is None else under.shape[0] + round(16 * unit)
 
     page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
@@ -66,15 +77,17 @@ def compose(rows: Sequence[Sequence[Panel]], title: str = "", subtitle: str = ""
             picture = _fitted(panel, cell, tall)
             corner = (left + (cell - picture.width) // 2, top + (tall - picture.height) // 2)
             page.paste(picture, corner, _rounded(picture.size, 12 * unit))
-            below = top + tall + round(12 * unit)
+            line_top = top + tall + round(12 * unit)
             indent = 0
             if panel.mark is not None:
                 indent = round(30 * unit)
                 dot = _dot(round(18 * unit), panel.mark)
-                page.paste(dot, (left, below + round(7 * unit)), dot)
-            write_line(draw, (left + indent, below), panel.caption, 26 * unit, INK, cell - indent, bold=True)
-            write_line(draw, (left, below + line), panel.note, 22 * unit, SOFT, cell)
+                page.paste(dot, (left, line_top + round(7 * unit)), dot)
+            write_line(draw, (left + indent, line_top), panel.caption, 26 * unit, INK, cell - indent, bold=True)
+            write_line(draw, (left, line_top + line), panel.note, 22 * unit, SOFT, cell)
         top += tall + labels + gap
+    if under is not None:
+        page.paste(Image.fromarray(under), (0, below))
     return page
 
 

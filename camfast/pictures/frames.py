@@ -11,9 +11,12 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import require
+from ..ops.colormaps import ALPHA, COLORMAP
 from .photos import to_rgb
 
-__all__ = ["Box", "as_frames", "draw", "png_bytes", "rgb_frames"]
+__all__ = ["Box", "as_frames", "draw", "png_bytes", "rgb_frames", "seen"]
+
+LINE = 235  # the grey of the line around what a network saw
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom edge of a part of a picture, in its pixels."""
@@ -102,11 +105,12 @@ def png_bytes(picture: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def draw(frames: Tensor, heat: Tensor, box: Box, colormap: str | Tensor = "jet", alpha: float = 0.5) -> Tensor:
+def draw(frames: Tensor, heat: Tensor, box: Box, colormap: str | Tensor = COLORMAP, alpha: float = ALPHA) -> Tensor:
     """``heat`` ``[N, h, w]`` in colour over the part of ``frames``, uint8 ``[N, H, W, 3]``, inside ``box``.
 
     ``box`` is ``(left, top, right, bottom)`` in pixels, edges not centres, rounded to whole ones; it may reach beyond the
-    frame. What lies outside, which the network did not see, stays as it is.
+    frame. What lies outside, which the network did not see, is as dark as what is cold, and grey, behind a line: where the
+    heat ends it was cut off. With ``alpha=0`` the frame stays as it is.
 
     Args:
         frames: uint8 ``[N, H, W, 3]``, RGB.
@@ -123,13 +127,30 @@ def draw(frames: Tensor, heat: Tensor, box: Box, colormap: str | Tensor = "jet",
     right, bottom = max(round(box[2]), left + 1), max(round(box[3]), top + 1)
     if (left, top, right, bottom) == (0, 0, W, H):
         return ops.overlay(frames, heat, colormap, alpha)
-    rows, columns = slice(max(top, 0), min(bottom, H)), slice(max(left, 0), min(right, W))
     if top < 0 or left < 0 or bottom > H or right > W:  # a margin around the frame: the heat in it is cut off
         heat = ops.resize_normalize(heat, (bottom - top, right - left), normalize=False)
-        heat = heat[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-    if columns == slice(0, W) and len(frames) == 1:  # a band across the frame is one piece of memory
-        middle = ops.overlay(frames[:, rows], heat, colormap, alpha)
-        return torch.cat([frames[:, : rows.start], middle, frames[:, rows.stop :]], 1)
+        heat = heat[:, max(-top, 0) : H - top, max(-left, 0) : W - left]
+    left, top, right, bottom = seen(box, H, W)
     result = frames.clone()
-    result[:, rows, columns] = ops.overlay(frames[:, rows, columns].contiguous(), heat, colormap, alpha)
+    if alpha:
+        for part in (result[:, :top], result[:, bottom:], result[:, top:bottom, :left], result[:, top:bottom, right:]):
+            part.copy_(_dimmed(part, alpha))
+        line = max(1, round(min(H, W) / 300))
+        result[:, max(top - line, 0) : bottom + line, max(left - line, 0) : right + line] = LINE
+    inside = frames[:, top:bottom, left:right].contiguous()
+    result[:, top:bottom, left:right] = ops.overlay(inside, heat, colormap, alpha)
     return result
+
+
+def seen(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
+    """``box`` in whole pixels, the part of it inside a frame of this size: ``(left, top, right, bottom)``."""
+    left, top = round(box[0]), round(box[1])
+    right, bottom = max(round(box[2]), left + 1), max(round(box[3]), top + 1)
+    return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+
+
+def _dimmed(part: Tensor, alpha: float) -> Tensor:
+    """What the network did not see, as dark as cold heat makes it and with less colour."""
+    values = part.to(torch.float32)
+    grey = values.mean(-1, keepdim=True)
+    return ((1 - alpha) * ((1 - alpha) * values + alpha * grey)).to(torch.uint8)

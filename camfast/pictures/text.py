@@ -19,7 +19,7 @@ from ..errors import require
 if TYPE_CHECKING:
     from PIL import ImageDraw, ImageFont
 
-__all__ = ["Color", "legend", "write_line"]
+__all__ = ["Color", "font", "legend", "write_line"]
 
 Color = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
@@ -89,14 +89,14 @@ def write_line(
         anchor: Pillow's, such as "ld" for the lower left corner.
         ellipsis: what a cut text ends with.
     """
-    font = _font(size, text)
-    if draw.textlength(text, font) > width:
-        while text and draw.textlength(text + ellipsis, font) > width:
+    letters = font(size, text)
+    if draw.textlength(text, letters) > width:
+        while text and draw.textlength(text + ellipsis, letters) > width:
             text = text[:-1].rstrip()
         text += ellipsis
-    draw.text(corner, text, fill=color, font=font, anchor=anchor)
+    draw.text(corner, text, fill=color, font=letters, anchor=anchor)
     if bold:
-        draw.text((corner[0] + max(1, round(size / 40)), corner[1]), text, fill=color, font=font, anchor=anchor)
+        draw.text((corner[0] + max(1, round(size / 40)), corner[1]), text, fill=color, font=letters, anchor=anchor)
 
 
 def _write_over(frame: Tensor, line: str, x: int, y: int, height: int) -> None:
@@ -125,13 +125,13 @@ def _rendered(line: str, height: int) -> np.ndarray:
 
     margin = height // 4
     rows = int(height * 1.3) + 2 * margin
-    columns = int(_font(height, line).getlength(line)) + 2 * margin + 1
+    columns = int(font(height, line).getlength(line)) + 2 * margin + 1
     picture = Image.new("L", (columns, rows))
-    ImageDraw.Draw(picture).text((margin, margin), line, fill=255, font=_font(height, line))
+    ImageDraw.Draw(picture).text((margin, margin), line, fill=255, font=font(height, line))
     return np.array(picture)
 
 
-def _font(size: float, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: float, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own font, or for letters it lacks the first of some common ones that the system has."""
     from PIL import ImageFont
 

@@ -57,7 +57,7 @@ def test_options_of_the_gallery_fit_their_methods():
 @pytest.mark.parametrize("method", ["deep_feature_factorization", "full_grad", "guided-grad-cam", "RefineCAM"])
 def test_methods_of_other_shapes_in_camfast_image(method, tmp_path, capsys):
     assert main(["image", CAT, "-o", str(tmp_path), "--method", method]) == 0
-    files = sorted(tmp_path.glob("*.png"))
+    files = sorted(tmp_path.glob("*.jpg"))
     assert len(files) == (5 if method.startswith("deep") else 1)
     assert all(np.asarray(Image.open(file)).shape == (300, 451, 3) for file in files)
 

@@ -113,17 +113,17 @@ def test_maps_that_are_no_pictures(rank, size):
     assert result._repr_png_() is None and result._repr_html_() is None
 
 
-def test_save(result, many, model, tmp_path):
+def test_save_of_bare_overlays(result, many, model, tmp_path):
     from PIL import Image
 
     shown = frames()
-    paths = result.save(tmp_path / "heat.png", shown, "magma", 0.4)
+    paths = result.save(tmp_path / "heat.png", shown, "magma", 0.4, each=True)
     assert [path.name for path in paths] == ["heat_0.png", "heat_1.png", "heat_2.png"]
     for path, expected in zip(paths, result.overlay(shown, "magma", 0.4), strict=True):
         assert np.array_equal(np.asarray(Image.open(path)), expected.numpy())
-    names = [path.name for path in many.save(str(tmp_path / "many.png"))]
+    names = [path.name for path in many.save(str(tmp_path / "many.png"), each=True)]
     assert names == [f"many_{i}_{k}.png" for i in range(3) for k in range(2)]
-    (path,) = camfast.grad_cam(model, images(1)).save(tmp_path / "one.png")
+    (path,) = camfast.grad_cam(model, images(1)).save(tmp_path / "one.png", each=True)
     assert path == tmp_path / "one.png" and Image.open(path).size == (20, 16)
     assert len(list(tmp_path.iterdir())) == 10  # no temporary file is left
 
@@ -153,16 +153,16 @@ def test_save_by_several_threads(result, tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["heat_0.png", "heat_1.png", "heat_2.png"]
+    assert [p.name for p in tmp_path.iterdir()] == ["heat.png"]
 
 
 def test_notebooks(result, many):
-    assert result[1]._repr_png_().startswith(b"\x89PNG")
-    assert result._repr_png_() is None  # of several pictures, the page shows all
+    assert result[1]._repr_png_().startswith(b"\x89PNG") and many._repr_png_().startswith(b"\x89PNG")
     page = result._repr_html_()
     assert page.count("data:image/png;base64,") == 3
-    assert all(f"<figcaption>{name}</figcaption>" in page for name in ("zero", "one", "two"))
-    assert many._repr_html_().count("<img") == 6
+    for i, name in enumerate(("zero", "one", "two")):
+        assert f"<figcaption>{name} {result.scores[i].softmax(0)[i]:.1%}</figcaption>" in page
+    assert "each map by its own range" in page and many._repr_html_().count("<img") == 6
     assert repr(result) == "Explanation('zero', 'one', 'two' by grad_cam of body: heatmap [3, 16, 20], scores [3, 5])"
 
 

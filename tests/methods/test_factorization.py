@@ -56,7 +56,7 @@ def test_pictures_and_names_of_concepts(net, tmp_path):
     result = camfast.deep_feature_factorization(net, X, components=2, class_names=list("abcde"))
     assert isinstance(result, camfast.Factorization) and result.overlay().shape == (3, 2, 16, 20, 3)
     assert result.label(1, 0) == "abcde"[int(result.concept_scores[0].argmax())]
-    assert len(result.save(tmp_path / "concept.png")) == 6
+    assert len(result.save(tmp_path / "concept.png", each=True)) == 6
     assert torch.equal(result[1].heatmap, result.heatmap[1:2]) and result[1].concepts is result.concepts
 
 

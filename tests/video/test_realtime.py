@@ -45,7 +45,7 @@ def by_hand(model, batch, targets=None):
 def test_is_the_composition_of_its_parts(model):
     batch = frames(2)
     expected = by_hand(model, batch)
-    overlay = reference.overlay(torch.from_numpy(batch), expected.heatmap.cpu(), colormaps.table("jet"), 0.5)
+    overlay = reference.overlay(torch.from_numpy(batch), expected.heatmap.cpu(), colormaps.table("inferno"), 0.6)
     run = engine(model, layers="3")
     for given in (batch, torch.from_numpy(batch)):
         result = run(given)
@@ -89,7 +89,7 @@ def test_settings_act_from_the_next_frame_on(model):
         assert run(frame).heatmap.shape == (16, 16) and run.layers_in_use == ["1"]
         run.paused = True
         assert torch.equal(run(frames(1, seed=9)[0]).overlay(), run(frame).overlay())
-        run.paused, run.method, run.layers, run.colormap, run.alpha = False, "grad_cam", None, "jet", 0.5
+        run.paused, run.method, run.layers, run.colormap, run.alpha = False, "grad_cam", None, "inferno", 0.6
         assert torch.equal(run(frame).overlay(), first.overlay())
         for name, wrong in [
             ("targets", "thing"),
@@ -147,20 +147,25 @@ def test_every_nth_frame(model):
 
 def test_crop_puts_the_heat_in_the_middle(model):
     frame = np.full((40, 100, 3), 90, np.uint8)
-    result = engine(model, fit="crop", alpha=1.0, targets=1)(frame)
+    result = engine(model, fit="crop", alpha=0.5, targets=1)(frame)
     assert result.box == (30, 0, 70, 40)
-    assert (result.overlay()[:, :30] == 90).all() and (result.overlay()[:, 70:] == 90).all()
-    assert (result.overlay()[:, 30:70] != 90).any()
+    for outside in (result.overlay()[:, :29], result.overlay()[:, 71:]):
+        assert (outside == 45).all()  # dimmed
+    assert (result.overlay()[:, [29, 70]] == 235).all() and (result.overlay()[:, 30:70] != 45).any()
+    whole = engine(model, fit="crop", alpha=0.0, targets=1)(frame)
+    assert (whole.overlay() == 90).all()
     prepared = Preparation(36, (32, 32), MEAN, STD)
     run = engine(model, preparation=prepared, alpha=1.0)
     result = run(frame)
     left, top, right, bottom = (round(edge) for edge in result.box)
-    heat = ops.overlay(torch.zeros(bottom - top, right - left, 3, dtype=torch.uint8), result.heatmap.cpu(), "jet", 1.0)
+    heat = ops.overlay(
+        torch.zeros(bottom - top, right - left, 3, dtype=torch.uint8), result.heatmap.cpu(), "inferno", 1.0
+    )
     assert torch.equal(result.overlay()[top:bottom, left:right], heat)
     # An input larger than the frame: a margin around it, whose heat is not seen.
     assert engine(model, preparation=Preparation(20, (32, 32), MEAN, STD))(frame).overlay().shape == (40, 100, 3)
-    tall = engine(model, fit="crop", alpha=1.0)(np.full((100, 40, 3), 90, np.uint8))
-    assert (tall.overlay()[:30] == 90).all() and (tall.overlay()[70:] == 90).all()
+    tall = engine(model, fit="crop", alpha=0.5)(np.full((100, 40, 3), 90, np.uint8))
+    assert (tall.overlay()[:29] == 45).all() and (tall.overlay()[71:] == 45).all()
 
 
 def test_smoothing(device):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ...model.layers import Layer
 from ...model.tap import unwrapped
+from ...ops.colormaps import ALPHA, COLORMAP
 from ...pictures.frames import Box, rgb_frames
 from ...pictures.preparation import Preparation
 from .network import placed, prepared_by, threads
@@ -106,8 +107,8 @@ class Realtime(Adjustable):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         dtype: torch.dtype | None = None,
-        colormap: str | Tensor = "jet",
-        alpha: float = 0.5,
+        colormap: str | Tensor = COLORMAP,
+        alpha: float = ALPHA,
         smooth: float = 0.0,
         device: torch.device | str | None = None,
         every: int = 1,

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ...brief import few
+from ...ops.colormaps import ALPHA, COLORMAP
 from ...pictures.frames import Box, as_frames, draw
 
 __all__ = ["RealtimeResult"]
@@ -45,7 +46,7 @@ class RealtimeResult:
         Args:
             frames: RGB uint8 pictures of the frame's size, as in :meth:`camfast.Explanation.overlay`. None gives what was
                 drawn already, in the engine's own colours and strength.
-            colormap, alpha: of a picture over ``frames``; None: "jet" and 0.5.
+            colormap, alpha: of a picture over ``frames``; None: "inferno" and 0.6.
 
         Returns:
             uint8 ``[H, W, 3]``, or ``[K, H, W, 3]`` for K classes; where the frames came from: memory or a device.
@@ -70,8 +71,8 @@ class RealtimeResult:
             each,
             heat.flatten(0, -3) if heat.ndim > 2 else heat[None],
             self.box,
-            colormap or "jet",
-            0.5 if alpha is None else alpha,
+            COLORMAP if colormap is None else colormap,
+            ALPHA if alpha is None else alpha,
         )
         return drawn.reshape(self.picture.shape)
 
