@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from bikes_clip import bikes  # noqa: F401
 from interpreter import run_python
 
 import camfast
@@ -62,7 +63,7 @@ def test_folder(example, photographs, tmp_path):
     assert all((tmp_path / row["overlay"]).exists() and float(row["score"]) > 0.5 for row in rows)
 
 
-def test_video(example, photographs, bikes, tmp_path):
+def test_video(example, photographs, bikes, tmp_path):  # noqa: F811
     shutil.copy(bikes, tmp_path / "clip.mp4")
     printed = example("video.py", "clip.mp4", "explained.mp4")
     assert "Report(explained.mp4: 10 frames" in printed and re.search(r"\d+ frames  \w+", printed)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from bikes_clip import bikes  # noqa: F401
 from interpreter import run_python
 
 import camfast

@@ -1,10 +1,12 @@
-"""What the pages and the examples are run on."""
+"""The clip that pages and examples are run on."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+
+__all__ = ["bikes"]
 
 
 @pytest.fixture
