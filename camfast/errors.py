@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 
-__all__ = ["DoubtWarning", "closest", "reason", "require"]
+__all__ = ["DoubtWarning", "NothingFound", "closest", "or_rather", "reason", "require"]
+
+
+FEW = 12
+"""So many names are all given in a message."""
 
 
 class DoubtWarning(UserWarning):
     """A result may not show what was asked for: what was seen, why, and what to do."""
+
+
+class NothingFound(ValueError):
+    """A detector found nothing in any image, so that there is nothing to explain."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the detector must find something to explain, got no detection in any image; a lower score threshold of the "
+            "model shows what it was unsure of"
+        )
 
 
 def reason(error: BaseException) -> str:
@@ -30,6 +45,18 @@ def require(module: str, extra: str) -> ModuleType:
         raise ImportError(f'{package} is needed here: pip install "camfast[{extra}]"') from error
 
 
-def closest(names: Sequence[str]) -> str:
-    """The end of a message about an unknown name: the known ones closest to it, if any."""
-    return f"; the closest are {', '.join(names)}" if names else ""
+def closest(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Those of ``known`` that are closest to ``name``, each once, the closest first."""
+    return difflib.get_close_matches(name, list(dict.fromkeys(known)), count, cutoff)
+
+
+def or_rather(near: Sequence[str], known: Iterable[str] = ()) -> str:
+    """The end of a message about an unknown name: those it is close to, or else all ``known`` ones if they are few.
+
+    Of many known ones the first are given, and how many there are.
+    """
+    if near:
+        return f"; close to it: {', '.join(map(repr, near))}"
+    names = list(dict.fromkeys(known))
+    more = f", ... {len(names)} in all" if len(names) > FEW else ""
+    return f"; there are {', '.join(map(repr, names[:FEW]))}{more}" if names else ""

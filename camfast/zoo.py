@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import math
 import sys
@@ -18,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import closest, require
+from .brief import Brief
+from .errors import closest, or_rather, require
 from .model import checkpoints
 from .pictures.preparation import Preparation
 
@@ -30,8 +30,8 @@ DEFAULT = "efficientnet-lite0"
 _LITE = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 
 
-@dataclass
-class Network:
+@dataclass(repr=False)
+class Network(Brief):
     """A classifier and what is needed to use it on photographs."""
 
     name: str
@@ -217,8 +217,8 @@ def _library(name: str) -> tuple[str, str]:
     if not known:
         require("torchvision", "vision")
         require("timm", "vision")
-    near = difflib.get_close_matches(own_name, [*_LITE, *known], 3, 0.6)
-    raise ValueError(f"expected the name of a classifier of torchvision or timm, got {name!r}{closest(near)}")
+    hint = or_rather(closest(own_name, [*_LITE, *known]))
+    raise ValueError(f"expected the name of a classifier of torchvision or timm, got {name!r}{hint}")
 
 
 def _torchvision_names() -> list[str]:

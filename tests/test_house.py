@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A package, or a module beside them, imports only from floors below its own.
 FLOORS = (
-    ("after_torch", "errors", "ops", "threads", "version"),
+    ("after_torch", "brief", "errors", "ops", "threads", "version"),
     ("pictures",),
     ("model",),
     ("features", "targets", "zoo"),

@@ -317,10 +317,75 @@ def test_each_detection_of_a_detector(detector):
         torch.testing.assert_close(best.scores[0], detector(x)[0]["scores"])
     detector.roi_heads.score_thresh = 1.1
     try:
+        for layers in ("backbone.body", None):
+            for target in (None, 0, camfast.TopK(2), T.Detection(BOXES)):
+                with pytest.raises(ValueError, match="got no detection in any image; a lower score threshold"):
+                    camfast.grad_cam(detector, x, target, layers)
         with pytest.raises(ValueError, match="got no detection in any image"):
-            camfast.grad_cam(detector, x, layers="backbone.body")
+            camfast.eigen_cam(detector, x)
     finally:
         detector.roi_heads.score_thresh = 0.0
+
+
+class Sees(torch.nn.Module):
+    """A detector of bright things: it finds one where an image's mean is above a half, and else nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, images, targets=None):
+        images = images if isinstance(images, torch.Tensor) else torch.stack(images)
+        found = []
+        for image, features in zip(images, self.body(images), strict=True):
+            count = int(image.mean() > 0.5)
+            boxes = torch.tensor([[4.0, 4.0, 12.0, 12.0]] * count).reshape(-1, 4) + 0 * features.sum()
+            scores = features[:, 4:12, 4:12].square().mean().expand(count)
+            found.append({"boxes": boxes, "labels": torch.ones(count, dtype=torch.int64), "scores": scores})
+        return found
+
+
+def test_a_detector_that_finds_something_in_some_images():
+    net, x = Sees().eval(), torch.rand(3, 3, 16, 20)
+    x[0], x[1], x[2] = x[0] * 0.3, x[1] * 0.3 + 0.7, x[2] * 0.3
+    with pytest.warns(camfast.errors.DoubtWarning, match="2 of 3 heatmaps are blank"):
+        result = camfast.grad_cam(net, x)
+    assert result.layers == ["body"] and result.scores.shape == (3, 1)
+    assert result.heatmap[1].any() and not result.heatmap[[0, 2]].any()
+    assert camfast.grad_cam(net, x[1:2], layers="body").heatmap.any()
+    # Copies of the image in which nothing is found count as 0.
+    assert camfast.score_cam(net, x[1:2], layers="body").heatmap.isfinite().all()
+    # One image in a list is an image, not an argument that lacks a dimension.
+    torch.testing.assert_close(camfast.grad_cam(net, [x[1]]).heatmap, camfast.grad_cam(net, x[1:2]).heatmap)
+
+
+def test_a_box_that_is_not_there_gives_a_blank_map_of_the_layer_of_those_that_are():
+    net, x = Sees().eval(), torch.rand(1, 3, 16, 20) * 0.3 + 0.7
+    with pytest.warns(camfast.errors.DoubtWarning, match="the heatmap is blank"):
+        result = camfast.grad_cam(net, x, T.Detection([[14.0, 0.0, 19.0, 3.0]]))
+    assert result.layers == ["body"] and not result.heatmap.any()
+
+
+@pytest.mark.parametrize("options", [{}, {"every": 2}, {"smooth": 0.5}, {"sticky": 0.2}, {"targets": camfast.TopK(1)}])
+def test_frames_in_which_a_detector_finds_nothing_stay_as_they_are(options):
+    from camfast.pictures.frames import draw
+    from camfast.pictures.preparation import Preparation
+
+    dark, bright = (torch.full((16, 20, 3), value, dtype=torch.uint8) for value in (30, 220))
+    bright[4:9, 4:9] = 255
+    preparation = Preparation(16, (16, 16), (0.0,) * 3, (1.0,) * 3)
+    engine = camfast.Realtime(Sees().eval(), layers="body", preparation=preparation, **options)
+    repeats = options.get("every", 1)
+    for frame, finds in [(dark, False), (bright, True), (dark, False), (dark, False), (bright, True)]:
+        for _ in range(repeats):
+            result = engine(frame)
+        picture = result.overlay()
+        assert picture.shape[-3:] == (16, 20, 3) and len(result.ranking()) == len(result.labels()) == int(finds)
+        assert ("nothing found" in repr(result)) is not finds
+        if not finds:
+            cold = draw(frame[None], torch.zeros(1, 1, 1), engine.box(16, 20))[0]
+            assert torch.equal(picture.reshape(-1, 16, 20, 3)[0], cold)
+    assert len(engine(torch.stack([dark, bright, dark])).picture) == 3
 
 
 def test_perturbation_of_a_detector(detector):

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ..errors import require
 from ..version import __version__
 
 __all__ = ["COMMANDS", "main"]
@@ -28,6 +29,17 @@ COMMANDS = {
     "info": "versions, libraries, devices: what a bug report needs",
 }
 """Each command, which is a module of this package, and what its help says of it."""
+
+
+NEEDS = {
+    "image": {"PIL": "vision", "tqdm": "vision"},
+    "video": {"av": "video", "PIL": "vision", "tqdm": "vision"},
+    "live": {"aiohttp.web": "live", "av": "video", "PIL": "vision"},
+    "features": {"PIL": "vision", "tqdm": "vision"},
+    "demo": {"PIL": "demo"},
+    "gallery": {"PIL": "demo"},
+}
+"""The packages that commands need beside the network's own, and the extras that bring them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,6 +68,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         parser.print_help()
         return 0
     try:
+        needed = NEEDS.get(options.command, {})
+        if getattr(options, "logdir", None) is not None:
+            needed = {**needed, "tensorboard": "tensorboard"}
+        for package, extra in needed.items():
+            require(package, extra)  # before a network is loaded
         return options.run(options)
     except BrokenPipeError:
         raise

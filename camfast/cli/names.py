@@ -36,7 +36,11 @@ def mirrored(files: Sequence[Path], places: Sequence[str | Path]) -> list[Path]:
 
 
 def file_stems(files: Sequence[Path]) -> list[str]:
-    """A name for each of ``files``, no two alike: its stem, where others have the same one after its folders' names."""
+    """A name for each of ``files``, no two alike: its stem, where others have the same one after its folders' names.
+
+    Twins in one folder are told apart by what they are: ``cat-jpg`` and ``cat-png``. Names that differ in case alone
+    count as alike, as they do on some file systems.
+    """
     parts = [(*file.resolve().parent.parts[1:], file.stem) for file in files]
     depths = [1] * len(files)
     while True:
@@ -47,8 +51,12 @@ def file_stems(files: Sequence[Path]) -> list[str]:
             break
         for i in short:
             depths[i] += 1
+    counts = Counter(stem.casefold() for stem in stems)
+    for i, stem in enumerate(stems):
+        if counts[stem.casefold()] > 1 and files[i].suffix:
+            stems[i] = f"{stem}-{files[i].suffix[1:].casefold()}"
     seen: set[str] = set()
-    for i, stem in enumerate(stems):  # what is left are twins in one folder, cat.jpg and cat.png
+    for i, stem in enumerate(stems):  # cat.jpg and cat.JPG
         number = 2
         while stems[i].casefold() in seen:
             stems[i], number = f"{stem}-{number}", number + 1

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..brief import brief
 from ..model.inputs import Images, Inputs
 from ..model.layers import Layer
 from ..model.layouts import layout_of
@@ -58,6 +59,12 @@ class Gradients(Mapping[str, Tensor]):
     def layers(self) -> list[str]:
         """Names of the layers that are looked at."""
         return [layer.label for layer in self._chosen]
+
+    def __repr__(self) -> str:
+        """What is looked at, or the shapes of the gradients that there are."""
+        if not self._gradients:
+            return f"{type(self).__name__}({type(self.model).__name__}, layers={brief(self.layers)})"
+        return repr(Maps(self._gradients))
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._gradients:

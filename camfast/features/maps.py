@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..brief import brief
 from ..model.copy_on_write import CopyOnWrite, Kept
 from ..model.inputs import Images, Inputs
 from ..model.layers import Layer
@@ -132,6 +133,9 @@ class FeatureMaps:
     def layers(self) -> list[str]:
         """Names of the layers that are looked at."""
         return [layer.label for layer in self._chosen]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.model).__name__}, layers={brief(self.layers)})"
 
     def __call__(self, images: Images) -> Maps:
         """One pass of ``images``. The mapping is empty when there is a callback.

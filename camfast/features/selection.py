@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import nn
 
+from ..errors import closest, or_rather
 from ..model.layers import Layer, call_of, refuse_exported, resolve
 from ..model.tap import hookable
 
@@ -79,8 +79,7 @@ def _matching(by_name: dict[str, nn.Module], pattern: str, types: Types | None) 
     matches = {name: module for name, module in by_name.items() if fnmatch.fnmatchcase(name, pattern)}
     if not matches:
         bare = pattern.translate(str.maketrans("", "", "*?[]"))
-        close = difflib.get_close_matches(bare, by_name, n=4, cutoff=0.3)
-        hint = f"; close to it: {', '.join(map(repr, close))}" if close else ""
+        hint = or_rather(closest(bare, by_name, 4, 0.3), sorted(by_name, key=lambda name: name.count(".")))
         raise ValueError(f"expected a pattern that matches layers of the model, got {pattern!r}{hint}")
     chosen = [Chosen(n, m, False) for n, m in matches.items() if types is None or _is_a(m, types)]
     if not chosen:

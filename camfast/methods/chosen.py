@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..brief import Brief
+from ..errors import NothingFound
 from ..model.class_axis import ClassAxis, Classes
-from ..model.outputs import detections_in, field_of, row_of, rows_in, scores_of
+from ..model.outputs import detections_in, field_of, found_nothing, row_of, rows_in, scores_of
 from ..model.precision import wide
 from ..targets import ALL, ClassNames, Field, Logit, Policy, Scalar, Targets, TopK, listed_names, value_of
 from .reading import Reader, kind_of, rows_of_boxes
@@ -20,8 +22,8 @@ from .reading import Reader, kind_of, rows_of_boxes
 __all__ = ["Chosen", "choose", "count_per_image", "scores_for"]
 
 
-@dataclass
-class Chosen:
+@dataclass(repr=False)
+class Chosen(Brief):
     """The targets of one call, and the backward pass they ask for.
 
     ``targets`` is int64 ``[N]`` or ``[N, K]``, or a list of N callables, or of N lists of K. ``outputs`` and ``seeds``
@@ -33,7 +35,7 @@ class Chosen:
     output: Any = None
     everything: bool = False  # every class of each image, in the order of the scores
     axis: ClassAxis | None = None  # of the classes in the scores; None: not needed by the targets
-    reader: Reader = field(default_factory=Reader)  # of classes inside callables
+    reader: Reader = field(default_factory=Reader, repr=False)  # of classes inside callables
     class_names: Sequence[str] | None = None  # by the numbers in ``targets``
 
     @property
@@ -170,7 +172,10 @@ def choose(
         ValueError: a class out of range, an unknown name, a count other than the number of images, or scores whose axis
             of classes is not known.
         TypeError: anything that is no target.
+        NothingFound: a detector found nothing in any image.
     """
+    if found_nothing(output, scores.shape[0]):
+        raise NothingFound
     names = listed_names(class_names)
     if output is not None and detections_in(output, scores.shape[0]) is not None:
         names = None  # the scores are those of boxes, one after the other

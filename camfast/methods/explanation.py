@@ -6,7 +6,7 @@ import base64
 import html
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..brief import few
 from ..ops.colormaps import ALPHA, COLORMAP
 from ..pictures import photos
 from ..pictures.frames import as_frames, png_bytes
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["Explanation"]
+
+_NOT_SHOWN = ("targets", "images")  # in the repr, which names the targets
 
 
 @dataclass(repr=False, eq=False)
@@ -208,10 +211,16 @@ class Explanation:
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
-        return (
-            f"Explanation({self.method} of {', '.join(self.layers)}: "
-            f"heatmap {list(self.heatmap.shape)}, scores {list(self.scores.shape)} on {self.heatmap.device})"
-        )
+        """Such as ``Explanation('tabby', 'espresso' by grad_cam of layer4: heatmap [2, 224, 224], scores [2, 1000])``."""
+        many = count_per_image(self.targets)
+        places = itertools.product(range(len(self)), [None] if many is None else range(many))
+        labels = list(dict.fromkeys(repr(self.label(*place)) for place in itertools.islice(places, 100)))
+        named = few([label.strip("'") if label.strip("'").isdigit() else label for label in labels], len(labels))
+        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_SHOWN}
+        shapes = [f"{name} {list(value.shape)}" for name, value in tensors.items() if isinstance(value, Tensor)]
+        device = "" if self.heatmap.device.type == "cpu" else f" on {self.heatmap.device}"
+        of = f" of {few(self.layers, len(self.layers))}" if self.layers else ""
+        return f"{type(self).__name__}({named} by {self.method}{of}: {', '.join(shapes)}{device})"
 
     def _planes(self) -> tuple[Tensor, int | None]:
         """The heatmap, checked to be of pictures, and the number of targets an image."""

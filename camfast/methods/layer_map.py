@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..brief import Brief
 from ..model.inputs import Inputs
 from .chosen import Chosen
 from .weights import MapOp, eigen_of_product, eigen_smoothed
@@ -17,8 +18,8 @@ from .weights import MapOp, eigen_of_product, eigen_smoothed
 __all__ = ["LayerMap", "LayerMaps", "SummedMap", "joined"]
 
 
-@dataclass
-class LayerMap:
+@dataclass(repr=False)
+class LayerMap(Brief):
     """The map of one layer, before it is computed: an op of :mod:`camfast.ops` and its first two arguments."""
 
     op: MapOp
@@ -71,8 +72,8 @@ def joined(parts: Sequence[LayerMap]) -> SummedMap:
     return SummedMap.of(parts[0].activations, torch.cat([part.weights for part in parts], 1))
 
 
-@dataclass
-class LayerMaps:
+@dataclass(repr=False)
+class LayerMaps(Brief):
     """What one call found, before its maps become one heatmap.
 
     Attributes:

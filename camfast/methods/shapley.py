@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .. import ops
 from ..model.inputs import Inputs
@@ -32,6 +33,11 @@ class ShapleyCAM(LayerExplainer):
         return _SecondOrderTap(
             self.model, self._modules, names=self._names, eval_mode=self.eval_mode, quirks=self._quirks
         )
+
+    def run(self, tap: Tap, inputs: Inputs) -> Any:
+        """The pass, by attention that can be differentiated twice: the fused kernels cannot."""
+        with sdpa_kernel(SDPBackend.MATH):
+            return super().run(tap, inputs)
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         assert isinstance(tap, _SecondOrderTap)

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..errors import NothingFound
 from .inputs import Inputs
 from .layers import refuse_exported
 from .layouts import Layout, layout_of
-from .outputs import replace_all, scores_in, tensors_in
+from .outputs import detections_in, found_nothing, replace_all, scores_in, tensors_in
 from .probe import Planted, read
 from .tap import Tap, hookable, is_map
 from .untouched import quiet
@@ -110,15 +111,8 @@ def find_layers(
 def _search(
     model: nn.Module, batch: Inputs, differentiable: bool, objective: Objective | None
 ) -> tuple[str, nn.Module]:
-    inputs = batch.first()
-    try:
-        record = _record(model, inputs)
-    except Exception:
-        if batch.batch == 1:
-            raise
-        inputs, record = batch, _record(model, batch)  # exported for this batch size, perhaps
-    steps, output, last_weight = record
-    target, read_by_it = _objective(objective, output)
+    index, inputs, (steps, output, last_weight) = _recorded(model, batch)
+    target, read_by_it = _objective(objective if index == 0 else None, output)  # the objective is the first image's
     candidates = _of_the_image(model, inputs, _candidates(model, inputs, steps, read_by_it, last_weight))
     silent: _Step | None = None
     doubtful: _Step | None = None
@@ -150,6 +144,8 @@ def _search(
             doubtful = doubtful or step
     if doubtful is not None:
         return doubtful.name, doubtful.module
+    if silent is not None and target is objective and detections_in(output, 1) is not None:
+        return _search(model, batch, differentiable, None)  # a box that is not there in this pass: as for one that is
     if silent is None and candidates and not differentiable:
         return candidates[-1].step.name, candidates[-1].step.module
     if silent is None and candidates:
@@ -165,6 +161,24 @@ def _search(
             f"for images {list(inputs.image.shape)}; name one by layers="
         )
     return silent.name, silent.module
+
+
+def _recorded(model: nn.Module, batch: Inputs) -> tuple[int, Inputs, tuple[list[_Step], Any, int]]:
+    """The first image alone and the record of its pass; of a detector the first image in which it finds something.
+
+    Raises :class:`camfast.errors.NothingFound` where there is none.
+    """
+    try:
+        for index in range(batch.batch):
+            inputs = batch.one(index)
+            record = _record(model, inputs)
+            if not found_nothing(record[1], 1):
+                return index, inputs, record
+    except Exception:
+        if batch.batch == 1:
+            raise
+        return 0, batch, _record(model, batch)  # exported for this batch size, perhaps
+    raise NothingFound
 
 
 def _reached(layout: Layout, gradient: Tensor) -> bool:

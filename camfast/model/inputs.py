@@ -202,6 +202,7 @@ def _of_sequence(images: Sequence[Any], model: nn.Module | None) -> tuple[Any, .
     if unbatched:
         parameters = _positional(_parameters(model) or [])
         wants_list = any(word in str(p.annotation).lower() for p in parameters[:1] for word in ("list", "sequence"))
+        wants_list = wants_list or [p.name for p in parameters] == ["images", "targets"]  # torchvision's detectors
         needed = len(_needed(parameters))
         if (
             wants_list

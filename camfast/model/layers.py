@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Container, Sequence
 
 import torch
 from torch import nn
+
+from ..errors import closest, or_rather
 
 __all__ = ["ALL_CALLS", "Layer", "call_of", "refuse_exported", "resolve"]
 
@@ -80,9 +81,9 @@ def _name_of(layer: Layer, by_name: dict[str, nn.Module]) -> str:
     for name in by_name:
         if bare and bare == _without_wrappers(name):
             return name
-    close = difflib.get_close_matches(layer, [name for name in by_name if name], n=4, cutoff=0.4)
-    hint = f"close to it: {', '.join(map(repr, close))}" if close else "see model.named_modules()"
-    raise ValueError(f"expected a layer of the model, got {layer!r}; {hint}")
+    names = [name for name in by_name if name]
+    hint = or_rather(closest(layer, names, 4, 0.4), sorted(names, key=lambda name: name.count(".")))
+    raise ValueError(f"expected a layer of the model, got {layer!r}{hint}")
 
 
 def _without_wrappers(name: str) -> str:

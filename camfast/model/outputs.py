@@ -15,6 +15,7 @@ __all__ = [
     "described",
     "detections_in",
     "field_of",
+    "found_nothing",
     "replace_all",
     "replace_first",
     "row_of",
@@ -104,6 +105,12 @@ def detections_in(output: Any, batch: int) -> Sequence[Mapping[str, Any]] | None
         return None
     fits = all(isinstance(item, Mapping) and isinstance(item.get("scores"), Tensor) for item in output)
     return output if fits else None
+
+
+def found_nothing(output: Any, batch: int) -> bool:
+    """Whether ``output`` is that of a detector that found nothing in any of ``batch`` images."""
+    detections = detections_in(output, batch)
+    return bool(detections) and not any(len(detection["scores"]) for detection in detections or ())
 
 
 def row_of(output: Any, index: int, batch: int, depth: int = _DEPTH) -> Any:
@@ -208,8 +215,8 @@ def scores_of(output: Any, batch: int, rows: Literal["images", "fewer"] = "image
     """The scores in a model's output: itself, a field of a usual name (``logits``, ``out``), or its first floating tensor.
 
     Those of a detector, a mapping with ``scores`` an image, are ``[N, D]``, the image with most detections having D and
-    the others zeros behind theirs: class k is the k-th detection. Scores ``[T, N, classes]`` come back with the images
-    first.
+    the others zeros behind theirs: class k is the k-th detection; D is 0 where it found nothing. Scores
+    ``[T, N, classes]`` come back with the images first.
 
     Args:
         output: what the model returned.
@@ -222,7 +229,7 @@ def scores_of(output: Any, batch: int, rows: Literal["images", "fewer"] = "image
 
     Raises:
         TypeError: there are no scores.
-        ValueError: their first dimension is not the batch, or a detector found nothing.
+        ValueError: their first dimension is not the batch.
     """
     detections = detections_in(output, batch)
     if detections is not None:
@@ -258,6 +265,4 @@ def rows_in(output: Any, batch: int) -> Tensor:
 def _padded(rows: Sequence[Tensor]) -> Tensor:
     """``[N, D]`` of N rows of different lengths, with zeros behind the shorter ones."""
     length = max(len(row) for row in rows)
-    if length == 0:
-        raise ValueError("the detector must find something to explain, got no detection in any image")
     return torch.stack([F.pad(row, (0, length - len(row))) for row in rows])

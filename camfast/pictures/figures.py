@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..brief import Brief
 from ..errors import require
 from .text import Color, write_line
 
@@ -19,8 +20,8 @@ __all__ = ["Panel", "bars", "compose"]
 PAPER, INK, SOFT, TRACK = (255, 255, 255), (28, 32, 38), (104, 112, 122), (243, 244, 246)
 
 
-@dataclass
-class Panel:
+@dataclass(repr=False)
+class Panel(Brief):
     """A picture, RGB uint8 ``[H, W, 3]``, with a bold caption and a softer note below it.
 
     ``mark`` puts a dot of that colour before the caption. ``smooth=False`` keeps the pixels of a small map visible as

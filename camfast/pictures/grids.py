@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..brief import Brief
 from ..errors import require
 from . import photos
 from .frames import png_bytes
@@ -26,8 +27,8 @@ Normalize = Literal["each", "all"] | tuple[float, float]
 _LABEL = 11  # pixels: the height of a label's letters with the space around them
 
 
-@dataclass(frozen=True)
-class Grid:
+@dataclass(frozen=True, repr=False)
+class Grid(Brief):
     """A grid of maps; ``tensor`` is the picture, uint8 ``[H, W, 3]``, RGB, on the maps' device."""
 
     tensor: Tensor

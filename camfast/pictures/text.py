@@ -30,7 +30,7 @@ SHADE = 0.35  # share of the frame that shines through behind a text
 def legend(frame: Tensor, labels: Sequence[tuple[str, float]], fps: float | None = None, top: bool = False) -> Tensor:
     """Writes class names with their scores into the lower left corner of ``frame``, in place.
 
-    ``camfast.legend(result.overlay, result.ranking(3), fps=30)`` for a frame of :class:`camfast.Realtime`, and
+    ``camfast.legend(result.overlay(), result.ranking(3), fps=30)`` for a frame of :class:`camfast.Realtime`, and
     ``camfast.legend(result.overlay()[0], [("tabby", 0.65)])`` for an :class:`camfast.Explanation`. The text's height follows
     the frame's, and what does not fit is cut off.
 

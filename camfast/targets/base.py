@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ..brief import Brief
 from ..model.outputs import described, field_of, scores_in
 
 __all__ = ["ALL", "Field", "Policy", "Scalar", "Target", "Targets", "TopK", "class_score", "value_of"]
@@ -45,7 +46,7 @@ Targets = int | str | TopK | Policy | Tensor | Scalar | Sequence[Any] | None
 """None, a class, a class name, a callable; one of these an image, or K an image; a tensor ``[N]``, ``[N, K]``; ``TopK``; "all"."""
 
 
-class Target:
+class Target(Brief):
     """Base of the targets here; any callable of the same form serves as well.
 
     ``whole_output`` says what a target is called with: False, the image's scores ``[classes, ...]``; True, the image's
@@ -61,7 +62,7 @@ class Target:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Field(Target):
     """Another target, of one field of the model's output: a key, an attribute or a position.
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 
-from ..errors import closest
+from ..errors import FEW, closest, or_rather
 
 __all__ = ["ClassNames", "find_class", "listed_names"]
 
 ClassNames = Sequence[str] | Mapping[int, str]
 """Names in the order of the classes, or by number, as detectors and configurations keep them."""
-
-_FEW = 12  # so many names are all given in a message
 
 
 def listed_names(class_names: ClassNames | None) -> Sequence[str] | None:
@@ -63,12 +60,12 @@ def find_class(target: str, class_names: ClassNames | None) -> int:
         raise ValueError(
             f"expected the number of a class, since no class names are known, got {target!r}; class_names= gives them"
         )
-    if len(names) <= _FEW:
+    if len(names) <= FEW:
         raise ValueError(f"expected the name of a class, one of {', '.join(map(repr, names))}, got {target!r}")
     known = {synonym for name in names for synonym in _synonyms(name)}
     near = sorted(name for name in known if wanted in name.split())[:6]
-    near = near or difflib.get_close_matches(wanted, known, 3, 0.7)
-    raise ValueError(f"expected the name of a class, got {target!r}{closest(near)}")
+    hint = or_rather(near or closest(wanted, known, 3, 0.7), names)
+    raise ValueError(f"expected the name of a class, got {target!r}{hint}")
 
 
 def _synonyms(name: str) -> set[str]:

@@ -16,7 +16,7 @@ from .base import Target, class_number
 __all__ = ["Detection", "Segmentation", "Similarity"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmentation(Target):
     """A class's scores, summed over a region: ``scores[category][mask].sum()``, for scores ``[classes, *size]``.
 
@@ -52,7 +52,7 @@ class Segmentation(Target):
         return (plane * weights).sum()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detection(Target):
     """Boxes that a detector found: for each, its overlap with the best box of this pass plus that box's score.
 
@@ -116,7 +116,7 @@ def _iou(a: Tensor, b: Tensor) -> Tensor:
     return shared / (areas[0][:, None] + areas[1][None] - shared)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Similarity(Target):
     """Cosine similarity of the image's embedding ``[D]`` to ``reference`` ``[D]``: another image's, or a text's (CLIP).
 

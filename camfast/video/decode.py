@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..brief import Brief
 from ..errors import require
 
 __all__ = ["Clip", "Colors", "Picture", "Sound", "VideoError", "reason_of"]
@@ -26,8 +27,8 @@ class VideoError(ValueError):
     """A clip that cannot be read or written; the message is one sentence that names the file and the reason."""
 
 
-@dataclass(frozen=True)
-class Picture:
+@dataclass(frozen=True, repr=False)
+class Picture(Brief):
     """A frame: RGB uint8 ``[H, W, 3]``, upright. Times count in the clip's ``time_base`` from the part's beginning."""
 
     pixels: np.ndarray

@@ -59,9 +59,9 @@ class Row:
         return dict(zip(self.classes, self.scores, strict=True)).get(number, 0.0)
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
-    """What became of a clip."""
+    """What became of a clip; printed, it is a sentence."""
 
     output: Path | None  # None where nothing could be kept
     frames: int = 0
@@ -70,6 +70,13 @@ class Report:
     stopped: str = ""  # why it ended early; empty where it did not
     notes: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """Such as ``Report(explained.mp4: 250 frames, 10.0 s of the clip in 12.5 s)``."""
+        words = f"{self.frames} frames, {self.seconds:.1f} s of the clip in {self.elapsed:.1f} s"
+        ended = f"; stopped: {self.stopped}" if self.stopped else ""
+        notes = f"; {'; '.join(self.notes)}" if self.notes else ""
+        return f"Report({self.output or 'nothing kept'}: {words}{ended}{notes})"
 
 
 def explain_video(
@@ -208,7 +215,7 @@ def _laid_out(pixels: np.ndarray, result: RealtimeResult, layout: str, engine: R
         black = torch.zeros(1, *pixels.shape, dtype=torch.uint8)
         parts = [draw(black, one[None], result.box, engine.colormap, 1.0)[0].numpy() for one in heat]
     else:
-        overlays = result.overlay.cpu().numpy()
+        overlays = result.overlay().cpu().numpy()
         parts = list(overlays) if overlays.ndim == 4 else [overlays]
         if layout == "side-by-side":
             parts.insert(0, pixels)

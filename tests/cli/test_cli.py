@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -326,7 +327,7 @@ def test_names_for_files():
             for p in ("/p/a/1.jpg", "/p/b/1.jpg", "/q/b/1.jpg", "/q/b/1.png", "/q/b/2.png", "/q/B/3.PNG", "/q/c/3.png")
         ]
     )
-    assert stems == ["a-1", "p-b-1", "q-b-1", "q-b-1-2", "2", "B-3", "c-3"]
+    assert stems == ["a-1", "p-b-1", "q-b-1-jpg", "q-b-1-png", "2", "B-3", "c-3"]
 
 
 def test_names_for_files_in_folders(tmp_path):
@@ -403,6 +404,44 @@ def test_a_missing_package_names_its_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert main(["image", CAT]) == 2
     assert 'pip install "camfast[vision]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra", "arguments"),
+    [
+        ("PIL", "vision", ["image", CAT]),
+        ("av", "video", ["video", "clip.mp4", "-o", "out.mp4"]),
+        ("PIL", "vision", ["video", "clip.mp4", "-o", "out.mp4"]),
+        ("aiohttp.web", "live", ["live", "0"]),
+        ("av", "video", ["live", "browser"]),
+        ("PIL", "vision", ["live", "browser"]),
+        ("tensorboard", "tensorboard", ["features", CAT, "--logdir", "runs"]),
+        ("PIL", "vision", ["features", CAT, "--out", "maps"]),
+        ("skimage", "demo", ["demo"]),
+        ("PIL", "demo", ["gallery"]),
+    ],
+)
+def test_a_missing_package_is_said_before_the_network_is_loaded(monkeypatch, capsys, missing, extra, arguments):
+    from camfast import zoo
+
+    def loaded(*args, **options):
+        raise AssertionError("the network was loaded")
+
+    monkeypatch.setattr(zoo, "load", loaded)
+    for name in [name for name in sys.modules if name == missing or name.startswith(missing + ".")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert main(arguments) == 2
+    assert f'{missing.split(".")[0]} is needed here: pip install "camfast[{extra}]"' in capsys.readouterr().err
+
+
+def test_a_wrong_name_lists_what_there_is(capsys):
+    assert main(["image", CAT, "--model", "resnet51"]) == 2
+    near = re.search(r"close to it: (.*)", capsys.readouterr().err)[1].split(", ")
+    assert len(near) == len(set(near)) == 3 and "'resnet50'" in near
+    assert main(["image", CAT, "--layer", "qqqq"]) == 2
+    err = capsys.readouterr().err
+    assert "got 'qqqq'; there are '_conv_stem', " in err and "in all" in err and "named_modules" not in err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["nothing"]])

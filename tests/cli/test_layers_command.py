@@ -146,7 +146,7 @@ def test_layers_command(capsys):
     assert ["<- explained" in line for line in lines] == ["layer4" in line for line in lines]
     assert "[1, 512, 7, 7]" in lines[8] and "8,393,728" in lines[8]
     assert main(["layers", "resnet0"]) == 2
-    assert "the closest are" in capsys.readouterr().err
+    assert "close to it: 'resnet" in capsys.readouterr().err
 
 
 def test_tree_of_nested_and_repeated_modules():

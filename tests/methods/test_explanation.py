@@ -163,7 +163,7 @@ def test_notebooks(result, many):
     for i, name in enumerate(("zero", "one", "two")):
         assert f"<figcaption>{name} {result.scores[i].softmax(0)[i]:.1%}</figcaption>" in page
     assert "each map by its own range" in page and many._repr_html_().count("<img") == 6
-    assert repr(result) == "Explanation(grad_cam of body: heatmap [3, 16, 20], scores [3, 5] on cpu)"
+    assert repr(result) == "Explanation('zero', 'one', 'two' by grad_cam of body: heatmap [3, 16, 20], scores [3, 5])"
 
 
 def test_notebooks_escape_names(model):

@@ -52,6 +52,33 @@ def test_shapley_of_a_linear_head_is_grad_cam():
     torch.testing.assert_close(ours, camfast.GradCAM(net, "body")(batch, camfast.TopK(3)).heatmap, rtol=0, atol=2e-6)
 
 
+class AttentionBehind(torch.nn.Module):
+    """A convolution's patches, and attention over them behind the layer that is explained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 16, 4, 4)
+        layer = torch.nn.TransformerEncoderLayer(16, 2, 24, 0.0, batch_first=True)
+        self.encoder = torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.fc = torch.nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.fc(self.encoder(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+def test_shapley_through_attention():
+    """Whose fused kernels have no second derivative; by hand: the gradient less half the Hessian times the activations."""
+    net, x = AttentionBehind().eval(), images(2)
+    found = camfast.shapley_cam(net, x, 3, "patches", size="map", normalize=False).heatmap
+    A = net.patches(x).detach().requires_grad_()
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        score = net.fc(net.encoder(A.flatten(2).transpose(1, 2)).mean(1))[:, 3].sum()
+        (gradient,) = torch.autograd.grad(score, A, create_graph=True)
+        (product,) = torch.autograd.grad(gradient, A, A.detach())
+    weights = (gradient - 0.5 * product).detach().mean((2, 3), keepdim=True)
+    torch.testing.assert_close(found, (weights * A.detach()).sum(1), rtol=1e-4, atol=1e-6)
+
+
 def test_shapley_does_not_reach_the_trunk(net):
     """The trunk may hold what cannot be differentiated twice."""
 

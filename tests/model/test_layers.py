@@ -42,7 +42,7 @@ def test_unknown_names_give_the_closest():
         resolve(SmallNet(), "bdoy")
     with pytest.raises(ValueError, match=r"got 'stem\.9'; close to it: .*'stem\.0'"):
         camfast.GradCAM(SmallNet(), ["body", "stem.9"])
-    with pytest.raises(ValueError, match=r"see model\.named_modules"):
+    with pytest.raises(ValueError, match=r"there are 'stem', 'body', 'dropout', 'fc', 'stem.0', "):
         resolve(SmallNet(), "qqqqqq")
 
 

@@ -39,9 +39,9 @@ def test_legend_of_results():
     assert torch.equal(frame[:24], before[:24])
     with camfast.Realtime(model, input_size=48) as engine:
         live = engine(torch.randint(0, 256, (60, 80, 3), dtype=torch.uint8))
-        before = live.overlay.clone()
-        camfast.legend(live.overlay, live.ranking(1), fps=24.6)
-        changed = (live.overlay != before).any(-1)
+        before = live.overlay().clone()
+        camfast.legend(live.overlay(), live.ranking(1), fps=24.6)
+        changed = (live.overlay() != before).any(-1)
         assert changed[-5:, :20].any() and changed[:5, -5:].any() and not changed[25:40].any()
 
 

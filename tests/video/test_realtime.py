@@ -52,10 +52,10 @@ def test_is_the_composition_of_its_parts(model):
         torch.testing.assert_close(result.heatmap, expected.heatmap, rtol=0, atol=1e-4)
         torch.testing.assert_close(result.scores, expected.scores, rtol=0, atol=1e-4)
         assert torch.equal(result.targets, expected.targets)
-        apart = (result.overlay.int() - overlay.int()).abs()
-        assert (apart > 1).float().mean() < 0.01 and result.overlay.dtype == torch.uint8
+        apart = (result.overlay().int() - overlay.int()).abs()
+        assert (apart > 1).float().mean() < 0.01 and result.overlay().dtype == torch.uint8
     one = run(batch[1])
-    assert one.overlay.shape == (40, 60, 3) and one.heatmap.shape == (8, 8) and one.scores.shape == (10,)
+    assert one.overlay().shape == (40, 60, 3) and one.heatmap.shape == (8, 8) and one.scores.shape == (10,)
     torch.testing.assert_close(one.heatmap, expected.heatmap[1], rtol=0, atol=1e-4)
     assert one.milliseconds > 0 and one.box == (0, 0, 60, 40) and run.layers_in_use == ["3"]
 
@@ -66,10 +66,10 @@ def test_several_classes(model):
     result = run(batch)
     expected = by_hand(model, batch, torch.tensor([[4, 7]] * 2))
     torch.testing.assert_close(result.heatmap, expected.heatmap, rtol=0, atol=1e-4)
-    assert result.overlay.shape == (2, 2, 40, 60, 3) and result.targets.tolist() == [[4, 7], [4, 7]]
+    assert result.overlay().shape == (2, 2, 40, 60, 3) and result.targets.tolist() == [[4, 7], [4, 7]]
     run.targets = camfast.TopK(3)
     result = run(batch[0])
-    assert result.overlay.shape == (3, 40, 60, 3) and len(result.labels()) == 3
+    assert result.overlay().shape == (3, 40, 60, 3) and len(result.labels()) == 3
     assert [name for name, _ in result.labels()] == [name for name, _ in result.ranking(3)]
 
 
@@ -81,16 +81,16 @@ def test_settings_act_from_the_next_frame_on(model):
         run.targets = "thing 6"
         assert run(frame).targets == 6 and run(frame).labels()[0][0] == "thing 6"
         run.targets, run.alpha = None, 0.0
-        assert torch.equal(run(frame).overlay, torch.from_numpy(frame))
+        assert torch.equal(run(frame).overlay(), torch.from_numpy(frame))
         run.alpha, run.colormap = 1.0, "gray"
-        shown = run(frame).overlay
+        shown = run(frame).overlay()
         assert torch.equal(shown[..., 0], shown[..., 1])
         run.method, run.layers = "hires_cam", "1"
         assert run(frame).heatmap.shape == (16, 16) and run.layers_in_use == ["1"]
         run.paused = True
-        assert torch.equal(run(frames(1, seed=9)[0]).overlay, run(frame).overlay)
+        assert torch.equal(run(frames(1, seed=9)[0]).overlay(), run(frame).overlay())
         run.paused, run.method, run.layers, run.colormap, run.alpha = False, "grad_cam", None, "inferno", 0.6
-        assert torch.equal(run(frame).overlay, first.overlay)
+        assert torch.equal(run(frame).overlay(), first.overlay())
         for name, wrong in [
             ("targets", "thing"),
             ("targets", 10),
@@ -106,7 +106,7 @@ def test_settings_act_from_the_next_frame_on(model):
             with pytest.raises(ValueError):
                 setattr(run, name, wrong)
             assert getattr(run, name) == before
-        assert torch.equal(run(frame).overlay, first.overlay)
+        assert torch.equal(run(frame).overlay(), first.overlay())
 
 
 def test_settings_from_another_thread(model):
@@ -125,7 +125,7 @@ def test_settings_from_another_thread(model):
     thread = threading.Thread(target=turn_knobs)
     thread.start()
     while thread.is_alive():
-        assert run(batch[0]).overlay.shape == (40, 60, 3)
+        assert run(batch[0]).overlay().shape == (40, 60, 3)
     thread.join()
     assert not wrong
 
@@ -149,11 +149,11 @@ def test_crop_puts_the_heat_in_the_middle(model):
     frame = np.full((40, 100, 3), 90, np.uint8)
     result = engine(model, fit="crop", alpha=0.5, targets=1)(frame)
     assert result.box == (30, 0, 70, 40)
-    for outside in (result.overlay[:, :29], result.overlay[:, 71:]):
+    for outside in (result.overlay()[:, :29], result.overlay()[:, 71:]):
         assert (outside == 45).all()  # dimmed
-    assert (result.overlay[:, [29, 70]] == 235).all() and (result.overlay[:, 30:70] != 45).any()
+    assert (result.overlay()[:, [29, 70]] == 235).all() and (result.overlay()[:, 30:70] != 45).any()
     whole = engine(model, fit="crop", alpha=0.0, targets=1)(frame)
-    assert (whole.overlay == 90).all()
+    assert (whole.overlay() == 90).all()
     prepared = Preparation(36, (32, 32), MEAN, STD)
     run = engine(model, preparation=prepared, alpha=1.0)
     result = run(frame)
@@ -161,11 +161,11 @@ def test_crop_puts_the_heat_in_the_middle(model):
     heat = ops.overlay(
         torch.zeros(bottom - top, right - left, 3, dtype=torch.uint8), result.heatmap.cpu(), "inferno", 1.0
     )
-    assert torch.equal(result.overlay[top:bottom, left:right], heat)
+    assert torch.equal(result.overlay()[top:bottom, left:right], heat)
     # An input larger than the frame: a margin around it, whose heat is not seen.
-    assert engine(model, preparation=Preparation(20, (32, 32), MEAN, STD))(frame).overlay.shape == (40, 100, 3)
+    assert engine(model, preparation=Preparation(20, (32, 32), MEAN, STD))(frame).overlay().shape == (40, 100, 3)
     tall = engine(model, fit="crop", alpha=0.5)(np.full((100, 40, 3), 90, np.uint8))
-    assert (tall.overlay[:29] == 45).all() and (tall.overlay[71:] == 45).all()
+    assert (tall.overlay()[:29] == 45).all() and (tall.overlay()[71:] == 45).all()
 
 
 def test_smoothing(device):
@@ -224,15 +224,15 @@ def test_bad_frames_and_bad_scores(model):
             run(wrong)
     # Mirrored, read-only and oddly sized frames, and a change of size.
     frame = frames(1)[0]
-    assert torch.equal(run(frame[:, ::-1]).overlay, run(np.ascontiguousarray(frame[:, ::-1])).overlay)
+    assert torch.equal(run(frame[:, ::-1]).overlay(), run(np.ascontiguousarray(frame[:, ::-1])).overlay())
     frame.setflags(write=False)
-    assert run(frame).overlay.shape == (40, 60, 3) and run(frames(1, 1, 1)[0]).overlay.shape == (1, 1, 3)
-    assert run(frames(1, 41, 33)[0]).overlay.shape == (41, 33, 3)
+    assert run(frame).overlay().shape == (40, 60, 3) and run(frames(1, 1, 1)[0]).overlay().shape == (1, 1, 3)
+    assert run(frames(1, 41, 33)[0]).overlay().shape == (41, 33, 3)
     # A network that gives NaN leaves the frame as it is.
     with torch.no_grad():
         model[0].bias.fill_(torch.nan)
     result = run(frame)
-    assert result.scores.isnan().all() and (result.overlay.numpy() == frame).all()
+    assert result.scores.isnan().all() and (result.overlay().numpy() == frame).all()
     run.targets = 10
     with pytest.raises(ValueError, match="0 to 9"):
         run(frame)
@@ -282,7 +282,7 @@ def test_the_layout_is_the_faster_one(model, device, monkeypatch):
         result = run(frame)
     assert run.channels_last is True and asked == [(model, (1, 3, 32, 32))]
     torch.testing.assert_close(run(frames(1)[0]).scores, expected.scores, rtol=0, atol=1e-4)
-    assert result.overlay.shape == (40, 60, 3) and all(p.is_contiguous() for p in model.parameters())
+    assert result.overlay().shape == (40, 60, 3) and all(p.is_contiguous() for p in model.parameters())
     lying = model.to(memory_format=torch.channels_last)
     assert engine(lying).channels_last is True and len(asked) == 1
     assert engine(lying, channels_last=False).channels_last is False
@@ -318,8 +318,8 @@ def test_stream_is_a_call_a_frame(model):
     one, other = engine(model, layers="3", every=2), engine(model, layers="3", every=2)
     for result, frame in zip(one.stream(iter(batch)), batch, strict=True):
         same = other(frame)
-        assert torch.equal(result.overlay.cpu(), same.overlay.cpu()) and result.explained == same.explained
-        assert not result.overlay.is_cuda
+        assert torch.equal(result.overlay().cpu(), same.overlay().cpu()) and result.explained == same.explained
+        assert not result.overlay().is_cuda
 
 
 def test_stream_of_frames_on_the_device(cuda):
@@ -327,8 +327,8 @@ def test_stream_of_frames_on_the_device(cuda):
     model = nn.Sequential(*layers).to(cuda)
     batch = [torch.from_numpy(frame) for frame in frames(6)]
     mixed = [frame.to(cuda) if i != 3 else frame for i, frame in enumerate(batch)]  # one from memory among them
-    expected = [engine(model, layers="1")(frame).overlay for frame in batch]
-    found = [result.overlay for result in engine(model, layers="1").stream(iter(mixed))]
+    expected = [engine(model, layers="1")(frame).overlay() for frame in batch]
+    found = [result.overlay() for result in engine(model, layers="1").stream(iter(mixed))]
     assert [overlay.is_cuda for overlay in found] == [i != 3 for i in range(6)]
     for one, other in zip(found, expected, strict=True):
         assert (one.cpu().int() - other.int()).abs().float().mean() < 0.1
@@ -344,9 +344,9 @@ def test_graph_equals_eager(cuda, options):
         got, expected = replayed(frame), eager(frame)
         assert replayed.graph_problem is None
         torch.testing.assert_close(got.heatmap, expected.heatmap, rtol=0, atol=1e-4)
-        assert (got.overlay.int() - expected.overlay.int()).abs().float().mean() < 0.1
+        assert (got.overlay().int() - expected.overlay().int()).abs().float().mean() < 0.1
     replayed.alpha = 0.0
-    assert torch.equal(replayed(frame).overlay, torch.from_numpy(frame))
+    assert torch.equal(replayed(frame).overlay(), torch.from_numpy(frame))
 
 
 def test_graph_that_cannot_be_captured(cuda):
@@ -357,5 +357,5 @@ def test_graph_that_cannot_be_captured(cuda):
     model = Looks(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).to(cuda)
     run = engine(model, layers="1")
     with pytest.warns(UserWarning, match="without a CUDA graph"):
-        assert run(frames(1)[0]).overlay.shape == (40, 60, 3)
+        assert run(frames(1)[0]).overlay().shape == (40, 60, 3)
     assert run.graph_problem

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...brief import Brief
 from ...errors import require
 from .methods.core import _CAM
 from .methods.gradient import GradCAM
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["PredictionExplanation", "explain"]
 
 
-@dataclasses.dataclass(frozen=True)
-class PredictionExplanation:
+@dataclasses.dataclass(frozen=True, repr=False)
+class PredictionExplanation(Brief):
     """Scores and maps of one image, on the CPU, and what they were made with."""
 
     logits: Tensor  # float32 [1, classes]

@@ -287,7 +287,7 @@ class Hub:
         else:
             self._quick = asked
         self._good = asked
-        jpeg = _jpeg(result.overlay.cpu().numpy())
+        jpeg = _jpeg(result.overlay().cpu().numpy())
         now = time.monotonic()
         gap = max(now - self._last, 1e-6)
         self._gap = _CALM * self._gap + (1 - _CALM) * gap if self._gap else gap

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from ...pictures.frames import Box
+from ...brief import few
+from ...ops.colormaps import ALPHA, COLORMAP
+from ...pictures.frames import Box, as_frames, draw
 
 __all__ = ["RealtimeResult"]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class RealtimeResult:
     """What :class:`Realtime` returns for a frame, or for N of them (then everything has N as its first dimension).
 
     Attributes:
-        overlay: uint8 ``[H, W, 3]``, or ``[K, H, W, 3]`` for K classes; where the frames came from: memory or a device.
+        picture: the overlay as the engine drew it (see :meth:`overlay`).
         heatmap: float32 ``[(K,) h, w]`` in [0, 1], at the layer's own resolution; it covers :attr:`box` of the frame.
         scores: the network's output, ``[classes]``, of the last frame that was explained.
         targets: the classes explained, int64 scalar or ``[K]``; a list of callables where these were asked for.
@@ -28,7 +31,7 @@ class RealtimeResult:
         class_names: names of the classes where they are known.
     """
 
-    overlay: Tensor
+    picture: Tensor
     heatmap: Tensor
     scores: Tensor
     targets: Tensor | list[Any]
@@ -36,6 +39,51 @@ class RealtimeResult:
     box: Box
     explained: bool = True
     class_names: Sequence[str] | None = None
+
+    def overlay(self, frames: Any = None, colormap: str | Tensor | None = None, alpha: float | None = None) -> Tensor:
+        """The frame with the heat over it: the picture that the engine drew, or one over other ``frames``.
+
+        Args:
+            frames: RGB uint8 pictures of the frame's size, as in :meth:`camfast.Explanation.overlay`. None gives what was
+                drawn already, in the engine's own colours and strength.
+            colormap, alpha: of a picture over ``frames``; None: "inferno" and 0.6.
+
+        Returns:
+            uint8 ``[H, W, 3]``, or ``[K, H, W, 3]`` for K classes; where the frames came from: memory or a device.
+
+        Raises:
+            ValueError: colours without frames to draw on, or frames of another number or size.
+        """
+        if frames is None:
+            if colormap is not None or alpha is not None:
+                raise ValueError(
+                    "expected frames to draw on with colormap= or alpha=, got none; the engine drew this picture "
+                    "already, and its own colormap and alpha hold from the next frame on"
+                )
+            return self.picture
+        heat, many = self.heatmap, self.picture.shape[:-3]
+        size = tuple(self.picture.shape[-3:-1])
+        given = as_frames(frames, 1 if self.scores.ndim == 1 else len(self.scores), heat.device)
+        if tuple(given.shape[1:3]) != size:
+            raise ValueError(f"expected frames of {size[0]} x {size[1]} pixels, got {list(given.shape)}")
+        each = given.repeat_interleave(many.numel() // len(given), 0)
+        drawn = draw(
+            each,
+            heat.flatten(0, -3) if heat.ndim > 2 else heat[None],
+            self.box,
+            COLORMAP if colormap is None else colormap,
+            ALPHA if alpha is None else alpha,
+        )
+        return drawn.reshape(self.picture.shape)
+
+    def __repr__(self) -> str:
+        """Such as ``RealtimeResult('tabby' 0.65: picture [300, 451, 3], heatmap [7, 7], 8.3 ms)``."""
+        named = [f"{name!r}" if math.isnan(score) else f"{name!r} {score:.2f}" for name, score in self.labels()[:3]]
+        again = "" if self.explained else ", an earlier map"
+        return (
+            f"RealtimeResult({few(named, len(self.labels())) or 'nothing found'}: picture {list(self.picture.shape)}, "
+            f"heatmap {list(self.heatmap.shape)}, {self.milliseconds:.1f} ms{again})"
+        )
 
     def ranking(self, count: int = 5) -> list[tuple[str, float]]:
         """The ``count`` likeliest classes, names (or numbers) and softmax probabilities; of N frames, the last one's."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from ...brief import Brief
 from ...methods import METHODS
 from ...model.layers import Layer, resolve
 from ...ops import colormaps
@@ -20,8 +21,8 @@ from .temporal import Fixed, Top
 __all__ = ["Adjustable", "Settings", "policy"]
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, repr=False)
+class Settings(Brief):
     """What may change between two frames; one frame sees one of these, whole."""
 
     method: str

@@ -63,14 +63,24 @@ class StreamState:
 
     def spread(self, count: int, due: list[int], fresh: Explained | None) -> Explained:
         """Gives each of ``count`` frames what belongs to the last explained one up to it."""
-        rows = [part for part in (self._latest, fresh) if part is not None]
-        offset = len(rows[0][0]) if self._latest is not None else 0
-        at = [offset - 1 + sum(d <= n for d in due) for n in range(count)]
+        latest = self._latest
+        if latest is not None and fresh is not None and _shapes(latest) != _shapes(fresh):
+            latest = None  # a detector finds more in one frame than in another
+        rows = [part for part in (latest, fresh) if part is not None]
+        offset = 0 if latest is None else len(latest[0])
+        at = [max(offset - 1 + sum(d <= n for d in due), 0) for n in range(count)]
         heat, scores = (torch.cat([row[i] for row in rows])[at] for i in (0, 1))
         if isinstance(rows[0][2], Tensor):
             return heat, scores, torch.cat([row[2] for row in rows])[at]
         listed = [target for row in rows for target in row[2]]
         return heat, scores, [listed[i] for i in at]
+
+    def nothing(self, count: int, images: Tensor) -> Explained:
+        """What ``count`` frames show in which a detector found nothing: maps of zeros, and scores of no class."""
+        self.smoother.reset()
+        size = (1, 1) if self.shown is None else self.shown.heat.shape[1:]
+        none = torch.zeros(count, 0, dtype=torch.int64, device=images.device)
+        return images.new_zeros(count, *size, dtype=torch.float32), none.to(images.dtype), none
 
     def keep(self, shown: Shown, every: int) -> None:
         """Remembers what the last frames became."""
@@ -84,3 +94,8 @@ class StreamState:
         if isinstance(self.policy, Top):
             self.policy.reset()
         self._latest, self._count = None, 0
+
+
+def _shapes(explained: Explained) -> list[Any]:
+    """The shapes of a frame's maps, scores and targets, where these are numbers."""
+    return [part.shape[1:] if isinstance(part, Tensor) else None for part in explained]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import ops
-from ...errors import reason
+from ...errors import NothingFound, reason
 from ...methods import METHODS, Explainer
 from ...pictures.frames import draw
 from ...pictures.preparation import Preparation
@@ -145,7 +145,10 @@ class Step:
             box=prepared.box(*frames.shape[1:3]),
             channels_last=bool(self.channels_last),
         )
-        result = self._explainer_for(images)(images, state.policy, "map", not settings.smooth)
+        try:
+            result = self._explainer_for(images)(images, state.policy, "map", not settings.smooth)
+        except NothingFound:
+            return state.nothing(len(images), images)
         heat = state.smoother(result.heatmap, images) if settings.smooth else result.heatmap
         if heat.ndim not in (3, 4):
             raise ValueError(f"expected a layer with a map of two dimensions, got heatmaps {list(heat.shape)}")
@@ -162,7 +165,10 @@ class Step:
         prepared = self.preparation
         box = prepared.box(*frames.shape[1:3])
         images = ops.preprocess(frames, prepared.crop, prepared.mean, prepared.std, self.dtype, box=box)
-        heat = explainer(images, policy(settings.targets, 0.0), "map").heatmap
+        try:
+            heat = explainer(images, policy(settings.targets, 0.0), "map").heatmap
+        except NothingFound:  # a frame without objects says nothing against the method
+            return
         if heat.ndim not in (3, 4):
             raise ValueError(f"expected a layer with a map of two dimensions, got heatmaps {list(heat.shape)}")
 
