@@ -45,7 +45,8 @@ class Shown:
 class State:
     """Whether pictures come, and one sentence where they do not.
 
-    ``kind``: "idle", "opening", "live", "retrying" (another try is coming), "ended" or "failed" (none is).
+    ``kind``: "idle", "opening", "live" (the sentence is what is explained), "retrying" (another try is coming), "ended" or
+    "failed" (none is).
     """
 
     kind: str
@@ -131,9 +132,10 @@ class Hub:
 
     def receive(self, pixels: np.ndarray, name: str) -> None:
         """A frame of a viewer's browser, which takes the place of the source until :meth:`dismiss`."""
-        if self.guest is None or self.guest.name != name:
-            self.guest = Guest(name)
-        self.guest.put(pixels)
+        guest = self.guest
+        if guest is None or guest.name != name:
+            self.guest = guest = Guest(name)
+        guest.put(pixels)
         self.begin()
 
     def dismiss(self) -> None:
@@ -202,10 +204,12 @@ class Hub:
                     tries = 1 if self._number > number else tries + 1
                     again = self.source is not None and not self.source.is_file
                     if not again or isinstance(lost.__cause__, EOFError):
+                        self._over = True  # before it is told: who hears it may begin anew at once
                         self._become("ended" if isinstance(lost.__cause__, EOFError) else "failed", str(lost))
                         return
                     self._wait(stop, str(lost), _DELAYS[min(tries, len(_DELAYS)) - 1])
         except Exception as error:
+            self._over = True
             self._become("failed", _sentence(error))
         finally:
             self._over = True
@@ -233,6 +237,7 @@ class Hub:
             assert self.source is not None
             self._become("opening", f"opening {self.source.label}")
         newest: Guest | Newest = guest or Newest(self.source)  # type: ignore[arg-type]
+        name = guest.name if guest else self.source.label  # type: ignore[union-attr]
         given: tuple[np.ndarray, float] | None = None
         self._gap, self._last, self.latest = 0.0, time.monotonic(), None
         try:
@@ -252,7 +257,7 @@ class Hub:
                     fresh = given[0], time.monotonic()
                 given = fresh
                 if self._show(*given, stop):
-                    self._become("live")
+                    self._become("live", name)
                     self._try_method(given[0], stop)
         finally:
             newest.close()
@@ -346,7 +351,7 @@ class Hub:
             if kind in ("retrying", "ended", "failed"):
                 self._say(sentence)
             elif kind == "live" and before.kind != "live":
-                self._say(f"explaining {self.guest.name if self.guest else self.source.label}")  # type: ignore[union-attr]
+                self._say(f"explaining {sentence}")
         self._tell()
 
     def _tell(self) -> None:

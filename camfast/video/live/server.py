@@ -123,8 +123,9 @@ async def _act(hub: Hub, data: str | bytes, steers: bool) -> list[tuple[str, Exc
         try:
             if not data or data[0] not in _KINDS:
                 raise ValueError("expected a picture of a webcam or a photograph")
-            hub.receive(await asyncio.to_thread(decoded, data[1:]), _KINDS[data[0]])
-        except ValueError as error:
+            picture = await asyncio.to_thread(decoded, data[1:])
+            await asyncio.to_thread(hub.receive, picture, _KINDS[data[0]])
+        except Exception as error:  # whatever it is, the viewer is told and goes on looking
             return [("source", error)]
         return []
     try:
@@ -140,7 +141,7 @@ async def _act(hub: Hub, data: str | bytes, steers: bool) -> list[tuple[str, Exc
     for name, change in changes.items() if isinstance(changes, dict) else [("", changes)]:
         try:
             hub.set({name: change} if isinstance(changes, dict) else change)
-        except (ValueError, TypeError) as error:
+        except Exception as error:
             failed.append((name, error))
     return failed
 
