@@ -187,7 +187,9 @@ def test_pictures_of_the_browser(clip, source):
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("error", [ImportError("no module named 'pi_heif'"), RuntimeError("a broken AVIF"), KeyError(7)])
+@pytest.mark.parametrize(
+    "error", [ImportError("no module named 'pi_heif'"), RuntimeError("a broken AVIF"), KeyError(7)]
+)
 def test_a_reader_that_raises_anything_sends_no_viewer_away(hub, error, monkeypatch):
     """Ultralytics puts its own in the place of ``Image.open``, which raises ImportError for what is no picture."""
 

@@ -135,12 +135,14 @@ class Hub:
         guest = self.guest
         if guest is None or guest.name != name:
             self.guest = guest = Guest(name)
+            self._tell()
         guest.put(pixels)
         self.begin()
 
     def dismiss(self) -> None:
         """Goes back to the source."""
         self.guest = None
+        self._tell()
         self.begin()
 
     def cancel(self) -> None:

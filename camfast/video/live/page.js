@@ -153,8 +153,14 @@ function problem(control, what) {
 
 // The controls.
 
-function fill(element, values) {
-  element.replaceChildren(...values.map(([value, words]) => Object.assign(document.createElement("option"), {value, textContent: words})));
+function fill(element, values) {  // options that stay are kept: the list may be open
+  const old = new Map([...element.options].map(option => [option.value, option])), offered = new Set(values.map(([value]) => value));
+  for (const [value, option] of old) if (!offered.has(value)) option.remove();
+  values.forEach(([value, words], i) => {
+    const option = old.get(value) ?? Object.assign(document.createElement("option"), {value});
+    if (option.textContent !== words) option.textContent = words;
+    if (element.options[i] !== option) element.insertBefore(option, element.options[i] ?? null);
+  });
 }
 
 function choices(message) {
@@ -184,7 +190,9 @@ function stand(now) {
   at("source").textContent = now.guest || at("source").dataset.name || "none yet: a webcam or a photograph";
   at("dismiss").hidden = !now.guest || !at("source").dataset.name;
   at("webcam").setAttribute("aria-pressed", camera !== null);
-  if (camera && !(now.guest ?? "").includes("webcam")) stopCamera();
+  const webcam = (now.guest ?? "").includes("webcam");
+  if (camera && webcam) camera.known = true;  // its first picture has come
+  if (camera?.known && !webcam) stopCamera();
 }
 
 function picker(input, list, values, choose) {
@@ -285,7 +293,7 @@ async function startCamera() {
     const video = Object.assign(document.createElement("video"), {srcObject: stream, muted: true, playsInline: true});
     await video.play();
     const canvas = document.createElement("canvas");
-    const mine = camera = {stream, timer: 0};
+    const mine = camera = {stream, timer: 0, known: false};
     const step = () => {
       if (camera !== mine) return;
       mine.timer = setTimeout(step, 66);
@@ -296,7 +304,8 @@ async function startCamera() {
       canvas.toBlob(blob => { if (camera === mine && blob) offer(1, blob); }, "image/jpeg", 0.85);
     };
     step();
-    setTimeout(() => { if (camera === mine) send({}); }, 300);
+    at("webcam").setAttribute("aria-pressed", true);
+    at("figure").scrollIntoView({block: "nearest", behavior: "smooth"});
     stream.getVideoTracks()[0].onended = () => {
       if (camera === mine) { stopCamera(); problem("source", "The webcam has stopped"); send({dismiss: true}); }
     };
@@ -318,7 +327,7 @@ function photograph(file) {
   problem("source", "");
   if (file.size > (1 << 23) - 16) return problem("source", "A photograph of up to 8 MB is expected");
   offer(2, file);
-  setTimeout(() => send({}), 300);
+  at("figure").scrollIntoView({block: "nearest", behavior: "smooth"});
 }
 
 at("webcam").onclick = () => { if (camera) { stopCamera(); send({dismiss: true}); } else startCamera(); };

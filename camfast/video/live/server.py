@@ -148,7 +148,7 @@ async def _act(hub: Hub, data: str | bytes, steers: bool) -> list[tuple[str, Exc
 
 async def _send(socket: Any, hub: Hub, news: asyncio.Event, steers: bool) -> None:
     """Sends what is new, one frame after the other; what comes while one is on its way is skipped."""
-    seen, told, state, refused, progress = 0, ("", ""), None, len(hub.refused), None
+    seen, told, state, refused, progress, guest = 0, ("", ""), None, len(hub.refused), None, hub.guest
     with contextlib.suppress(ConnectionError):
         while not socket.closed:
             if hub.problem != told:
@@ -158,6 +158,9 @@ async def _send(socket: Any, hub: Hub, news: asyncio.Event, steers: bool) -> Non
             if len(hub.refused) != refused:
                 refused = len(hub.refused)
                 await socket.send_json({"type": "choices", "steers": steers, **hub.choices()})
+            if hub.guest is not guest:
+                guest = hub.guest
+                await socket.send_json({"type": "settings", **hub.controls()})
             if hub.progress is not progress:
                 progress = hub.progress
                 await socket.send_json({"type": "progress", "progress": progress})
