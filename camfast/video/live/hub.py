@@ -17,7 +17,7 @@ from ...errors import reason, require
 from ...methods import METHODS
 from ...methods.gradient import GradientExplainer
 from ...ops import colormaps
-from ..realtime import Realtime
+from ..realtime import Realtime, RealtimeResult
 from .guest import Guest
 from .patience import CalledOff, Watched
 from .source import Newest, Source
@@ -241,7 +241,7 @@ class Hub:
         newest: Guest | Newest = guest or Newest(self.source)  # type: ignore[arg-type]
         name = guest.name if guest else self.source.label  # type: ignore[union-attr]
         given: tuple[np.ndarray, float] | None = None
-        self._gap, self._last, self.latest = 0.0, time.monotonic(), None
+        self._gap, self._last, self.latest = 0.0, 0.0, None
         try:
             while not stop.is_set() and self.guest is guest:
                 fresh = None
@@ -296,18 +296,20 @@ class Hub:
         self._good = asked
         jpeg = _jpeg(result.overlay.cpu().numpy())
         now = time.monotonic()
-        gap = max(now - self._last, 1e-6)
-        self._gap = _CALM * self._gap + (1 - _CALM) * gap if self._gap else gap
+        gap = max(now - (self._last or came), 1e-6)
+        if self._last:  # the first frame is no measure: a network is slow at first
+            self._gap = _CALM * self._gap + (1 - _CALM) * gap if self._gap else gap
         self._last = now
         self._number += 1
         facts = {
             "number": self._number,
-            "rate": round(1 / self._gap, 1),
+            "rate": round(1 / (self._gap or gap), 1),
             "latency": round((now - came) * 1000, 1),
             "engine": round(result.milliseconds, 1),
             "scores": result.ranking(5),
             "explained": result.labels(),
             "layers": self.engine.layers_in_use,
+            "doubt": _doubt(result),
         }
         self.latest = Shown(self._number, jpeg, facts)
         self._tell()
@@ -364,6 +366,17 @@ class Hub:
 def _slow(method: str) -> bool:
     """Whether a method may take more than a backward pass."""
     return not issubclass(METHODS[method], GradientExplainer)
+
+
+def _doubt(result: RealtimeResult) -> str:
+    """Why the heat says nothing, where it does not: a page of even colour would look as if it did."""
+    top = result.heatmap.float().amax().item()  # of several classes, one that shows something is enough
+    if top > 0:
+        return ""
+    names = ", ".join(name for name, _ in result.labels())
+    if top == 0:
+        return f"No heat: nothing at this layer speaks for {names} here. Another layer, method or class may show something."
+    return "No heat: the network's values are not finite."
 
 
 def _sentence(error: BaseException) -> str:

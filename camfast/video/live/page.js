@@ -6,6 +6,7 @@ const LATE = 4000;  // ms without a picture of a stream that is said to run
 const DELAYS = [1, 2, 4, 8, 15, 30];
 let socket, last, url, facts, heard = 0, pictured = 0, tries = 0, retry = 0;
 let settings = {}, classes = [], layers = [], steers = true, state = "opening", busy = false, camera = null;
+let followed = "";  // what the chart of scores is of
 const past = {scores: [], rate: [], latency: []};
 
 // The connection, and whether the page is alive.
@@ -95,6 +96,8 @@ function tell(message) {
     text("b", Math.round(message.latency)), " ms",
     Object.assign(text("span", ` latency \u00b7 layer ${message.layers.join(", ")}`), {className: "wide"}));
   at("facts").title = message.layers.join(", ");
+  if (at("doubt").textContent !== message.doubt) at("doubt").textContent = message.doubt;
+  at("doubt").hidden = !message.doubt;
   const explained = new Set(message.explained.map(([name]) => name));
   const rows = message.scores.slice();
   for (const entry of message.explained) if (!rows.some(([name]) => name === entry[0])) rows.push(entry);
@@ -110,6 +113,9 @@ function tell(message) {
     return row;
   }));
   const [name, score] = message.explained[0] ?? ["the class", NaN];
+  const auto = settings.targets === null, what = auto ? "Score of the top class, now" : "Score of";
+  if (followed !== what + (auto ? "" : name)) { followed = what + (auto ? "" : name); past.scores = []; }
+  if (at("chart-what").textContent !== what) at("chart-what").textContent = what;
   if (at("chart-class").textContent !== name) at("chart-class").textContent = name;
   draw("scores", score, 1, at("chart-score"), Number.isFinite(score) ? (score * 100).toFixed(1) + " %" : "");
   draw("rate", message.rate, 0, at("chart-fps"), message.rate.toFixed(1));
@@ -121,12 +127,14 @@ function draw(name, value, top, label, words) {
   values.push(Number.isFinite(value) ? value : null);
   if (values.length > 300) values.shift();
   label.textContent = words;
-  const most = top || Math.max(...values.map(v => v ?? 0), 1e-6) * 1.1;
+  // The first frame is slow: what is far above the others ends at the top edge and does not flatten them.
+  const known = values.filter(v => v !== null).sort((a, b) => a - b);
+  const most = top || Math.max(Math.min(known[known.length - 1] ?? 0, 3 * (known[known.length >> 1] ?? 0)), 1e-6) * 1.1;
   const step = 300 / Math.max(60, values.length - 1);
   let d = "", pen = false;
   values.forEach((v, i) => {
     if (v === null) { pen = false; return; }
-    d += `${pen ? "L" : "M"}${(300 - (values.length - 1 - i) * step).toFixed(1)} ${(58 - 56 * v / most).toFixed(1)}`;
+    d += `${pen ? "L" : "M"}${(300 - (values.length - 1 - i) * step).toFixed(1)} ${(58 - 56 * Math.min(v / most, 1)).toFixed(1)}`;
     pen = true;
   });
   at("chart-" + name).firstElementChild.setAttribute("d", d);
