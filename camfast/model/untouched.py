@@ -167,12 +167,12 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
                     _put_back(module, name, attributes.get(name, _MISSING))
             _set_by_passes[model] = [(weakref.ref(module), name) for module, _, names in found for name in names]
         return
-    kept = [(module, name, module.__dict__.get(name, _MISSING)) for ref, name in known if (module := ref()) is not None]
+    kept = [(holder, name, holder.__dict__.get(name, _MISSING)) for ref, name in known if (holder := ref()) is not None]
     try:
         yield
     finally:
-        for holder, name, value in kept:
-            _put_back(holder, name, value)
+        for one, name, value in kept:
+            _put_back(one, name, value)
 
 
 def _set(module: nn.Module, before: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ pytest.importorskip("av")
 pytest.importorskip("aiohttp")
 
 import numpy as np
+import torch
 from live_server import NAMES, Served, sleepy_hub, small_clip, small_hub, threads_left
 from PIL import Image
 
@@ -223,6 +224,35 @@ def test_in_a_browser(hub, page, tmp_path):
         page.wait(lambda: hub.paused)
         page.wait(lambda: page["pause"].text == "Go on")
         assert page.complaints() == []
+
+
+def test_heat_that_shows_nothing_is_told(hub, page):
+    with torch.no_grad():
+        hub.engine._original[0].weight.zero_()
+        hub.engine._original[0].bias.fill_(-1)  # behind a ReLU: no map at all
+    hub.engine.layers = "1"
+    with serving(hub) as address:
+        page.browser.get(address)
+        page.wait(lambda: page.width() == 64 and not page.dim())
+        page.wait(lambda: page["doubt"].text.startswith("No heat: nothing at this layer speaks for"))
+        assert page.fits()
+        page.picture(f"blank-{page.kind}")
+        with torch.no_grad():
+            hub.engine._original[0].weight.fill_(0.05)
+            hub.engine._original[4].weight[:2] = 1.0
+            hub.engine._original[4].weight[2:] = -1.0
+        page.wait(lambda: not page["doubt"].is_displayed())
+
+
+def test_the_chart_of_scores_begins_anew_with_another_class(hub, page):
+    with serving(hub) as address:
+        page.browser.get(address)
+        page.wait(lambda: page.texts("#chart-scores path", "outerHTML")[0].count("L") > 30)
+        assert page["chart-what"].text == "Top class:"
+        page["fix"].click()
+        page.wait(lambda: page["chart-what"].text == "Score of")
+        assert page["chart-class"].text == NAMES[hub.engine.targets]
+        assert page.browser.execute_script("return past.rate.length - past.scores.length") > 25
 
 
 def test_the_page_does_not_look_alive_when_it_is_not(hub, page, clip):

@@ -113,7 +113,7 @@ function tell(message) {
     return row;
   }));
   const [name, score] = message.explained[0] ?? ["the class", NaN];
-  const auto = settings.targets === null, what = auto ? "Score of the top class, now" : "Score of";
+  const auto = settings.targets === null, what = auto ? "Top class:" : "Score of";
   if (followed !== what + (auto ? "" : name)) { followed = what + (auto ? "" : name); past.scores = []; }
   if (at("chart-what").textContent !== what) at("chart-what").textContent = what;
   if (at("chart-class").textContent !== name) at("chart-class").textContent = name;
