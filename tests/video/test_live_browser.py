@@ -304,6 +304,9 @@ def test_a_slow_method(clip, page):
         page.wait(lambda: set(page.texts("#method option", "value")) == set(METHODS) - set(hub.refused))
         Select(page["method"]).select_by_value("score_cam")
         page.wait(lambda: "score_cam takes long" in page["progress-text"].text and page.dim())
+        assert (
+            page["facts"].text == "explaining" and page["chart-fps"].text == ""
+        )  # no figure stands as if it were of now
         page.picture(f"slow-{page.kind}")
         page["cancel"].click()
         page.wait(lambda: not page["progress"].is_displayed() and not page.dim())

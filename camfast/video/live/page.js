@@ -147,8 +147,8 @@ function working(progress) {
   const share = progress.share === null ? "" : `, ${Math.round(progress.share * 100)} %`;
   at("progress-text").textContent = `${progress.method} takes long: ${progress.seconds.toFixed(0)} s${share}`;
   if (progress.share === null) at("progress-bar").removeAttribute("value"); else at("progress-bar").value = progress.share;
+  liveness(false);
   at("facts").textContent = "explaining";
-  at("figure").classList.add("dim");
 }
 
 function problem(control, what) {
