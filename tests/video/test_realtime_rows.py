@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import real_networks
 import torch
 from torch import nn
 
@@ -125,3 +126,19 @@ def test_classes_that_nothing_tells_are_not_ranked():
 
     engine = camfast.Realtime(Odd().eval(), layers="conv", input_size=64, targets=lambda scores: scores[2, 3])
     assert engine(frame()).ranking() == []
+
+
+@pytest.mark.real
+def test_yolo(tmp_path, monkeypatch):
+    """YOLO26, whose head was last run on other sizes, names what is in the photograph, and the bus is where the bus is."""
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))  # its library writes settings where it is imported
+    model, photo = real_networks.yolo26()
+    names = list(model.names.values())
+    engine = camfast.Realtime(model, input_size=(320, 256), mean=(0,) * 3, std=(1,) * 3, class_names=names)
+    assert {name for name, score in engine(photo).ranking() if score > 0.7} == {"person", "bus"}
+    engine.targets, engine.layers, engine.method = "bus", "model.22", "layer_cam"
+    result = engine(photo)
+    assert result.labels()[0][0] == "bus" and result.labels()[0][1] > 0.7
+    height, width = result.heatmap.shape
+    row = int(result.heatmap.argmax()) // width
+    assert 0.2 < (row + 0.5) / height < 0.72  # of the photograph's height, where the bus is
