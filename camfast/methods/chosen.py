@@ -204,7 +204,7 @@ def choose(
             raise ValueError(f"TopK({targets.k}) needs at least {targets.k} classes, got {axis.classes - axis.nothing}")
         ids = likely.topk(targets.k, 1).indices
     elif isinstance(targets, Policy):
-        ids = targets.pick(_likely(scores, axis))
+        ids = axis.start + targets.pick(_likely(scores, axis)[:, axis.start :])  # of classes alone
     else:
         ids = _class_ids(each, axis, reader).to(scores.device)
     everything = everything and not axis.start

@@ -150,6 +150,7 @@ _set_by_passes: weakref.WeakKeyDictionary[nn.Module, list[tuple[weakref.ref[nn.M
     weakref.WeakKeyDictionary()
 )
 _MISSING = object()
+_OF_MODULES = frozenset(nn.Module().__dict__)  # modes, hooks, children: kept by others
 
 
 @contextlib.contextmanager
@@ -160,33 +161,34 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
-            _set_by_passes[model] = [
-                (weakref.ref(module), name)
-                for module, attributes in before
-                for name in _put_back(module, attributes, list(module.__dict__))
-            ]
+            found = [(module, attributes, _set(module, attributes)) for module, attributes in before]
+            for module, attributes, names in found:
+                for name in names:
+                    _put_back(module, name, attributes.get(name, _MISSING))
+            _set_by_passes[model] = [(weakref.ref(module), name) for module, _, names in found for name in names]
         return
-    kept = [
-        (module, {name: module.__dict__.get(name, _MISSING)}) for ref, name in known if (module := ref()) is not None
-    ]
+    kept = [(holder, name, holder.__dict__.get(name, _MISSING)) for ref, name in known if (holder := ref()) is not None]
     try:
         yield
     finally:
-        for module, attributes in kept:
-            _put_back(module, attributes, list(attributes))
+        for one, name, value in kept:
+            _put_back(one, name, value)
 
 
-def _put_back(module: nn.Module, before: dict[str, Any], names: list[str]) -> list[str]:
-    """Gives the attributes that hold another tensor than ``before`` their old values, and returns their names."""
-    changed = []
+def _set(module: nn.Module, before: dict[str, Any]) -> list[str]:
+    """The attributes that a pass has set, where a tensor is one of them.
+
+    What else the module noted goes back with the tensor: one kept for inputs of a size, and that size, belong together.
+    """
     own = module.__dict__
-    for name in names:
-        value, old = own.get(name), before.get(name, _MISSING)
-        if value is old or not isinstance(value, Tensor):
-            continue
-        changed.append(name)
-        if old is _MISSING:
-            del own[name]
-        else:
-            own[name] = old
-    return changed
+    changed = [name for name, value in own.items() if value is not before.get(name, _MISSING)]
+    if not any(isinstance(own[name], Tensor) for name in changed):
+        return []
+    return [name for name in changed if name not in _OF_MODULES and not callable(own[name])]
+
+
+def _put_back(module: nn.Module, name: str, value: Any) -> None:
+    if value is _MISSING:
+        module.__dict__.pop(name, None)
+    else:
+        module.__dict__[name] = value

@@ -223,7 +223,7 @@ def _laid_out(pixels: np.ndarray, result: RealtimeResult, layout: str, engine: R
 
 
 def _row(frame: int, seconds: float, result: RealtimeResult, classes: int) -> Row:
-    probabilities = result.scores.float().cpu().softmax(0)
+    probabilities = result.probabilities()
     best = probabilities.topk(min(max(classes, KEPT), len(probabilities)))
     numbers, scores = best.indices.tolist(), best.values.tolist()
     explained = {}

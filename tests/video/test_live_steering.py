@@ -148,7 +148,7 @@ def test_pictures_of_the_browser(clip, source):
     hub.source = hub.source if source else None
 
     async def run():
-        async with Served(hub) as served, served.look() as socket, served.look() as other:
+        async with Served(hub) as served, served.look() as socket:
             if not source:
                 assert "webcam" in await becomes(socket, "opening")
             else:
@@ -174,13 +174,51 @@ def test_pictures_of_the_browser(clip, source):
                 await asyncio.sleep(0.05)
             while (await receive(socket, "picture")).shape != (50, 100, 3):
                 pass
-            await socket.close()  # its webcam goes with it
-            await until(lambda: hub.guest is None)
-            if source:
-                while (await receive(other, "picture")).shape != (48, 64, 3):
-                    pass
-            else:
-                assert "webcam" in await becomes(other, "opening")
+            async with served.look() as other:
+                assert (await receive(other, "picture")).shape == (50, 100, 3)
+                await socket.close()  # its webcam goes with it
+                await until(lambda: hub.guest is None)
+                if source:
+                    while (await receive(other, "picture")).shape != (48, 64, 3):
+                        pass
+                else:
+                    assert "webcam" in await becomes(other, "opening")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("no module named 'pi_heif'"), RuntimeError("a broken AVIF"), KeyError(7)]
+)
+def test_a_reader_that_raises_anything_sends_no_viewer_away(hub, error, monkeypatch):
+    """Ultralytics puts its own in the place of ``Image.open``, which raises ImportError for what is no picture."""
+
+    def fail(file):
+        raise error
+
+    async def run():
+        async with Served(hub) as served, served.look() as socket:
+            await receive(socket, "picture")
+            monkeypatch.setattr(Image, "open", fail)
+            await socket.send_bytes(b"\2a picture")
+            problem = await receive(socket, "problem")
+            assert problem["control"] == "source" and "expected a picture" in problem["problem"]
+            monkeypatch.undo()
+            await receive(socket, "picture")  # it goes on
+
+    asyncio.run(run())
+
+
+def test_a_control_that_raises_anything_sends_no_viewer_away(hub, monkeypatch):
+    async def run():
+        async with Served(hub) as served, served.look() as socket:
+            await receive(socket, "picture")
+            monkeypatch.setattr(type(hub.engine), "alpha", property(lambda self: 0.5, lambda self, value: {}[value]))
+            await socket.send_json({"alpha": 0.75})
+            problem = await receive(socket, "problem")
+            assert problem["control"] == "alpha" and "0.75" in problem["problem"]
+            monkeypatch.undo()
+            await receive(socket, "picture")
 
     asyncio.run(run())
 

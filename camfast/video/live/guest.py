@@ -25,14 +25,19 @@ def decoded(data: bytes) -> np.ndarray:
     require("PIL", "vision")
     from PIL import Image, ImageOps
 
-    try:
+    wrong = "expected a picture such as a JPEG or PNG, got something else"
+    try:  # readers of broken files raise anything, and other packages put their own in the place of Image.open
         file = Image.open(io.BytesIO(data))
-        if file.width * file.height > _MOST_PIXELS:
-            raise ValueError(f"expected a picture of up to 32 million pixels, got {file.width} x {file.height}")
+        pixels = file.width * file.height
+    except Exception as error:
+        raise ValueError(wrong) from error
+    if pixels > _MOST_PIXELS:
+        raise ValueError(f"expected a picture of up to 32 million pixels, got {file.width} x {file.height}")
+    try:
         file.draft("RGB", (_LONGEST, _LONGEST))  # of a JPEG, decoded smaller at once
         picture = ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError("expected a picture such as a JPEG or PNG, got something else") from error
+    except Exception as error:
+        raise ValueError(wrong) from error
     picture.thumbnail((_LONGEST, _LONGEST))
     return np.asarray(picture)
 

@@ -17,7 +17,7 @@ from ...errors import reason, require
 from ...methods import METHODS
 from ...methods.gradient import GradientExplainer
 from ...ops import colormaps
-from ..realtime import Realtime
+from ..realtime import Realtime, RealtimeResult
 from .guest import Guest
 from .patience import CalledOff, Watched
 from .source import Newest, Source
@@ -45,7 +45,8 @@ class Shown:
 class State:
     """Whether pictures come, and one sentence where they do not.
 
-    ``kind``: "idle", "opening", "live", "retrying" (another try is coming), "ended" or "failed" (none is).
+    ``kind``: "idle", "opening", "live" (the sentence is what is explained), "retrying" (another try is coming), "ended" or
+    "failed" (none is).
     """
 
     kind: str
@@ -131,14 +132,17 @@ class Hub:
 
     def receive(self, pixels: np.ndarray, name: str) -> None:
         """A frame of a viewer's browser, which takes the place of the source until :meth:`dismiss`."""
-        if self.guest is None or self.guest.name != name:
-            self.guest = Guest(name)
-        self.guest.put(pixels)
+        guest = self.guest
+        if guest is None or guest.name != name:
+            self.guest = guest = Guest(name)
+            self._tell()
+        guest.put(pixels)
         self.begin()
 
     def dismiss(self) -> None:
         """Goes back to the source."""
         self.guest = None
+        self._tell()
         self.begin()
 
     def cancel(self) -> None:
@@ -202,10 +206,12 @@ class Hub:
                     tries = 1 if self._number > number else tries + 1
                     again = self.source is not None and not self.source.is_file
                     if not again or isinstance(lost.__cause__, EOFError):
+                        self._over = True  # before it is told: who hears it may begin anew at once
                         self._become("ended" if isinstance(lost.__cause__, EOFError) else "failed", str(lost))
                         return
                     self._wait(stop, str(lost), _DELAYS[min(tries, len(_DELAYS)) - 1])
         except Exception as error:
+            self._over = True
             self._become("failed", _sentence(error))
         finally:
             self._over = True
@@ -233,8 +239,9 @@ class Hub:
             assert self.source is not None
             self._become("opening", f"opening {self.source.label}")
         newest: Guest | Newest = guest or Newest(self.source)  # type: ignore[arg-type]
+        name = guest.name if guest else self.source.label  # type: ignore[union-attr]
         given: tuple[np.ndarray, float] | None = None
-        self._gap, self._last, self.latest = 0.0, time.monotonic(), None
+        self._gap, self._last, self.latest = 0.0, 0.0, None
         try:
             while not stop.is_set() and self.guest is guest:
                 fresh = None
@@ -252,7 +259,7 @@ class Hub:
                     fresh = given[0], time.monotonic()
                 given = fresh
                 if self._show(*given, stop):
-                    self._become("live")
+                    self._become("live", name)
                     self._try_method(given[0], stop)
         finally:
             newest.close()
@@ -289,18 +296,20 @@ class Hub:
         self._good = asked
         jpeg = _jpeg(result.overlay().cpu().numpy())
         now = time.monotonic()
-        gap = max(now - self._last, 1e-6)
-        self._gap = _CALM * self._gap + (1 - _CALM) * gap if self._gap else gap
+        gap = max(now - (self._last or came), 1e-6)
+        if self._last:  # the first frame is no measure: a network is slow at first
+            self._gap = _CALM * self._gap + (1 - _CALM) * gap if self._gap else gap
         self._last = now
         self._number += 1
         facts = {
             "number": self._number,
-            "rate": round(1 / self._gap, 1),
+            "rate": round(1 / (self._gap or gap), 1),
             "latency": round((now - came) * 1000, 1),
             "engine": round(result.milliseconds, 1),
             "scores": result.ranking(5),
             "explained": result.labels(),
             "layers": self.engine.layers_in_use,
+            "doubt": _doubt(result),
         }
         self.latest = Shown(self._number, jpeg, facts)
         self._tell()
@@ -346,7 +355,7 @@ class Hub:
             if kind in ("retrying", "ended", "failed"):
                 self._say(sentence)
             elif kind == "live" and before.kind != "live":
-                self._say(f"explaining {self.guest.name if self.guest else self.source.label}")  # type: ignore[union-attr]
+                self._say(f"explaining {sentence}")
         self._tell()
 
     def _tell(self) -> None:
@@ -357,6 +366,17 @@ class Hub:
 def _slow(method: str) -> bool:
     """Whether a method may take more than a backward pass."""
     return not issubclass(METHODS[method], GradientExplainer)
+
+
+def _doubt(result: RealtimeResult) -> str:
+    """Why the heat says nothing, where it does not: a page of even colour would look as if it did."""
+    top = result.heatmap.float().amax().item()  # of several classes, one that shows something is enough
+    if top > 0:
+        return ""
+    names = ", ".join(name for name, _ in result.labels())
+    if top == 0:
+        return f"No heat: nothing at this layer speaks for {names} here. Another layer, method or class may show something."
+    return "No heat: the network's values are not finite."
 
 
 def _sentence(error: BaseException) -> str:

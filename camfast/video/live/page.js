@@ -6,6 +6,7 @@ const LATE = 4000;  // ms without a picture of a stream that is said to run
 const DELAYS = [1, 2, 4, 8, 15, 30];
 let socket, last, url, facts, heard = 0, pictured = 0, tries = 0, retry = 0;
 let settings = {}, classes = [], layers = [], steers = true, state = "opening", busy = false, camera = null;
+let followed = "";  // what the chart of scores is of
 const past = {scores: [], rate: [], latency: []};
 
 // The connection, and whether the page is alive.
@@ -95,6 +96,8 @@ function tell(message) {
     text("b", Math.round(message.latency)), " ms",
     Object.assign(text("span", ` latency \u00b7 layer ${message.layers.join(", ")}`), {className: "wide"}));
   at("facts").title = message.layers.join(", ");
+  if (at("doubt").textContent !== message.doubt) at("doubt").textContent = message.doubt;
+  at("doubt").hidden = !message.doubt;
   const explained = new Set(message.explained.map(([name]) => name));
   const rows = message.scores.slice();
   for (const entry of message.explained) if (!rows.some(([name]) => name === entry[0])) rows.push(entry);
@@ -110,6 +113,9 @@ function tell(message) {
     return row;
   }));
   const [name, score] = message.explained[0] ?? ["the class", NaN];
+  const auto = settings.targets === null, what = auto ? "Top class:" : "Score of";
+  if (followed !== what + (auto ? "" : name)) { followed = what + (auto ? "" : name); past.scores = []; }
+  if (at("chart-what").textContent !== what) at("chart-what").textContent = what;
   if (at("chart-class").textContent !== name) at("chart-class").textContent = name;
   draw("scores", score, 1, at("chart-score"), Number.isFinite(score) ? (score * 100).toFixed(1) + " %" : "");
   draw("rate", message.rate, 0, at("chart-fps"), message.rate.toFixed(1));
@@ -121,12 +127,14 @@ function draw(name, value, top, label, words) {
   values.push(Number.isFinite(value) ? value : null);
   if (values.length > 300) values.shift();
   label.textContent = words;
-  const most = top || Math.max(...values.map(v => v ?? 0), 1e-6) * 1.1;
+  // The first frame is slow: what is far above the others ends at the top edge and does not flatten them.
+  const known = values.filter(v => v !== null).sort((a, b) => a - b);
+  const most = top || Math.max(Math.min(known[known.length - 1] ?? 0, 3 * (known[known.length >> 1] ?? 0)), 1e-6) * 1.1;
   const step = 300 / Math.max(60, values.length - 1);
   let d = "", pen = false;
   values.forEach((v, i) => {
     if (v === null) { pen = false; return; }
-    d += `${pen ? "L" : "M"}${(300 - (values.length - 1 - i) * step).toFixed(1)} ${(58 - 56 * v / most).toFixed(1)}`;
+    d += `${pen ? "L" : "M"}${(300 - (values.length - 1 - i) * step).toFixed(1)} ${(58 - 56 * Math.min(v / most, 1)).toFixed(1)}`;
     pen = true;
   });
   at("chart-" + name).firstElementChild.setAttribute("d", d);
@@ -139,8 +147,8 @@ function working(progress) {
   const share = progress.share === null ? "" : `, ${Math.round(progress.share * 100)} %`;
   at("progress-text").textContent = `${progress.method} takes long: ${progress.seconds.toFixed(0)} s${share}`;
   if (progress.share === null) at("progress-bar").removeAttribute("value"); else at("progress-bar").value = progress.share;
+  liveness(false);
   at("facts").textContent = "explaining";
-  at("figure").classList.add("dim");
 }
 
 function problem(control, what) {
@@ -153,8 +161,14 @@ function problem(control, what) {
 
 // The controls.
 
-function fill(element, values) {
-  element.replaceChildren(...values.map(([value, words]) => Object.assign(document.createElement("option"), {value, textContent: words})));
+function fill(element, values) {  // options that stay are kept: the list may be open
+  const old = new Map([...element.options].map(option => [option.value, option])), offered = new Set(values.map(([value]) => value));
+  for (const [value, option] of old) if (!offered.has(value)) option.remove();
+  values.forEach(([value, words], i) => {
+    const option = old.get(value) ?? Object.assign(document.createElement("option"), {value});
+    if (option.textContent !== words) option.textContent = words;
+    if (element.options[i] !== option) element.insertBefore(option, element.options[i] ?? null);
+  });
 }
 
 function choices(message) {
@@ -184,7 +198,9 @@ function stand(now) {
   at("source").textContent = now.guest || at("source").dataset.name || "none yet: a webcam or a photograph";
   at("dismiss").hidden = !now.guest || !at("source").dataset.name;
   at("webcam").setAttribute("aria-pressed", camera !== null);
-  if (camera && !(now.guest ?? "").includes("webcam")) stopCamera();
+  const webcam = (now.guest ?? "").includes("webcam");
+  if (camera && webcam) camera.known = true;  // its first picture has come
+  if (camera?.known && !webcam) stopCamera();
 }
 
 function picker(input, list, values, choose) {
@@ -285,7 +301,7 @@ async function startCamera() {
     const video = Object.assign(document.createElement("video"), {srcObject: stream, muted: true, playsInline: true});
     await video.play();
     const canvas = document.createElement("canvas");
-    const mine = camera = {stream, timer: 0};
+    const mine = camera = {stream, timer: 0, known: false};
     const step = () => {
       if (camera !== mine) return;
       mine.timer = setTimeout(step, 66);
@@ -296,7 +312,8 @@ async function startCamera() {
       canvas.toBlob(blob => { if (camera === mine && blob) offer(1, blob); }, "image/jpeg", 0.85);
     };
     step();
-    setTimeout(() => { if (camera === mine) send({}); }, 300);
+    at("webcam").setAttribute("aria-pressed", true);
+    at("figure").scrollIntoView({block: "nearest", behavior: "smooth"});
     stream.getVideoTracks()[0].onended = () => {
       if (camera === mine) { stopCamera(); problem("source", "The webcam has stopped"); send({dismiss: true}); }
     };
@@ -318,7 +335,7 @@ function photograph(file) {
   problem("source", "");
   if (file.size > (1 << 23) - 16) return problem("source", "A photograph of up to 8 MB is expected");
   offer(2, file);
-  setTimeout(() => send({}), 300);
+  at("figure").scrollIntoView({block: "nearest", behavior: "smooth"});
 }
 
 at("webcam").onclick = () => { if (camera) { stopCamera(); send({dismiss: true}); } else startCamera(); };

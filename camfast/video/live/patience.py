@@ -13,8 +13,8 @@ __all__ = ["CalledOff", "Watched"]
 _EVERY = 0.3  # seconds between reports
 
 
-class CalledOff(Exception):
-    """The explanation was called off."""
+class CalledOff(BaseException):
+    """The explanation was called off. No ``Exception``: a search that tries one layer after the other would go on."""
 
 
 class Watched(TorchFunctionMode):

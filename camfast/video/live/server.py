@@ -123,8 +123,9 @@ async def _act(hub: Hub, data: str | bytes, steers: bool) -> list[tuple[str, Exc
         try:
             if not data or data[0] not in _KINDS:
                 raise ValueError("expected a picture of a webcam or a photograph")
-            hub.receive(await asyncio.to_thread(decoded, data[1:]), _KINDS[data[0]])
-        except ValueError as error:
+            picture = await asyncio.to_thread(decoded, data[1:])
+            await asyncio.to_thread(hub.receive, picture, _KINDS[data[0]])
+        except Exception as error:  # whatever it is, the viewer is told and goes on looking
             return [("source", error)]
         return []
     try:
@@ -140,14 +141,14 @@ async def _act(hub: Hub, data: str | bytes, steers: bool) -> list[tuple[str, Exc
     for name, change in changes.items() if isinstance(changes, dict) else [("", changes)]:
         try:
             hub.set({name: change} if isinstance(changes, dict) else change)
-        except (ValueError, TypeError) as error:
+        except Exception as error:
             failed.append((name, error))
     return failed
 
 
 async def _send(socket: Any, hub: Hub, news: asyncio.Event, steers: bool) -> None:
     """Sends what is new, one frame after the other; what comes while one is on its way is skipped."""
-    seen, told, state, refused, progress = 0, ("", ""), None, len(hub.refused), None
+    seen, told, state, refused, progress, guest = 0, ("", ""), None, len(hub.refused), None, hub.guest
     with contextlib.suppress(ConnectionError):
         while not socket.closed:
             if hub.problem != told:
@@ -157,6 +158,9 @@ async def _send(socket: Any, hub: Hub, news: asyncio.Event, steers: bool) -> Non
             if len(hub.refused) != refused:
                 refused = len(hub.refused)
                 await socket.send_json({"type": "choices", "steers": steers, **hub.choices()})
+            if hub.guest is not guest:
+                guest = hub.guest
+                await socket.send_json({"type": "settings", **hub.controls()})
             if hub.progress is not progress:
                 progress = hub.progress
                 await socket.send_json({"type": "progress", "progress": progress})

@@ -64,7 +64,7 @@ class Realtime(Adjustable):
     Use it from one thread at a time; its settings, the attributes below, may be changed from others at any time.
 
     Args:
-        model: a classifier, ``[N, 3, h, w]`` to scores.
+        model: ``[N, 3, h, w]`` to scores ``[N, classes]``, or with further axes: a detector's boxes or queries, positions.
         method: a name of :data:`camfast.METHODS`.
         layers: names or modules; None finds the last layer with a spatial map.
         targets: None for each frame's top class, a class (number or name), a list of classes or ``TopK(k)`` for several
@@ -225,7 +225,10 @@ class Realtime(Adjustable):
             targets = targets[-1] if isinstance(targets, Tensor) else targets
         milliseconds = (time.perf_counter() - start) * 1000
         box = self.box(*given.shape[-3:-1])
-        return RealtimeResult(overlay, heat, scores, targets, milliseconds, box, shown.explained, self.class_names)
+        exclusive = self._step.rows.exclusive
+        return RealtimeResult(
+            overlay, heat, scores, targets, milliseconds, box, shown.explained, self.class_names, exclusive
+        )
 
     def attempt(self, frames: Frames, method: str) -> None:
         """Explains ``frames`` once by ``method`` with the other settings as they are, to see whether it works.

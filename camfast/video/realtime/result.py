@@ -23,12 +23,15 @@ class RealtimeResult:
     Attributes:
         picture: the overlay as the engine drew it (see :meth:`overlay`).
         heatmap: float32 ``[(K,) h, w]`` in [0, 1], at the layer's own resolution; it covers :attr:`box` of the frame.
-        scores: the network's output, ``[classes]``, of the last frame that was explained.
+        scores: of the classes, ``[classes]``, of the last frame that was explained: the network's output, or what is made of
+            it where it has further axes, each class's probability in its best box or query, or its share of the picture.
+            Empty where nothing tells which axis is that of the classes.
         targets: the classes explained, int64 scalar or ``[K]``; a list of callables where these were asked for.
         milliseconds: from the call to the finished overlay.
         box: ``(left, top, right, bottom)``: the part of the frame that the network saw, in pixels.
         explained: False where an earlier map was drawn again (``every``, ``paused``).
         class_names: names of the classes where they are known.
+        exclusive: whether a softmax of :attr:`scores` gives probabilities; False: they are some already.
     """
 
     picture: Tensor
@@ -39,6 +42,7 @@ class RealtimeResult:
     box: Box
     explained: bool = True
     class_names: Sequence[str] | None = None
+    exclusive: bool = True
 
     def overlay(self, frames: Any = None, colormap: str | Tensor | None = None, alpha: float | None = None) -> Tensor:
         """The frame with the heat over it: the picture that the engine drew, or one over other ``frames``.
@@ -86,21 +90,22 @@ class RealtimeResult:
         )
 
     def ranking(self, count: int = 5) -> list[tuple[str, float]]:
-        """The ``count`` likeliest classes, names (or numbers) and softmax probabilities; of N frames, the last one's."""
-        values, ids = self._probabilities().sort(descending=True)
+        """The ``count`` likeliest classes, names (or numbers) and probabilities; of N frames, the last one's."""
+        values, ids = self.probabilities().sort(descending=True)
         return [(self._name(i), p) for p, i in zip(values[:count].tolist(), ids[:count].tolist(), strict=True)]
 
     def labels(self) -> list[tuple[str, float]]:
         """Name and probability of each class that is explained, in the order of the maps; of N frames, the last one's."""
         if not isinstance(self.targets, Tensor):
             return [(getattr(t, "__name__", type(t).__name__), float("nan")) for t in self.targets[-1:]]
-        probabilities = self._probabilities()
+        probabilities = self.probabilities()
         last = self.targets if self.scores.ndim == 1 else self.targets[-1]
         return [(self._name(i), probabilities[i].item()) for i in last.reshape(-1).tolist()]
 
-    def _probabilities(self) -> Tensor:
-        scores = self.scores if self.scores.ndim == 1 else self.scores[-1]
-        return scores.float().cpu().softmax(0)
+    def probabilities(self) -> Tensor:
+        """Each class's probability, float32 ``[classes]`` on the CPU; of N frames, the last one's."""
+        scores = (self.scores if self.scores.ndim == 1 else self.scores[-1]).float().cpu()
+        return scores.softmax(0) if self.exclusive else scores
 
     def _name(self, number: int) -> str:
         return f"class {number}" if self.class_names is None else str(self.class_names[number])

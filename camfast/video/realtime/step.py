@@ -18,6 +18,7 @@ from ...pictures.preparation import Preparation
 from .compiled import compiled
 from .graphs import Captured, pieces
 from .network import faster_in_channels_last, fastest_threads, in_channels_last
+from .rows import Rows
 from .settings import Settings, policy
 from .state import Explained, StreamState
 
@@ -29,6 +30,7 @@ class Step:
 
     Attributes:
         explainer: of the latest settings; None before the first frame.
+        rows: makes a row of classes of the scores, whatever axes they have.
         channels_last: the layout of the network's input; None: not measured yet.
         threads: how many the CPU uses; None: PyTorch's number; "auto": not measured yet.
         compile_problem: why the network runs uncompiled, where it was to be compiled.
@@ -61,6 +63,7 @@ class Step:
             self.channels_last = lies or compile is True  # what torch.compile is fastest with, on CUDA
         self.threads: int | Literal["auto"] | None = None
         self.explainer: Explainer | None = None
+        self.rows = Rows()
         self.compile_problem: str | None = None
         self.graph_problem: str | None = None
         self._explains: tuple[Any, ...] | None = None  # method and layers of the explainer
@@ -145,14 +148,17 @@ class Step:
             box=prepared.box(*frames.shape[1:3]),
             channels_last=bool(self.channels_last),
         )
+        explainer = self._explainer_for(images)
         try:
-            result = self._explainer_for(images)(images, state.policy, "map", not settings.smooth)
+            with self.rows.watching(self.model):
+                result = explainer(images, state.policy, "map", not settings.smooth)
         except NothingFound:
             return state.nothing(len(images), images)
+        scores, targets = self.rows(explainer, images, result.scores, result.targets)
         heat = state.smoother(result.heatmap, images) if settings.smooth else result.heatmap
         if heat.ndim not in (3, 4):
             raise ValueError(f"expected a layer with a map of two dimensions, got heatmaps {list(heat.shape)}")
-        return heat.float(), result.scores, result.targets
+        return heat.float(), scores, targets
 
     def attempt(self, frames: Tensor, settings: Settings) -> None:
         """Explains ``frames`` as another stream would, and raises what is raised; nothing of it is kept."""
