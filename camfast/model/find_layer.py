@@ -29,6 +29,9 @@ Objective = Callable[[Any], Tensor]
 
 
 _AT_ONCE = 8  # candidates whose gradients are taken in one pass
+_DOUBTFUL = (
+    3  # candidates whose positions are in doubt, after which the last of them is taken: each costs several passes
+)
 
 
 _ADAPTIVE = (
@@ -115,7 +118,7 @@ def _search(
     target, read_by_it = _objective(objective if index == 0 else None, output)  # the objective is the first image's
     candidates = _of_the_image(model, inputs, _candidates(model, inputs, steps, read_by_it, last_weight))
     silent: _Step | None = None
-    doubtful: _Step | None = None
+    doubtful: list[_Step] = []
     planted = Planted(model, inputs)
     # From the last one backwards: it alone, which is mostly enough, then a few at a time, so that graphs stay short.
     bounds = [len(candidates), *range(len(candidates) - 1, 0, -_AT_ONCE), 0] if candidates else []
@@ -141,9 +144,11 @@ def _search(
                 continue
             if reading.doubt is None:
                 return step.name, step.module
-            doubtful = doubtful or step
-    if doubtful is not None:
-        return doubtful.name, doubtful.module
+            doubtful.append(step)
+            if len(doubtful) == _DOUBTFUL:
+                return doubtful[0].name, doubtful[0].module
+    if doubtful:
+        return doubtful[0].name, doubtful[0].module
     if silent is not None and target is objective and detections_in(output, 1) is not None:
         return _search(model, batch, differentiable, None)  # a box that is not there in this pass: as for one that is
     if silent is None and candidates and not differentiable:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .evidence import Answer, agreement, leading, movement, sharpness
 from .inputs import Inputs
 from .layers import call_of
-from .layouts import Layout, layout_of
+from .layouts import Layout, layout_of, same_proportions, size_of
 from .planting import TURNS, PassFailed, Planted, planted, usual_axes
 from .readings import readings_of
 
@@ -196,11 +196,30 @@ def _read(
     found = _decided(first, rivals, answers, image.shape)
     if found is not None:
         return found, each
-    if first is not None and agreement(first, answers) > -_FAIR:
-        return Reading(
-            first, f"changes planted in the image did not show where the positions of layer {name!r} are"
-        ), each
-    return Reading(None), each
+    if first is None or agreement(first, answers) <= -_FAIR:
+        return Reading(None), each
+    if _sizes_tell(first, each, image.shape, model):
+        return Reading(first), each
+    what = f"changes planted in the image did not show where the positions of layer {name!r} are"
+    return Reading(first, what), each
+
+
+def _sizes_tell(first: Layout, shape: Sequence[int], image: Sequence[int], model: nn.Module) -> bool:
+    """Whether a picture's proportions are those of a map read as ``first``, and of none with the channels elsewhere.
+
+    Where every position sees the whole image, as in the last maps of a deep network for small images, nothing else can
+    tell.
+    """
+    rank = len(first.map)
+    if (
+        rank < 2
+        or not first.plausible
+        or first.kind not in ("channels_first", "channels_last")
+        or len(shape) != rank + 2
+    ):
+        return False
+    other = shape[1:-1] if first.kind == "channels_first" else shape[2:]
+    return not same_proportions(other, size_of(image, model))
 
 
 def _is_clear(first: Layout, rivals: Sequence[Layout], answers: Sequence[Answer]) -> bool:
