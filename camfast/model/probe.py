@@ -198,7 +198,8 @@ def _read(
         return found, each
     if first is None or agreement(first, answers) <= -_FAIR:
         return Reading(None), each
-    if _sizes_tell(first, each, image.shape, model):
+    leads = all(movement(rival, answers) <= movement(first, answers) + _MARGIN / 2 for rival in rivals)
+    if leads and _sizes_tell(first, each, image.shape, model):
         return Reading(first), each
     what = f"changes planted in the image did not show where the positions of layer {name!r} are"
     return Reading(first, what), each

@@ -40,6 +40,8 @@ def readings_of(
     either: dict[int, list[tuple[int, ...]]] = {3: [(1,), (2,)], 4: [(1, 2), (2, 3)]}  # channels last or first
     for axes in dict.fromkeys([usual, *either.get(len(image), [])]):
         for layout in _flattened(shape, batch, others, tuple(image[axis] for axis in axes), axes):
+            if first is not None and first.kind.startswith("tokens") and min(layout.map) == 1 < len(layout.map):
+                continue  # a line, where a patch embedding tells of a grid
             if (key := _key(layout, len(image))) not in seen:
                 seen.add(key)
                 yield layout

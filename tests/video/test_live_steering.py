@@ -119,7 +119,7 @@ def test_keys(hub, read_only):
                     assert "watch" in (await receive(viewer, "problem"))["problem"]
                     await viewer.send_bytes(b"\1" + jpeg())
                     assert "watch" in (await receive(viewer, "problem"))["problem"]
-                    assert hub.engine.alpha == 0.5 and hub.guest is None
+                    assert hub.engine.alpha == 0.6 and hub.guest is None
                 else:
                     await until(lambda: hub.engine.alpha == 0.75)
                 await steerer.send_json({"alpha": 0.25})
