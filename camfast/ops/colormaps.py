@@ -42,12 +42,13 @@ def table(colormap: str | Tensor, device: torch.device | str = "cpu") -> Tensor:
 
 
 _on_device: dict[tuple[str, torch.device], Tensor] = {}
+with np.load(_FILE) as _stored:  # at import: torch.compile cannot trace the reading of a file
+    _TABLES = {name: _stored[name] for name in _stored.files}
 
 
 def _rgb(name: str) -> np.ndarray:
     if name in _STORED:
-        with np.load(_FILE) as tables:
-            return tables[name]
+        return _TABLES[name]
     i = np.arange(256)
     if name == "gray":
         return np.stack([i, i, i], 1).astype(np.uint8)
