@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..model.find_layer import find_layers
+from ..model.find_layer import find_layers, remembered_layers
 from ..model.inputs import Images, Inputs
 from ..model.outputs import tensors_in
 from ..model.tap import hookable
@@ -52,7 +52,7 @@ def layer_rows(model: nn.Module, images: Images) -> list[Row]:
             stack.callback(module.register_forward_hook(note).remove)
         model(*inputs.args, **inputs.kwargs)
     try:
-        chosen = find_layers(model, inputs)
+        chosen = remembered_layers(model, inputs) or find_layers(model, inputs)
     except ValueError:
         chosen = []
     return [

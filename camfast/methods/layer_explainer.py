@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..errors import DoubtWarning
 from ..model.calls import image_seen, one_by_one, separate_calls
-from ..model.find_layer import find_layers
+from ..model.find_layer import find_layers, remembered_layers
 from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import ALL_CALLS, call_of, resolve
 from ..model.layouts import Layout, layout_of, named_layout
@@ -104,6 +104,7 @@ class LayerExplainer(Explainer):
         self._looked_at: dict[Any, int] = {}  # which of several images the layers see, by layers and shapes
         self._separate: dict[str, bool] = {}  # of layers that run several times: whether each call sees something else
         self._found: dict[Any, tuple[list[str], list[nn.Module]]] = {}  # by kind of target, where no layer is named
+        self._just_searched = False
         if layers is not None:
             self._names, self._modules = resolve(self.model, layers)
             if any(call_of(name)[1] == ALL_CALLS for name in self._names):
@@ -160,8 +161,11 @@ class LayerExplainer(Explainer):
         return not any(bool(layer.weights.amax() != 0 or layer.weights.amin() != 0) for layer in maps)
 
     def _searched_again(self, inputs: Inputs, targets: Targets) -> bool:
-        """Looks for a layer once more, for these very targets; whether it is another one."""
-        if self._named:
+        """Looks for a layer once more, for these very targets; whether it is another one.
+
+        What was found for other targets of their kind may not suit them. What was found just now was found for them.
+        """
+        if self._named or self._just_searched:
             return False
         before = self._names
         self._search(inputs, targets, again=True)
@@ -208,10 +212,14 @@ class LayerExplainer(Explainer):
 
     def _search(self, inputs: Inputs, targets: Targets, again: bool = False) -> None:
         kind = kind_of(targets)
+        self._just_searched = False
         if again or kind not in self._found:
-            objective = objective_of(targets, inputs.batch, self.class_names, self.classes(inputs))
             with input_errors(self.model, inputs):
-                names = find_layers(self.model, inputs, self.uses_gradients, objective, kind, again)
+                names = [] if again else remembered_layers(self.model, inputs, self.uses_gradients, kind)
+                if not names:
+                    objective = objective_of(targets, inputs.batch, self.class_names, self.classes(inputs))
+                    names = find_layers(self.model, inputs, self.uses_gradients, objective, kind)
+                    self._just_searched = True
             self._found[kind] = resolve(self.model, names)
         self._names, self._modules = self._found[kind]
 

@@ -22,7 +22,7 @@ from .probe import Planted, read
 from .tap import Tap, hookable, is_map
 from .untouched import quiet
 
-__all__ = ["Objective", "find_layers"]
+__all__ = ["Objective", "find_layers", "remembered_layers"]
 
 Objective = Callable[[Any], Tensor]
 """From what the model returned for one image, the scalar whose gradient is asked for."""
@@ -74,7 +74,6 @@ def find_layers(
     gradients: bool = True,
     objective: Objective | None = None,
     kind: Any = None,
-    again: bool = False,
 ) -> list[str]:
     """The name of the last layer of ``model`` with a spatial map that the target depends on, as a list of one.
 
@@ -90,25 +89,28 @@ def find_layers(
         gradients: False for methods that take none: a head that cannot be differentiated does not matter.
         objective: the scalar to explain, of the model's output for the first image; None for its top score.
         kind: stands for the objective in what is remembered: equal for targets that read the same part of the output.
-        again: search even where a layer is remembered, because a target of the same kind got no gradient there.
 
     Returns:
-        A list of one name.
+        A list of one name, which :func:`remembered_layers` gives from now on.
 
     Raises:
         ValueError: the model has no such layer.
     """
     refuse_exported(model)
-    key = (*inputs.image.shape[1:], gradients, kind)
-    known = None if again else _found.get(model, {}).get(key)
-    layer = known() if known is not None else None
-    if layer is not None:
-        for name, module in model.named_modules():
-            if module is layer:
-                return [name]
     name, layer = _search(model, inputs, gradients, objective)
-    _found.setdefault(model, {})[key] = weakref.ref(layer)
+    _found.setdefault(model, {})[_key(inputs, gradients, kind)] = weakref.ref(layer)
     return [name]
+
+
+def remembered_layers(model: nn.Module, inputs: Inputs, gradients: bool = True, kind: Any = None) -> list[str]:
+    """What :func:`find_layers` found before for images of this shape and targets of this kind; empty if nothing."""
+    known = _found.get(model, {}).get(_key(inputs, gradients, kind))
+    layer = known() if known is not None else None
+    return [] if layer is None else [name for name, module in model.named_modules() if module is layer]
+
+
+def _key(inputs: Inputs, gradients: bool, kind: Any) -> Any:
+    return (*inputs.image.shape[1:], gradients, kind)
 
 
 def _search(
