@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from shapes import NAMES, SIDE, on_shapes, pictures, sheet
+from shapes import NAMES, SIDE, on_shapes, pictures, sheet, trained
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -48,22 +48,10 @@ def network() -> FasterRCNN:
     )
 
 
-def train(steps: int = 100) -> FasterRCNN:
-    """A detector of shapes, in evaluation mode."""
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
-    model = network()
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    for step in range(steps):
-        images, kinds, boxes, _ = pictures(8, generator)
-        truth = [{"boxes": b, "labels": 1 + k} for b, k in zip(boxes, kinds, strict=True)]
-        loss = sum(model(list(images), truth).values(), torch.zeros(()))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step % 25 == 24:
-            print(f"step {step + 1}: loss {loss.item():.3f}")
-    return model.eval()
+def loss_of(model: nn.Module, images: Tensor, kinds: Tensor, boxes: Tensor, masks: Tensor) -> Tensor:
+    """The detector's own losses of places and classes."""
+    truth = [{"boxes": b, "labels": 1 + k} for b, k in zip(boxes, kinds, strict=True)]
+    return sum(model(list(images), truth).values(), torch.zeros(()))
 
 
 def with_boxes(picture: Tensor, boxes: Tensor) -> Tensor:
@@ -75,7 +63,7 @@ def with_boxes(picture: Tensor, boxes: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    model = train()
+    model = trained(network, loss_of, rate=1e-3, steps=100, count=8)
     images, kinds, _, masks = pictures(8, torch.Generator().manual_seed(1))
     with torch.no_grad():
         found = model(images)

@@ -12,7 +12,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from shapes import NAMES, on_shapes, pictures, sheet
+from shapes import NAMES, on_shapes, pictures, sheet, trained
 from torch import Tensor, nn
 
 import camfast
@@ -36,26 +36,14 @@ class SmallFCN(nn.Module):
         return F.interpolate(self.head(self.body(images)), images.shape[2:], mode="bilinear")
 
 
-def train(steps: int = 120) -> nn.Module:
-    """A network that tells ground and shapes apart, in evaluation mode."""
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
-    model = SmallFCN()
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    for step in range(steps):
-        images, kinds, _, masks = pictures(32, generator)
-        truth = ((1 + kinds)[:, :, None, None] * masks).sum(1)  # [N, 64, 64]
-        loss = F.cross_entropy(model(images), truth)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step % 40 == 39:
-            print(f"step {step + 1}: loss {loss.item():.3f}")
-    return model.eval()
+def loss_of(model: nn.Module, images: Tensor, kinds: Tensor, boxes: Tensor, masks: Tensor) -> Tensor:
+    """How well ground and shapes are told apart."""
+    truth = ((1 + kinds)[:, :, None, None] * masks).sum(1)  # [N, 64, 64]
+    return F.cross_entropy(model(images), truth)
 
 
 if __name__ == "__main__":
-    model = train()
+    model = trained(SmallFCN, loss_of, rate=3e-3)
     images, kinds, _, masks = pictures(8, torch.Generator().manual_seed(1))
 
     # Each picture's first shape: its class, where the network sees it. A mask of your own goes in as Segmentation(c, mask).

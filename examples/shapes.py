@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["NAMES", "SIDE", "on_shapes", "pictures", "sheet"]
+__all__ = ["NAMES", "SIDE", "on_shapes", "pictures", "sheet", "trained"]
 
 NAMES = ["disc", "square", "cross"]
 COLORS = torch.tensor([[0.7, 0.3, 0.2], [0.2, 0.6, 0.3], [0.3, 0.3, 0.8]])  # about: each shape has its own
@@ -41,6 +42,27 @@ def pictures(count: int, generator: torch.Generator, each: int = 2) -> tuple[Ten
         images = torch.where(masks[:, number, None], colors[:, number, :, None, None], images)
     low, high = centres.flip(-1) - RADIUS, centres.flip(-1) + RADIUS + 1
     return images, kinds, torch.cat([low, high], -1).float(), masks
+
+
+def trained(
+    network: Callable[[], nn.Module], loss_of: Callable[..., Tensor], rate: float, steps: int = 120, count: int = 32
+) -> nn.Module:
+    """A ``network()`` after ``steps`` of Adam on fresh pictures, ``count`` at a time, in evaluation mode.
+
+    ``loss_of(model, images, kinds, boxes, masks)`` is a scalar; see :func:`pictures`.
+    """
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    for step in range(1, steps + 1):
+        loss = loss_of(model, *pictures(count, generator))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % (steps // 3) == 0:
+            print(f"step {step}: loss {loss.item():.3f}")
+    return model.eval()
 
 
 def on_shapes(heat: Tensor, masks: Tensor) -> str:

@@ -13,7 +13,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from shapes import NAMES, SIDE, on_shapes, pictures, sheet
+from shapes import NAMES, SIDE, on_shapes, pictures, sheet, trained
 from torch import Tensor, nn
 
 import camfast
@@ -37,26 +37,14 @@ class SmallViT(nn.Module):
         return self.head(self.blocks(tokens)[:, 0])
 
 
-def train(steps: int = 120) -> nn.Module:
-    """A network that tells which shapes are in a picture, in evaluation mode."""
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
-    model = SmallViT()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    for step in range(steps):
-        images, kinds, _, _ = pictures(32, generator)
-        present = torch.zeros(len(images), len(NAMES)).scatter_(1, kinds, 1.0)
-        loss = F.binary_cross_entropy_with_logits(model(images), present)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step % 40 == 39:
-            print(f"step {step + 1}: loss {loss.item():.3f}")
-    return model.eval()
+def loss_of(model: nn.Module, images: Tensor, kinds: Tensor, boxes: Tensor, masks: Tensor) -> Tensor:
+    """How well the shapes that are in a picture are told."""
+    present = torch.zeros(len(images), len(NAMES)).scatter_(1, kinds, 1.0)
+    return F.binary_cross_entropy_with_logits(model(images), present)
 
 
 if __name__ == "__main__":
-    model = train()
+    model = trained(SmallViT, loss_of, rate=1e-3)
     images, kinds, _, masks = pictures(4, torch.Generator().manual_seed(1))
 
     # Grad-CAM weighs a token's features alike at all places, which suits convolutions more than tokens; HiResCAM weighs
