@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
-import subprocess
 
 import numpy as np
 import pytest
 import torch
+from chromium import chromium
 from PIL import Image
 from test_cli import CAT, CUP, one_network, picture, run  # noqa: F401
 
@@ -151,22 +151,21 @@ def test_a_page_to_search_and_to_sort(folder, tmp_path, capsys):
 
 
 def test_the_page_in_a_browser(tmp_path):
-    from shutil import which
+    from selenium.webdriver.support.ui import Select
 
-    browser = which("chromium") or which("chromium-browser") or which("google-chrome")
-    if browser is None:
-        pytest.skip("needs Chromium")
     assert main(["image", CAT, CUP, "-o", str(tmp_path), "--html", str(tmp_path / "index.html")]) == 0
-    page = (tmp_path / "index.html").read_text()
-    ask = "<script>order.value = '-score'; words.value = 'o'; show(); words.value = 'espresso'; show();</script></body>"
-    (tmp_path / "index.html").write_text(page.replace("</body>", ask))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    found = subprocess.run(
-        [browser, *flags, "--dump-dom", (tmp_path / "index.html").as_uri()], capture_output=True, text=True, timeout=120
-    ).stdout
-    assert "1 of 2 pictures" in found
-    first, second = re.findall(r"<figure[^>]*>", found)
-    assert 'data-class="espresso"' in first and "hidden" not in first and "hidden" in second
+    with chromium("window-size=390,844") as window:
+        window.get((tmp_path / "index.html").as_uri())
+        shown = lambda: [one.get_attribute("data-class") for one in figures() if one.is_displayed()]  # noqa: E731
+        figures = lambda: window.find_elements("tag name", "figure")  # noqa: E731
+        cat, cup = shown()
+        assert cat.endswith("cat") and cup == "espresso"
+        Select(window.find_element("id", "order")).select_by_value("-score")
+        assert shown() == [cup, cat]  # the surer one first
+        window.find_element("id", "words").send_keys("espresso")
+        assert shown() == ["espresso"] and "1 of 2 pictures" in window.find_element("tag name", "body").text
+        assert window.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        assert [entry for entry in window.get_log("browser") if entry["level"] != "INFO"] == []
 
 
 def test_jpeg_is_small(folder, tmp_path, capsys):

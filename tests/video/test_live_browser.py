@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import shutil
 import threading
 import time
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ pytest.importorskip("aiohttp")
 
 import numpy as np
 import torch
+from chromium import chromium
 from live_server import NAMES, Served, sleepy_hub, small_clip, small_hub, threads_left
 from PIL import Image
 
@@ -43,28 +43,9 @@ def nothing_left_behind():
 
 @pytest.fixture
 def browser(tmp_path):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    alone = ("gpu", "quic", "dev-shm-usage", "background-networking", "component-update", "sync")
-    for argument in (
-        "headless=new",
-        "no-sandbox",
-        "no-first-run",
-        "window-size=1440,900",
-        "use-fake-device-for-media-stream",
-        "use-fake-ui-for-media-stream",
-        *(f"disable-{n}" for n in alone),
-    ):
-        options.add_argument(f"--{argument}")
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
+    camera = ("use-fake-device-for-media-stream", "use-fake-ui-for-media-stream")
+    with chromium("window-size=1440,900", *camera, downloads=tmp_path) as window:
+        yield window
 
 
 @contextmanager
