@@ -13,7 +13,7 @@ from .inputs import Inputs
 from .layouts import position_axes
 from .tap import Tap
 
-__all__ = ["TURNS", "PassFailed", "Planted", "planted", "usual_axes"]
+__all__ = ["TURNS", "PassFailed", "Planted", "planted", "usual_axes", "where"]
 
 # Where a change is planted, in shares of each of the image's dimensions, the last one first. Late in the last one, so
 # that a recurrent network, which answers from there on, answers in a small part. Over all turns no two dimensions go
@@ -45,7 +45,7 @@ class Planted:
         """
         image = self.inputs.image.detach()
         if turn is not None:
-            image = planted(image, turn, self.model)[0]
+            image = planted(image, turn, self.model)
         try:
             with Tap(self.model, [layer], names=[name], graph=False) as tap:
                 tap.run(self.inputs.with_image(image))
@@ -58,14 +58,17 @@ class PassFailed(Exception):
     """The model does not take the changed image."""
 
 
-def planted(image: Tensor, turn: int, model: nn.Module) -> tuple[Tensor, tuple[float | None, ...]]:
-    """``image`` with a change in the first one's ``turn``-th place, and where that is (see :class:`Answer`)."""
-    image = image.clone()
+def where(image: Sequence[int], turn: int, model: nn.Module) -> tuple[tuple[slice, ...], tuple[float | None, ...]]:
+    """The part of an image tensor of shape ``image`` that the ``turn``-th change is in, and its centre.
+
+    The centre is in shares of each dimension, None for one that changes as a whole: what
+    :class:`~camfast.model.evidence.Answer` calls places.
+    """
     box: list[slice] = [slice(0, 1)]
     places: list[float | None] = [None]
-    rank = image.ndim
-    may_be_channels = (1, rank - 1) if rank < 5 else {1, 2} - set(usual_axes(image.shape, model))
-    for axis, length in enumerate(image.shape[1:], 1):
+    rank = len(image)
+    may_be_channels = {1, rank - 1} if rank < 5 else set(range(1, rank)) - set(usual_axes(image, model))
+    for axis, length in enumerate(image[1:], 1):
         place = _PLACES[turn][(rank - 1 - axis) % len(_PLACES[turn])]
         if length == 1 or (length <= _WHOLE and axis in may_be_channels and rank > 3):
             box.append(slice(None))
@@ -75,7 +78,14 @@ def planted(image: Tensor, turn: int, model: nn.Module) -> tuple[Tensor, tuple[f
         end = max(start + 1, min(length, math.ceil(length * (place + WIDTH / 2))))
         box.append(slice(start, end))
         places.append((start + end) / 2 / length)
-    part = image[tuple(box)]
+    return tuple(box), tuple(places)
+
+
+def planted(image: Tensor, turn: int, model: nn.Module) -> Tensor:
+    """``image`` with the ``turn``-th change in the first one, where :func:`where` tells."""
+    image = image.clone()
+    box, _ = where(image.shape, turn, model)
+    part = image[box]
     generator = torch.Generator().manual_seed(turn)
     if image.is_floating_point():
         finite = image[:1].float().nan_to_num(0, 0, 0)
@@ -83,12 +93,12 @@ def planted(image: Tensor, turn: int, model: nn.Module) -> tuple[Tensor, tuple[f
         share = 0.3 if image.dtype.itemsize > 2 else 2.0
         scale = share * (float(finite.std(correction=0)) or float(finite.abs().max()) or 1.0)
         noise = torch.randn(part.shape, generator=generator)
-        image[tuple(box)] = part + (noise * scale).to(part)
+        image[box] = part + (noise * scale).to(part)
     else:
         low, high = int(image.min()), int(image.max())
         noise = torch.randint(0, max(2, high - low + 1), part.shape, generator=generator)
-        image[tuple(box)] = ((part.long() - low + noise.to(part.device)) % max(2, high - low + 1) + low).to(part.dtype)
-    return image, tuple(places)
+        image[box] = ((part.long() - low + noise.to(part.device)) % max(2, high - low + 1) + low).to(part.dtype)
+    return image
 
 
 def usual_axes(image: Sequence[int], model: nn.Module) -> tuple[int, ...]:

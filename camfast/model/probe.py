@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from .evidence import Answer, agreement, leading, movement, sharpness
 from .inputs import Inputs
 from .layers import call_of
 from .layouts import Layout, layout_of, same_proportions, size_of
-from .planting import TURNS, PassFailed, Planted, planted, usual_axes
+from .planting import TURNS, PassFailed, Planted, usual_axes, where
 from .readings import readings_of
 
 __all__ = ["Planted", "Reading", "image_axes", "read", "read_layer"]
@@ -184,7 +184,7 @@ def _read(
         first = _hint(each, image[:1], model)
         if not change.any():
             continue
-        answers.append(Answer(change, planted(image[:1], turn, model)[1]))
+        answers.append(Answer(change, where(image.shape, turn, model)[1]))
         if len(answers) == 1:
             rivals = list(readings_of(each, batch, image.shape, model, first))
             if first is not None and _is_clear(first, rivals, answers):
@@ -193,13 +193,13 @@ def _read(
         if not activations.any() or first is None:
             return Reading(first), each
         return Reading(first, f"layer {name!r} did not change when the image was changed in {TURNS} places"), each
-    found = _decided(first, rivals, answers, image.shape)
+    moved = {rival: movement(rival, answers) for rival in rivals}
+    found = _decided(first, moved, answers, image.shape)
     if found is not None:
         return found, each
     if first is None or agreement(first, answers) <= -_FAIR:
         return Reading(None), each
-    leads = all(movement(rival, answers) <= movement(first, answers) + _MARGIN / 2 for rival in rivals)
-    if leads and _sizes_tell(first, each, image.shape, model):
+    if moved[first] >= max(moved.values()) - _MARGIN / 2 and _sizes_tell(first, each, image.shape, model):
         return Reading(first), each
     what = f"changes planted in the image did not show where the positions of layer {name!r} are"
     return Reading(first, what), each
@@ -232,15 +232,22 @@ def _is_clear(first: Layout, rivals: Sequence[Layout], answers: Sequence[Answer]
 
 
 def _decided(
-    first: Layout | None, rivals: Sequence[Layout], answers: Sequence[Answer], image: Sequence[int]
+    first: Layout | None, moved: Mapping[Layout, float], answers: Sequence[Answer], image: Sequence[int]
 ) -> Reading | None:
-    """The reading that all answers together are for; None where it is not clear. ``first``: what sizes speak for."""
-    moving = sorted(rivals, key=lambda rival: movement(rival, answers), reverse=True)[:_LOOKED_AT]
-    scores = [(movement(rival, answers) + agreement(rival, answers)) / 2 for rival in moving]
-    if not scores:
+    """The reading that all answers together are for; None where it is not clear.
+
+    Args:
+        first: what sizes speak for.
+        moved: every reading, and how its answers move (see :func:`~camfast.model.evidence.movement`).
+        answers: of the layer.
+        image: the shape of the image.
+    """
+    if not moved:
         return None
-    best = max(scores)
-    close = [rival for rival, score in zip(moving, scores, strict=True) if score > best - _MARGIN / 2]
+    moving = sorted(moved, key=moved.__getitem__, reverse=True)[:_LOOKED_AT]
+    scores = {rival: (moved[rival] + agreement(rival, answers)) / 2 for rival in moving}
+    best = max(scores.values())
+    close = [rival for rival, score in scores.items() if score > best - _MARGIN / 2]
     contested = len(close) > 1
     if contested:
         # A change in some of an input's features is found again in both dimensions, where layers pass on what they
@@ -253,7 +260,7 @@ def _decided(
         if first is not None and len(first.map) == 1 and {line.order for line in lines} == {first.order}:
             close = [first]  # what a patch embedding tells
         else:
-            line, doubt = _line(lines, answers, image)
+            line, doubt = _line(lines, moved, answers, image)
             close = [line]
     if first is not None and first in close and best >= (_AGAINST if contested or _is_short(first) else _FAIR):
         return Reading(first, doubt)
@@ -264,7 +271,9 @@ def _decided(
     return Reading(close[0], doubt) if best >= (_AGAINST_SHORT if short else _AGAINST) else None
 
 
-def _line(lines: Sequence[Layout], answers: Sequence[Answer], image: Sequence[int]) -> tuple[Layout, str | None]:
+def _line(
+    lines: Sequence[Layout], moved: Mapping[Layout, float], answers: Sequence[Answer], image: Sequence[int]
+) -> tuple[Layout, str | None]:
     """Of readings of a line of tokens that differ in how many are before it, the one that is borne out; a doubt.
 
     Two things speak: the first tokens, which are no positions where they answer to every change alike, and the number of
@@ -273,7 +282,7 @@ def _line(lines: Sequence[Layout], answers: Sequence[Answer], image: Sequence[in
     plain = min(lines, key=lambda line: line.prefix)
     side = plain.map.index(max(plain.map))
     if len({(line.order, line.along, line.map.index(max(line.map))) for line in lines}) > 1:
-        return max(lines, key=lambda line: movement(line, answers)), None
+        return max(lines, key=moved.__getitem__), None
     full = image[plain.along[side] if plain.along is not None else side - len(plain.map)]
     left = {round_(full / stride) for stride in range(1, full + 1) for round_ in (math.floor, math.ceil)}
     fits = [line for line in lines if max(line.map) in left]
