@@ -19,7 +19,7 @@ from ..model.tap import unwrapped
 from ..ops import reference
 from ..targets import ClassNames, Targets
 from . import augmentation
-from .doubts import blank_rows, warn_of_blank
+from .doubts import blank_rows, warn_of_blank, warn_of_rounding
 from .explanation import Explanation
 from .layer_map import LayerMap, LayerMaps
 from .ranges import Normalize, Scale, check_normalize, in_range
@@ -198,9 +198,14 @@ class Explainer(NamesItsArguments):
         )
 
     def look(self, heatmap: Tensor, found: LayerMaps) -> None:
-        """Says so where heatmaps are blank; on a device, where looking means waiting, at the first call alone."""
+        """Says so where heatmaps are blank; on a device, where looking means waiting, at the first call alone.
+
+        At the first call also where they are of nothing but rounding.
+        """
         if self._looked and heatmap.device.type != "cpu":
             return
+        if not self._looked and self.uses_gradients:
+            warn_of_rounding(found.maps, found.chosen.scores, type(self), self.layers)
         self._looked = True
         blank = blank_rows(heatmap, len(found.maps[0].size))
         if blank.any():
