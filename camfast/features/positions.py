@@ -62,6 +62,8 @@ class Positions:
             for module, name in part:
                 try:
                     activations = together.activations(module, name, None)
+                    if sum(side > 1 for side in activations.shape[1:]) < 2:
+                        continue  # channels or positions, not both: nothing to tell apart
                     doubt = read(self.model, module, name, activations, together).doubt
                 except PassFailed as error:
                     doubt = f"a pass of one changed image raised {type(error.__cause__).__name__}"

@@ -228,7 +228,8 @@ def _is_clear(first: Layout, rivals: Sequence[Layout], answers: Sequence[Answer]
     if _is_short(first):
         return False
     own = agreement(first, answers)
-    return own >= _SURE and all(rival is first or agreement(rival, answers) <= own - _MARGIN for rival in rivals)
+    bound = own - _MARGIN
+    return own >= _SURE and all(rival is first or agreement(rival, answers, bound) <= bound for rival in rivals)
 
 
 def _decided(
