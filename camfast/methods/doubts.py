@@ -39,7 +39,9 @@ def warn_of_blank(layers: Sequence[str], blank: Tensor, raw: Sequence[Tensor], s
     values = [maps[blank] for maps in raw if maps.shape[: blank.ndim] == blank.shape]
     name = method.__name__
     if all(not bool(maps.any()) for maps in values):
-        if _saturated(scores):
+        if not bool(scores.any()):
+            why = "every score is exactly 0, as where a head's weights are zero before it is trained; load trained weights"
+        elif _saturated(scores):
             why = (
                 "the scores are probabilities of exactly 0 and 1, through which no gradient comes; explain the model "
                 "without its last softmax or sigmoid, so that it returns logits"

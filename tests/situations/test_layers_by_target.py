@@ -172,3 +172,11 @@ def test_heat_of_nothing_but_rounding_is_said_to_be_so():
     with warnings.catch_warnings():
         warnings.simplefilter("error", camfast.errors.DoubtWarning)
         camfast.grad_cam(model, x, targets=[1, 2], layers="conv", normalize=False)
+
+
+def test_a_head_of_zeros_is_said_to_be_one():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
+    nn.init.zeros_(model[-1].weight)
+    nn.init.zeros_(model[-1].bias)
+    with pytest.warns(camfast.errors.DoubtWarning, match="every score is exactly 0"):
+        camfast.grad_cam(model, torch.randn(1, 3, 8, 8))
