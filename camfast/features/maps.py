@@ -19,12 +19,13 @@ from ..brief import brief
 from ..model.copy_on_write import CopyOnWrite, Kept
 from ..model.inputs import Images, Inputs
 from ..model.layers import Layer
+from ..model.layouts import has_channels_second
 from ..model.outputs import tensors_in
 from ..model.tap import is_map
 from ..model.untouched import quiet
 from ..pictures.grids import Grid, grid, pictures_of
 from ..pictures.tensorboard import Log, opened
-from .positions import Positions, told_by_kind
+from .positions import Positions
 from .selection import Chosen, Types, choose
 
 __all__ = ["FeatureMaps", "Maps"]
@@ -290,7 +291,7 @@ class FeatureMaps:
             if layer.entry(turn) is not None and any(map(is_map, tensors_in(output))):
                 seen.append((layer, turn))
 
-        if all(told_by_kind(layer.module) for layer in self._chosen):
+        if all(has_channels_second(layer.module) for layer in self._chosen):
             return
         self._runs = self._watched(inputs, on_output)
         self._positions.read([(layer.module, self._call(layer, turn)) for layer, turn in seen], inputs)

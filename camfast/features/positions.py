@@ -6,39 +6,20 @@ import warnings
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 from ..brief import brief
 from ..errors import DoubtWarning
 from ..model.inputs import Inputs
-from ..model.layouts import Layout, layout_of
+from ..model.layouts import Layout, has_channels_second, layout_of
 from ..model.planting import PassFailed, Planted
 from ..model.probe import Reading, known, read
 
-__all__ = ["Call", "Positions", "told_by_kind"]
+__all__ = ["Call", "Positions"]
 
 Call = tuple[nn.Module, str]
 """A layer and the name of one of its calls, such as ``"net#2"``."""
 
-# Their channels come second: they could not run otherwise.
-_CHANNELS_SECOND = (
-    _ConvNd,
-    _BatchNorm,
-    _InstanceNorm,
-    _AvgPoolNd,
-    _MaxPoolNd,
-    _AdaptiveAvgPoolNd,
-    _AdaptiveMaxPoolNd,
-)
 _AT_ONCE = 32  # layers whose outputs for one image, changed in several places, are in memory at the same time
-
-
-def told_by_kind(layer: nn.Module) -> bool:
-    """Whether ``layer`` is of a kind that has its channels second, after the images."""
-    return isinstance(layer, _CHANNELS_SECOND)
 
 
 class Positions:
@@ -54,7 +35,7 @@ class Positions:
         for layers that are not clear. Warns once (``DoubtWarning``) of layers whose layout is not proven.
         """
         source = Planted(self.model, inputs.first())
-        open_calls = [(module, name) for module, name in calls if not told_by_kind(module)]
+        open_calls = [(module, name) for module, name in calls if not has_channels_second(module)]
         doubts: dict[str, str] = {}
         for start in range(0, len(open_calls), _AT_ONCE):
             part = open_calls[start : start + _AT_ONCE]
@@ -84,16 +65,10 @@ class Positions:
         Raises ``ValueError`` for tokens that fit several grids, where nothing was read.
         """
         module, name = call
-        if told_by_kind(module) and output.ndim == _rank(module) and output.shape[0] == inputs.batch:
+        if has_channels_second(module, output.shape) and output.shape[0] == inputs.batch:
             return Layout("channels_first", tuple(output.shape[2:]))
         reading: Reading | None = known(self.model, module, name, output, inputs, inputs.batch)
         return layout_of(output.shape, inputs.image.shape, self.model) if reading is None else reading.layout
-
-
-def _rank(module: nn.Module) -> int | None:
-    """The number of dimensions of a batch that goes through ``module``; None where several numbers do."""
-    digit = type(module).__name__.rpartition("d")[0][-1:]
-    return int(digit) + 2 if digit.isdecimal() else None
 
 
 class _Together(Planted):

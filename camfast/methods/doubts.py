@@ -62,11 +62,12 @@ def warn_of_blank(layers: Sequence[str], blank: Tensor, raw: Sequence[Tensor], s
 
 
 def warn_of_rounding(maps: Sequence[LayerMap], scores: Tensor, method: Any, layers: Sequence[str]) -> None:
-    """Says so where what the target's gradient makes of the layers is too small to be more than rounding.
+    """Says so where heat is too small to be more than rounding.
 
-    To first order a score changes by the sum of gradient times activation where a layer's output is taken away. Of a
-    target that does not depend on the layer, such as the mean after a normalisation, terms that cancel out leave a few
-    units in the last place of the scores.
+    Two ways lead there. To first order a score changes by the sum of gradient times activation where a layer's output is
+    taken away: of a target that does not depend on the layer, such as the mean after a normalisation, terms that cancel
+    out leave a few units in the last place of the scores. And where the scores stay as they are when the layer's output is
+    scaled, as before a normalisation, gradient times activation cancels out in the sum over channels.
 
     Args:
         maps: of each layer, with gradients ``[N, (K,) C, *map]`` for weights.
@@ -74,19 +75,23 @@ def warn_of_rounding(maps: Sequence[LayerMap], scores: Tensor, method: Any, laye
         method: the explainer's class.
         layers: names of the layers.
     """
-    least = _ROUNDING * torch.finfo(torch.float32).eps * float(scores.detach().abs().nan_to_num(0, 0, 0).amax())
+    eps = _ROUNDING * torch.finfo(torch.float32).eps
+    least = eps * float(scores.detach().abs().nan_to_num(0, 0, 0).amax())
     for name, layer in zip(layers, maps, strict=False):
         A, G = layer.activations, layer.weights
         if G.shape[1 - A.ndim :] != A.shape[1:]:
             continue  # weights of channels, which nothing cancelled, or a map that is summed already
+        rank = A.ndim - 2
         wide = A if G.ndim == A.ndim else A.unsqueeze(1)
-        moved = (wide * G).abs().flatten(G.ndim - A.ndim + 1).sum(-1)
-        small = (moved > 0) & (moved < least)
+        moved = (wide * G).abs().flatten(-rank - 1).sum(-1)  # [N] or [N, K]
+        terms = (wide.abs().flatten(-rank).amax(-1) * G.abs().flatten(-rank).mean(-1)).sum(-1)
+        heat = layer(None, normalize=False).abs().flatten(-rank).amax(-1)
+        small = (heat > 0) & ((moved < least) | (heat < eps * terms))
         if small.any():
             warnings.warn(
-                f"the target's gradient at layer {name!r} is as small as rounding (all of the layer moves the score by "
-                f"{float(moved[small].amax()):.1g}), so that the heatmap ({method.__name__}) may be of nothing else; name by "
-                "layers= one that the target depends on",
+                f"the heatmap ({method.__name__}) may be nothing but rounding: what the target's gradient makes of layer "
+                f"{name!r} cancels out, its greatest value is {float(heat[small].amax()):.1g}; name by layers= one that the "
+                "target depends on, or take another method",
                 DoubtWarning,
                 stacklevel=4,
             )

@@ -17,6 +17,10 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 __all__ = [
     "MAX_GUESSED_PREFIX",
@@ -24,6 +28,7 @@ __all__ = [
     "Layout",
     "factorisations",
     "grids_of",
+    "has_channels_second",
     "layout_of",
     "named_layout",
     "position_axes",
@@ -35,6 +40,17 @@ MAX_PREFIX = 9  # a class token and eight registers
 MAX_GUESSED_PREFIX = 5  # a class token and four registers, where the model's patch embedding does not tell the grid
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
+
+# Their channels come second: they could not run otherwise.
+_CHANNELS_SECOND = (
+    _ConvNd,
+    _BatchNorm,
+    _InstanceNorm,
+    _AvgPoolNd,
+    _MaxPoolNd,
+    _AdaptiveAvgPoolNd,
+    _AdaptiveMaxPoolNd,
+)
 
 Kind = Literal["channels_first", "channels_last", "tokens", "tokens_batch_second", "axes"]
 
@@ -79,6 +95,17 @@ class Layout(NamedTuple):
         if self.kind == "channels_first":
             return (0, 1, *range(2, rank + 2))
         return (0, 2, 1) if self.kind == "tokens" else (1, 2, 0)
+
+
+def has_channels_second(layer: nn.Module, shape: Sequence[int] | None = None) -> bool:
+    """Whether ``layer`` is of a kind whose output has its channels second, after the batch.
+
+    With ``shape``, that of an output: whether this one has them; without a batch they come first.
+    """
+    if not isinstance(layer, _CHANNELS_SECOND):
+        return False
+    digit = type(layer).__name__.rpartition("d")[0][-1:]
+    return shape is None or not digit.isdecimal() or len(shape) == int(digit) + 2
 
 
 def layout_of(shape: Sequence[int], image: Sequence[int], model: nn.Module) -> Layout | None:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from .evidence import Answer, agreement, leading, movement, sharpness
 from .inputs import Inputs
 from .layers import call_of
-from .layouts import Layout, layout_of, same_proportions, size_of
+from .layouts import Layout, has_channels_second, layout_of, same_proportions, size_of
 from .planting import TURNS, PassFailed, Planted, usual_axes, where
-from .readings import readings_of
+from .readings import readings_of, rows_as_grids
 
 __all__ = ["Planted", "Reading", "image_axes", "known", "read", "read_layer"]
 
@@ -33,6 +33,9 @@ _FAIR = 0.3  # agreement and movement of several changes
 _AGAINST = 0.6  # the same, where sizes speak for another reading
 _AGAINST_SHORT = 0.75  # the same of maps with sides of four positions or fewer, among which much happens by chance
 _SHORT = 4
+_PLENTY = 40  # positions, of which another grid is told apart
+_GRID_MARGIN = 0.15  # by how much a row of fewer tokens must be explained better than by another grid
+_MANY = 12  # positions: the answer of fewer to one change may have any shape by chance
 _MARGIN = 0.2  # by how much a reading must agree better than its rivals
 _LOOKED_AT = 12  # readings whose answers move best
 
@@ -182,11 +185,16 @@ def _read(
         change = (after.double() - before.double()).abs().nan_to_num(0, 0, 0).narrow(batch, 0, each[batch]).cpu()
         change[change < 1e-4 * change.max()] = 0  # what differs between batches of another size
         first = _hint(each, image[:1], model)
+        second = has_channels_second(layer, each)
+        if second and first is not None and first.order[1] != 1:
+            first = Layout("channels_first", tuple(each[2:]))
         if not change.any():
             continue
         answers.append(Answer(change, where(image.shape, turn, model)[1]))
         if len(answers) == 1:
             rivals = list(readings_of(each, batch, image.shape, model, first))
+            if second:
+                rivals = [rival for rival in rivals if rival.order[1] == 1]
             if first is not None and _is_clear(first, rivals, answers):
                 return Reading(first), each
     if not answers:
@@ -212,20 +220,14 @@ def _sizes_tell(first: Layout, shape: Sequence[int], image: Sequence[int], model
     tell.
     """
     rank = len(first.map)
-    if (
-        rank < 2
-        or not first.plausible
-        or first.kind not in ("channels_first", "channels_last")
-        or len(shape) != rank + 2
-    ):
+    if rank < 2 or not first.plausible or first.kind != "channels_first" or len(shape) != rank + 2:
         return False
-    other = shape[1:-1] if first.kind == "channels_first" else shape[2:]
-    return not same_proportions(other, size_of(image, model))
+    return not same_proportions(shape[1:-1], size_of(image, model))
 
 
 def _is_clear(first: Layout, rivals: Sequence[Layout], answers: Sequence[Answer]) -> bool:
     """Whether one answer is for the reading that sizes speak for, and for no other."""
-    if _is_short(first):
+    if _is_short(first) or math.prod(first.map) < _MANY:
         return False
     own = agreement(first, answers)
     bound = own - _MARGIN
@@ -258,18 +260,52 @@ def _decided(
     lines = [rival for rival in close if len(rival.order) == 3 and max(rival.map) == math.prod(rival.map)]
     doubt = None
     if lines and len(lines) == len(close):  # one and the same line, with tokens before it or without
-        if first is not None and len(first.map) == 1 and {line.order for line in lines} == {first.order}:
+        courses = {_course(line, len(image)) for line in lines}
+        if first is not None and len(first.map) == 1 and courses == {_course(first, len(image))} and first.prefix:
             close = [first]  # what a patch embedding tells
         else:
             line, doubt = _line(lines, moved, answers, image)
             close = [line]
     if first is not None and first in close and best >= (_AGAINST if contested or _is_short(first) else _FAIR):
-        return Reading(first, doubt)
+        return Reading(first, doubt or _other_grid(first, answers, image))
     # Against what the sizes say it takes more: a few changes may look like anything, if there are many ways to look.
     if len(close) != 1:
         return None
     short = _is_short(close[0]) or (first is not None and _is_short(first))
-    return Reading(close[0], doubt) if best >= (_AGAINST_SHORT if short else _AGAINST) else None
+    if best < (_AGAINST_SHORT if short else _AGAINST):
+        return None
+    return Reading(close[0], doubt or _other_grid(close[0], answers, image))
+
+
+def _other_grid(found: Layout, answers: Sequence[Answer], image: Sequence[int]) -> str | None:
+    """A doubt, where a row of tokens read as ``found`` may as well be another grid, or behind other tokens before it."""
+    if len(found.order) != 3 or math.prod(found.map) >= _PLENTY:
+        return None
+    along = found.along if found.along is not None else range(len(image) - len(found.map), len(image))
+    count = found.prefix + math.prod(found.map)
+    bound = (movement(found, answers) + agreement(found, answers)) / 2 - _GRID_MARGIN
+    for grid, prefix in rows_as_grids(count, tuple(image[axis] for axis in along)):
+        rival = found._replace(map=grid, prefix=prefix)
+        if rival == found or not _fits(rival, image):
+            continue
+        moves = movement(rival, answers)
+        if moves / 2 + 0.5 > bound and (moves + agreement(rival, answers)) / 2 > bound:
+            return f"{count} tokens in a row may be {_sides(found)} positions, or {_sides(rival)}"
+    return None
+
+
+def _fits(row: Layout, image: Sequence[int]) -> bool:
+    """Whether the sides of a row's grid are what strides leave of the image."""
+    along = row.along if row.along is not None else range(len(image) - len(row.map), len(image))
+    return all(
+        side == 1 or any(side in (full // stride, -(-full // stride)) for stride in range(1, full + 1))
+        for side, full in ((side, image[axis]) for side, axis in zip(row.map, along, strict=True))
+    )
+
+
+def _sides(row: Layout) -> str:
+    before = f" behind {row.prefix} others" if row.prefix else ""
+    return " x ".join(map(str, row.map)) + before
 
 
 def _line(
@@ -281,22 +317,36 @@ def _line(
     positions, which is what a stride leaves of the image.
     """
     plain = min(lines, key=lambda line: line.prefix)
-    side = plain.map.index(max(plain.map))
-    if len({(line.order, line.along, line.map.index(max(line.map))) for line in lines}) > 1:
-        return max(lines, key=moved.__getitem__), None
-    full = image[plain.along[side] if plain.along is not None else side - len(plain.map)]
-    left = {round_(full / stride) for stride in range(1, full + 1) for round_ in (math.floor, math.ceil)}
-    fits = [line for line in lines if max(line.map) in left]
+    if len({_course(line, len(image)) for line in lines}) > 1:
+        line = max(lines, key=moved.__getitem__)
+        return line, f"{max(line.map)} positions in a line may follow one dimension of the image or another"
+    fits = [line for line in lines if _fits(line, image)]
     seen = plain.prefix + leading(plain, answers)
     told = next((line for line in lines if line.prefix == seen), plain)
     if plain not in fits:
-        return told if told in fits or not fits else min(fits, key=lambda line: line.prefix), None
+        line = told if told in fits or not fits else min(fits, key=lambda line: line.prefix)
+        if len(fits) == 1:
+            return line, None
+        return (
+            line,
+            f"{plain.prefix + max(plain.map)} tokens in a line may be {_counted(fits or lines)} positions behind others",
+        )
     if told is plain or told not in fits:
         return plain, None
     return (
         plain,
         f"{max(plain.map)} tokens in a line may be so many positions, or {max(told.map)} behind {seen} of another kind",
     )
+
+
+def _course(line: Layout, rank: int) -> tuple[tuple[int, ...], int]:
+    """Which dimension of the output a line runs along, and which of an image of ``rank`` dimensions it follows."""
+    side = line.map.index(max(line.map))
+    return line.order, line.along[side] if line.along is not None else rank - len(line.map) + side
+
+
+def _counted(lines: Sequence[Layout]) -> str:
+    return " or ".join(str(max(line.map)) for line in lines[:3])
 
 
 def _is_short(layout: Layout) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 from .layouts import MAX_GUESSED_PREFIX, Kind, Layout, factorisations, grids_of
 from .planting import usual_axes
 
-__all__ = ["readings_of"]
+__all__ = ["readings_of", "rows_as_grids"]
 
 
 def readings_of(
@@ -99,12 +99,12 @@ def _flattened(
         (channels,) = (axis for axis in others if axis != tokens)
         if len(size) == 1 and channels < tokens:
             continue  # what runs along the last dimension is a signal, which has no class token before it
-        for (grid, prefix), down in itertools.product(_grids(shape[tokens], size), (False, True)):
+        for (grid, prefix), down in itertools.product(rows_as_grids(shape[tokens], size), (False, True)):
             if math.prod(grid) > 1 and not (down and len(grid) != 2):
                 yield Layout("axes", grid, prefix, axes=(batch, channels, tokens), down=down, along=along)
 
 
-def _grids(count: int, size: tuple[int, ...]) -> list[tuple[tuple[int, ...], int]]:
+def rows_as_grids(count: int, size: tuple[int, ...]) -> list[tuple[tuple[int, ...], int]]:
     """Grids of ``count`` tokens, and how many tokens are before them: those of the image's proportions first."""
     exact, rounded = grids_of(count, size)
     loose = [

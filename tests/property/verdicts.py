@@ -210,6 +210,8 @@ def _forms(columns: list[Tensor], question: Question, network: Network) -> list[
         return forms
     stacked = torch.stack(columns, 1)
     forms = [stacked]
+    if stacked.ndim == 3:
+        forms += [stacked.unsqueeze(2), stacked.unsqueeze(3)]
     if network.frames > 1 and len(stacked) == network.images * network.frames:
         unfolded = stacked.unflatten(0, (network.images, network.frames))
         forms += [unfolded, unfolded.transpose(1, 2)]

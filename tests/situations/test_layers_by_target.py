@@ -167,11 +167,25 @@ def test_heat_of_nothing_but_rounding_is_said_to_be_so():
     torch.manual_seed(0)
     model = Normalised(affine=False).eval()
     x = torch.randn(2, 3, 12, 12)
-    with pytest.warns(camfast.errors.DoubtWarning, match=r"as small as rounding|blank"):
+    with pytest.warns(camfast.errors.DoubtWarning, match=r"nothing but rounding|blank"):
         camfast.grad_cam(model, x, targets=0, layers="conv")
     with warnings.catch_warnings():
         warnings.simplefilter("error", camfast.errors.DoubtWarning)
         camfast.grad_cam(model, x, targets=[1, 2], layers="conv", normalize=False)
+
+
+def test_heat_that_cancels_out_over_channels_is_said_to_be_rounding():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Whole(), nn.Linear(8, 3))
+    with pytest.warns(camfast.errors.DoubtWarning, match="nothing but rounding"):
+        camfast.hires_cam(model.eval(), torch.full((1, 3, 8, 8), 0.5), layers="0")
+
+
+class Whole(nn.Module):
+    """Direction alone: no score changes where all of it is scaled."""
+
+    def forward(self, x):
+        return F.normalize(x, dim=1)
 
 
 def test_a_head_of_zeros_is_said_to_be_one():
