@@ -28,6 +28,7 @@ def plain_heat(
 ) -> tuple[Tensor, Tensor]:
     """``(scores, heatmap)`` of classes ``[N]`` or ``[N, K]``; the heatmap has the images' size where ``size`` is None."""
     kept: list[Tensor] = []
+    images = images if images.requires_grad else images.clone().requires_grad_()  # a frozen trunk has a graph by this
 
     def keep(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         kept.append(output)

@@ -85,14 +85,14 @@ def test_training_by_heat_moves_the_heat():
     mask[:, :8] = 1
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     inside = []
-    for _ in range(30):
+    for _ in range(20):
         result = explainer(X, Y, differentiable=True)
         share = ((result.heatmap * mask).sum((1, 2)) / (result.heatmap.sum((1, 2)) + 1e-6)).mean()
         optimizer.zero_grad()
-        (F.cross_entropy(result.scores, Y) - share).backward()
+        (F.cross_entropy(result.scores, Y) - 5 * share).backward()
         optimizer.step()
-        inside.append(float(share))
-    assert inside[-1] > inside[0] + 0.2
+        inside.append(float(share.detach()))
+    assert inside[-1] > inside[0] + 0.1
 
 
 # Frozen parts, accumulation, checkpoints
