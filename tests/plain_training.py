@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from camfast.ops import reference
 
-__all__ = ["assert_same_gradients", "gradients_of", "plain_heat"]
+__all__ = ["RULES", "assert_same_gradients", "gradients_of", "plain_heat"]
 
 RULES = ("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam", "grad_cam_elementwise")
 

@@ -12,7 +12,6 @@ from plain_training import RULES, assert_same_gradients, gradients_of, plain_hea
 from torch import Tensor, nn
 
 import camfast
-from camfast.methods import linear_head
 
 X = images(3).double()
 Y = torch.tensor([1, 4, 0])
@@ -104,8 +103,10 @@ class Drawn(nn.Module):
         if self.kind == "average":
             return self.fc(F.avg_pool2d(x, x.shape[2:]).flatten(1))
         x = self.pool(x)
-        return self.fc(x).flatten(1) if self.kind == "1x1" else self.fc(
-            (self.dropout(x) if self.kind == "dropout" else x).flatten(1)
+        return (
+            self.fc(x).flatten(1)
+            if self.kind == "1x1"
+            else self.fc((self.dropout(x) if self.kind == "dropout" else x).flatten(1))
         )
 
 
@@ -286,7 +287,9 @@ def test_outputs_in_structures(kind):
     explainer = camfast.GradCAM(model, "body")
     found = explainer.layer_maps(X, Y, differentiable=True)
     result = explainer.result(found)
-    features = found.output["features"] if kind == "dict" else found.output[1] if kind == "tuple" else found.output.hidden
+    features = (
+        found.output["features"] if kind == "dict" else found.output[1] if kind == "tuple" else found.output.hidden
+    )
     assert features.requires_grad and result.scores.requires_grad
     assert torch.equal(result.scores, model(X)["logits"] if kind == "dict" else result.scores)
 
