@@ -239,7 +239,7 @@ def test_reentrant_checkpoints():
 # torch.compile
 
 
-@pytest.mark.parametrize("what", ["model", "model, own call", "trunk", "head", "layer"])
+@pytest.mark.parametrize("what", ["model", "model, own call", "trunk", "head", "layer", "nothing, but in parallel"])
 @pytest.mark.parametrize("kind", [SmallNet, DeepHead])
 def test_compiled(kind, what):
     plain = network(kind)
@@ -251,6 +251,8 @@ def test_compiled(kind, what):
         called = torch.compile(model, backend="aot_eager")
     elif what == "model, own call":
         model.compile(backend="aot_eager")
+    elif what == "nothing, but in parallel":
+        called = nn.DataParallel(model)
     elif what == "trunk":
         model.stem = torch.compile(model.stem, backend="aot_eager")
     elif what == "head":
