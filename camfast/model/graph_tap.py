@@ -89,6 +89,10 @@ class GraphTap(Tap):
         return output
 
     @property
+    def _layers(self) -> tuple[str, ...]:
+        return tuple(self.names)
+
+    @property
     def activations(self) -> list[Tensor]:
         """The captured outputs, in the order of ``layers``, with their graph."""
         return self.captured
@@ -120,11 +124,11 @@ class GraphTap(Tap):
         return False  # nothing is cut: every call may be captured, and the pass cannot be repeated if one is missing
 
     def _pass(self, inputs: Inputs) -> Any:
-        first = self.quirks.region is None
-        before = _State(self.model, inputs.image.device) if first else None
+        known = self.quirks.regions
+        before = None if self._layers in known else _State(self.model, inputs.image.device)
         output = self._one_pass(inputs)
         if before is not None:
-            self.quirks.region = self._around
+            known[self._layers] = self._around
             if self._around >= 0:  # the layer is in a region that must run plainly: the pass starts anew, this once
                 output = None
                 before.restore()
@@ -134,8 +138,8 @@ class GraphTap(Tap):
 
     def _call(self, inputs: Inputs) -> Any:
         compiled = _compiled_parts(self.wrapper)
-        known = self.quirks.region
-        self._regions = Regions(None if known is None or known < 0 else known, both=_has_attention(self.model))
+        region = self.quirks.regions.get(self._layers, -1)
+        self._regions = Regions(None if region < 0 else region, both=_has_attention(self.model))
         with contextlib.ExitStack() as self._head:
             self._in_head = self._ungraphed = False
             self._around = -1
@@ -162,9 +166,8 @@ class GraphTap(Tap):
     def _capture(self, keys: list[Any], tensor: Tensor) -> Tensor:
         if tensor.is_inference():
             raise ValueError("the model runs the layer in torch.inference_mode(), where no gradient can be recorded")
-        ungraphed = (
-            not torch.is_grad_enabled()
-        )  # a frozen trunk in the model's own no_grad(), or a reentrant checkpoint
+        # In a frozen trunk under the model's own no_grad(), or in a reentrant checkpoint.
+        ungraphed = not torch.is_grad_enabled()
         if not self._in_head:
             self._in_head = True
             regions = self._regions
@@ -179,9 +182,7 @@ class GraphTap(Tap):
             self._ungraphed = True
             torch.set_grad_enabled(True)  # until the end of that no_grad()
         # A view, so that gradients end here and not at the layer's own output, on which others may have hooks.
-        start = (
-            tensor.view_as(tensor) if tensor.requires_grad else _Start.apply(tensor, torch.empty(0, requires_grad=True))
-        )
+        start = tensor.view_as(tensor) if tensor.requires_grad else _Start.apply(tensor, _token())
         self._captured.update(dict.fromkeys(keys, start))
         return start.clone()  # an operation in place must not overwrite what was captured
 
@@ -196,6 +197,10 @@ class _Start(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
         return None, None
+
+
+def _token() -> Tensor:
+    return torch.empty(0, requires_grad=True)
 
 
 def _gradients(outputs: Tensor | GradientEdge, wanted: list[Tensor], seed: Tensor | None) -> tuple[Tensor | None, ...]:
