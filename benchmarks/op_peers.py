@@ -46,10 +46,14 @@ class Peer:
     captures: bool = True
 
 
+# Jet's neighbouring colours are 4 levels apart, times ALPHA: another rounding of a value at an edge takes the next one.
+_ONE_COLOUR = 4 * ALPHA
+
+
 def ours(case: OpCase) -> Peer:
     op = getattr(ops, case.op)
     if case.op == "overlay":  # in the colours of the peers
-        return Peer(OURS, lambda frames, heat: ops.overlay(frames, heat, "jet", ALPHA), tolerance=1.0)
+        return Peer(OURS, lambda frames, heat: ops.overlay(frames, heat, "jet", ALPHA), tolerance=_ONE_COLOUR)
     return Peer(OURS, lambda *tensors: op(*tensors, *case.arguments))
 
 
@@ -68,7 +72,7 @@ def peers_of(case: OpCase, device: str, tensors: tuple[Tensor, ...], compiled: b
     The plain PyTorch among them is the fastest of the hand-written variants (:mod:`eager`) on ``tensors``.
     """
     variant, call = eager.fastest(eager.variants(case, ALPHA), tensors)
-    plain = Peer("eager", call, tolerance=1.0 if case.op == "overlay" else 2e-5, note=variant)
+    plain = Peer("eager", call, tolerance=_ONE_COLOUR if case.op == "overlay" else 2e-5, note=variant)
     found = [ours(case), plain]
     if case.op in EIGEN_OPS:
         return [found[0], dataclasses.replace(plain, captures=False), *_component_peers(case)]

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ..brief import brief
 from ..model.inputs import Images, Inputs
 from ..model.layers import Layer
-from ..model.layouts import layout_of
 from ..model.outputs import replace_first, scores_in
 from ..model.tap import Tap
 from .maps import Maps
+from .positions import Positions
 from .selection import Chosen, Types, choose
 
 __all__ = ["Gradients"]
@@ -50,6 +50,7 @@ class Gradients(Mapping[str, Tensor]):
     ) -> None:
         self.model = model
         self._chosen = choose(model, layers, types)
+        self._positions = Positions(model)
         self._gradients: dict[str, Tensor] = {}
         self._calls: Counter[Chosen] = Counter()
         self._handles: list[Any] = []
@@ -123,7 +124,7 @@ class Gradients(Mapping[str, Tensor]):
         when it is no scalar, or does not depend on a layer.
         """
         inputs = Inputs.of(images, self.model)
-        names = self.layers
+        names = calls = self.layers
         with contextlib.ExitStack() as stack:
             modules = [layer.module for layer in self._chosen]
             tap = stack.enter_context(Tap(self.model, modules, names=names, eval_mode=eval_mode))
@@ -146,9 +147,11 @@ class Gradients(Mapping[str, Tensor]):
                 got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(f"scalar must return a tensor of one value, got {got}")
             found = tap.gradients(value.reshape(()))
+        where = list(zip(modules, calls, strict=True))
+        self._positions.read(where, inputs)
         maps = {}
-        for name, gradient in zip(names, found, strict=True):
-            layout = layout_of(gradient.shape, inputs.image.shape, self.model)
+        for name, call, gradient in zip(names, where, found, strict=True):
+            layout = self._positions.layout(call, gradient, inputs)
             maps[name] = gradient if layout is None else layout.view(gradient)
         return Maps(maps)
 

@@ -19,12 +19,12 @@ from ..brief import brief
 from ..model.copy_on_write import CopyOnWrite, Kept
 from ..model.inputs import Images, Inputs
 from ..model.layers import Layer
-from ..model.layouts import layout_of
 from ..model.outputs import tensors_in
 from ..model.tap import is_map
 from ..model.untouched import quiet
 from ..pictures.grids import Grid, grid, pictures_of
 from ..pictures.tensorboard import Log, opened
+from .positions import Positions, told_by_kind
 from .selection import Chosen, Types, choose
 
 __all__ = ["FeatureMaps", "Maps"]
@@ -94,8 +94,9 @@ class FeatureMaps:
             channels.
         device: where maps are moved as they come, such as ``"cpu"``; None: they stay.
         callback: called with ``(name, maps)`` as the maps come; nothing is kept then.
-        reshape: a callable from a layer's output to ``[N, C, *map]``, for unusual layouts; tokens of common
-            transformers become grids without it.
+        reshape: a callable from a layer's output to ``[N, C, *map]``, for unusual layouts. By default convolutions and
+            the like tell by their kind, and of other layers changes planted in one image tell, in a few passes more at
+            the first call of a shape.
         eval_mode: run in evaluation mode; the modules' modes are restored either way.
 
     A map is the layer's output as the layer returned it, whatever operation in place follows: it is copied where one
@@ -128,6 +129,9 @@ class FeatureMaps:
         self.eval_mode = eval_mode
         self._chosen = choose(model, layers, types)
         self._last: weakref.ref[Maps] | None = None
+        self._positions = Positions(model)
+        self._read: set[Any] = set()  # shapes of images for which positions were looked for
+        self._runs: Counter[Chosen] = Counter()  # how often each layer ran then
 
     @property
     def layers(self) -> list[str]:
@@ -226,35 +230,24 @@ class FeatureMaps:
 
     def _run(self, images: Images, take: Callable[[str, Tensor], None]) -> list[str]:
         """One pass; ``take`` gets each name and map ``[N, C, *map]`` as it comes. Returns the names in order."""
-        inputs = Inputs.of(images, self.model).cut()
-        thread = threading.get_ident()
-        calls: Counter[Chosen] = Counter()
+        inputs = Inputs.of(images, self.model)
+        self._find_positions(inputs)
         order: list[str] = []
         flat: dict[str, str] = {}  # layers without a map, and why
 
-        def hook(layer: Chosen, output: Any) -> None:
-            if threading.get_ident() != thread:
-                return
-            calls[layer] += 1
-            name = layer.entry(calls[layer])
+        def on_output(layer: Chosen, turn: int, output: Any) -> None:
+            name = layer.entry(turn)
             if name is None:
                 return
-            with torch.no_grad():
-                try:
-                    value = self._map(output, inputs)
-                except ValueError as error:
-                    flat.setdefault(layer.label, str(error))
-                    return
-                order.append(name)
-                take(name, value)
+            try:
+                value = self._map(layer, turn, output, inputs)
+            except ValueError as error:
+                flat.setdefault(layer.label, str(error))
+                return
+            order.append(name)
+            take(name, value)
 
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(quiet(self.model, self.eval_mode))
-            stack.enter_context(torch.no_grad())
-            for layer in self._chosen:
-                note = lambda module, args, output, layer=layer: hook(layer, output)  # noqa: E731
-                stack.callback(layer.module.register_forward_hook(note).remove)
-            self.model(*inputs.args, **inputs.kwargs)
+        calls = self._watched(inputs, on_output)
         for layer in self._chosen:
             if layer.required and calls[layer] < (layer.call or 1):
                 raise ValueError(f"every layer must run in the model's forward pass, got no call of {layer.label!r}")
@@ -266,7 +259,47 @@ class FeatureMaps:
             raise ValueError(f"expected layers with a spatial map, got none ({reason})")
         return order
 
-    def _map(self, output: Any, inputs: Inputs) -> Tensor:
+    def _watched(self, inputs: Inputs, on_output: Callable[[Chosen, int, Any], None]) -> Counter[Chosen]:
+        """One pass; ``on_output`` gets each layer, the number of its call, and what it gives. Returns how often each ran."""
+        cut, thread = inputs.cut(), threading.get_ident()
+        calls: Counter[Chosen] = Counter()
+
+        def hook(layer: Chosen, output: Any) -> None:
+            if threading.get_ident() == thread:
+                calls[layer] += 1
+                with torch.no_grad():
+                    on_output(layer, calls[layer], output)
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(quiet(self.model, self.eval_mode))
+            stack.enter_context(torch.no_grad())
+            for layer in self._chosen:
+                note = lambda module, args, output, layer=layer: hook(layer, output)  # noqa: E731
+                stack.callback(layer.module.register_forward_hook(note).remove)
+            self.model(*cut.args, **cut.kwargs)
+        return calls
+
+    def _find_positions(self, inputs: Inputs) -> None:
+        """At the first call of a shape: where the positions are in what those layers give whose kind does not tell."""
+        shapes = tuple(tuple(image.shape[1:]) for image in inputs.images())
+        if self.reshape is not None or shapes in self._read:
+            return
+        seen: list[tuple[Chosen, int]] = []
+
+        def on_output(layer: Chosen, turn: int, output: Any) -> None:
+            if layer.entry(turn) is not None and any(map(is_map, tensors_in(output))):
+                seen.append((layer, turn))
+
+        if all(told_by_kind(layer.module) for layer in self._chosen):
+            return
+        self._runs = self._watched(inputs, on_output)
+        self._positions.read([(layer.module, self._call(layer, turn)) for layer, turn in seen], inputs)
+        self._read.add(shapes)
+
+    def _call(self, layer: Chosen, turn: int) -> str:
+        return f"{layer.name}#{turn}" if self._runs[layer] > 1 else layer.name
+
+    def _map(self, layer: Chosen, turn: int, output: Any, inputs: Inputs) -> Tensor:
         """A layer's output as ``[N, C, *map]``; ``ValueError`` says why it is none."""
         if self.reshape is not None:
             value = self.reshape(output)
@@ -277,7 +310,7 @@ class FeatureMaps:
         if tensor is None:
             shapes = ", ".join(str(list(t.shape)) for t in tensors_in(output)) or "no tensor"
             raise ValueError(f"its output is {shapes}, without positions")
-        layout = layout_of(tensor.shape, inputs.image.shape, self.model)
+        layout = self._positions.layout((layer.module, self._call(layer, turn)), tensor, inputs)
         if layout is None:
             raise ValueError(f"its output {list(tensor.shape)} fits no grid of positions; pass reshape=")
         return layout.view(tensor)

@@ -6,11 +6,15 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import DoubtWarning
+from .layer_map import LayerMap
 
-__all__ = ["blank_rows", "warn_of_blank"]
+__all__ = ["blank_rows", "warn_of_blank", "warn_of_rounding"]
+
+_ROUNDING = 16  # epsilons of fp32, times the scores: what sums of a few hundred terms that cancel out leave
 
 
 def blank_rows(heatmap: Tensor, rank: int) -> Tensor:
@@ -35,7 +39,9 @@ def warn_of_blank(layers: Sequence[str], blank: Tensor, raw: Sequence[Tensor], s
     values = [maps[blank] for maps in raw if maps.shape[: blank.ndim] == blank.shape]
     name = method.__name__
     if all(not bool(maps.any()) for maps in values):
-        if _saturated(scores):
+        if not bool(scores.any()):
+            why = "every score is exactly 0, as where a head's weights are zero before it is trained; load trained weights"
+        elif _saturated(scores):
             why = (
                 "the scores are probabilities of exactly 0 and 1, through which no gradient comes; explain the model "
                 "without its last softmax or sigmoid, so that it returns logits"
@@ -53,6 +59,37 @@ def warn_of_blank(layers: Sequence[str], blank: Tensor, raw: Sequence[Tensor], s
             "and another method or layer may find what speaks for the target"
         )
     warnings.warn(f"{which} blank ({name}): {why}", DoubtWarning, stacklevel=4)
+
+
+def warn_of_rounding(maps: Sequence[LayerMap], scores: Tensor, method: Any, layers: Sequence[str]) -> None:
+    """Says so where what the target's gradient makes of the layers is too small to be more than rounding.
+
+    To first order a score changes by the sum of gradient times activation where a layer's output is taken away. Of a
+    target that does not depend on the layer, such as the mean after a normalisation, terms that cancel out leave a few
+    units in the last place of the scores.
+
+    Args:
+        maps: of each layer, with gradients ``[N, (K,) C, *map]`` for weights.
+        scores: the model's output.
+        method: the explainer's class.
+        layers: names of the layers.
+    """
+    least = _ROUNDING * torch.finfo(torch.float32).eps * float(scores.detach().abs().nan_to_num(0, 0, 0).amax())
+    for name, layer in zip(layers, maps, strict=False):
+        A, G = layer.activations, layer.weights
+        if G.shape[1 - A.ndim :] != A.shape[1:]:
+            continue  # weights of channels, which nothing cancelled, or a map that is summed already
+        wide = A if G.ndim == A.ndim else A.unsqueeze(1)
+        moved = (wide * G).abs().flatten(G.ndim - A.ndim + 1).sum(-1)
+        small = (moved > 0) & (moved < least)
+        if small.any():
+            warnings.warn(
+                f"the target's gradient at layer {name!r} is as small as rounding (all of the layer moves the score by "
+                f"{float(moved[small].amax()):.1g}), so that the heatmap ({method.__name__}) may be of nothing else; name by "
+                "layers= one that the target depends on",
+                DoubtWarning,
+                stacklevel=4,
+            )
 
 
 def _saturated(scores: Tensor) -> bool:

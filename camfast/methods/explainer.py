@@ -20,7 +20,7 @@ from ..ops import reference
 from ..targets import ClassNames, Targets
 from . import augmentation
 from .differentiable import check_differentiable
-from .doubts import blank_rows, warn_of_blank
+from .doubts import blank_rows, warn_of_blank, warn_of_rounding
 from .explanation import Explanation
 from .layer_map import LayerMap, LayerMaps
 from .ranges import Normalize, Scale, check_normalize, in_range
@@ -225,9 +225,15 @@ class Explainer(NamesItsArguments):
         )
 
     def look(self, heatmap: Tensor, found: LayerMaps) -> None:
-        """Says so where heatmaps are blank; at the first call alone in training, and where looking means waiting."""
+        """Says so where heatmaps are blank; at the first call alone in training, and where looking means waiting.
+
+        At the first call also where they are of nothing but rounding.
+        """
         if self._looked and (found.scores is not None or heatmap.device.type != "cpu"):
             return
+        if not self._looked and self.uses_gradients:
+            with torch.no_grad():
+                warn_of_rounding(found.maps, found.chosen.scores, type(self), self.layers)
         self._looked = True
         blank = blank_rows(heatmap.detach(), len(found.maps[0].size))
         if blank.any():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .layouts import Layout
@@ -17,17 +19,41 @@ __all__ = ["WIDTH", "Answer", "agreement", "leading", "movement", "sharpness"]
 
 WIDTH = 1 / 8  # of a planted change, in each dimension
 
+Array = NDArray[np.float64]
 
-class Answer(NamedTuple):
-    """How a layer answered to one planted change."""
 
-    change: Tensor  # |difference|, of the layer's shape for one image
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """How a layer answered to one planted change.
+
+    There are hundreds of readings of a row of tokens, which share the few sums that they are judged by.
+    """
+
+    change: Tensor  # |difference|, of the layer's shape for one image, on the CPU
     places: tuple[float | None, ...]  # in shares of the image's dimensions, batch included; None: changed as a whole
+    _sums: dict[object, Tensor | Array] = field(default_factory=dict, repr=False)
+
+    def grid(self, layout: Layout) -> Array:
+        """``[*map]``: how strongly each position answered."""
+        channels = layout.order[1]
+        if channels not in self._sums:
+            self._sums[channels] = self.change.sum(channels, keepdim=True)
+        return layout.view(self._sums[channels]).sum((0, 1)).numpy()  # type: ignore[arg-type]
+
+    def channels(self, layout: Layout) -> Array:
+        """``[C]``: how strongly each channel answered."""
+        key = layout.order, layout.prefix
+        if key not in self._sums:
+            self._sums[key] = layout.view(self.change).movedim(1, 0).flatten(1).sum(1).numpy()
+        return self._sums[key]  # type: ignore[return-value]
 
 
-def agreement(layout: Layout, answers: Sequence[Answer]) -> float:
-    """From -1 to 1: how well the answers lie where the layout says that the changes were planted."""
-    grids = [layout.view(answer.change).sum((0, 1)) for answer in answers]
+def agreement(layout: Layout, answers: Sequence[Answer], above: float = -math.inf) -> float:
+    """From -1 to 1: how well the answers lie where the layout says that the changes were planted.
+
+    Where it is seen to be no more than ``above``, something between the two is returned.
+    """
+    grids = [answer.grid(layout) for answer in answers]
     places = [[answer.places[axis] for axis in _along(layout, answers)] for answer in answers]
     scores = []
     for axis, length in enumerate(layout.map):
@@ -37,19 +63,16 @@ def agreement(layout: Layout, answers: Sequence[Answer]) -> float:
         if any(place is None for place in own):
             scores.append(0.0)  # along a dimension that changed as a whole
             continue
-        profiles = [grid.movedim(axis, 0).reshape(length, -1).sum(1) for grid in grids]
-        agreed = _follows(profiles, [_shapes(length, place) for place in own], own)  # type: ignore[arg-type]
+        profiles = [_profile(grid, axis) for grid in grids]
+        agreed = _follows(profiles, [((length, place),) for place in own], own)  # type: ignore[misc, arg-type]
         scores.append(1.0 if agreed == 1 and length >= 4 else agreed * math.sqrt((length - 1) / (length + 1)))
     if not scores:
         return 0.0
     score = (min(scores) + sum(scores) / len(scores)) / 2
-    if len(layout.order) - 2 < len(layout.map) and len(scores) > 1 and 0.0 not in scores:
+    if score > above and len(layout.order) - 2 < len(layout.map) and len(scores) > 1 and 0.0 not in scores:
         # Rows of another length fold a line of tokens into another grid: each of its sides may look right by chance.
-        shapes = []
-        for place in places:
-            sides = zip(*(_shapes(n, p) for n, p in zip(layout.map, place, strict=True)), strict=True)  # type: ignore[arg-type]
-            shapes.append([torch.cartesian_prod(*side).prod(1) for side in sides])
-        score = min(score, _follows([grid.flatten() for grid in grids], shapes))
+        sides = [tuple(zip(layout.map, place, strict=True)) for place in places]
+        score = min(score, _follows([grid.reshape(-1) for grid in grids], sides))  # type: ignore[arg-type]
     return score
 
 
@@ -59,7 +82,7 @@ def movement(layout: Layout, answers: Sequence[Answer]) -> float:
     Positions follow their dimension of the image; channels should not. Few answers may agree by chance, where a
     dimension is short; eight hardly do.
     """
-    views = [layout.view(answer.change) for answer in answers]
+    grids = [answer.grid(layout) for answer in answers]
     places = [[answer.places[axis] for axis in _along(layout, answers)] for answer in answers]
     found, followed = [], []
     for axis, length in enumerate(layout.map):
@@ -69,27 +92,14 @@ def movement(layout: Layout, answers: Sequence[Answer]) -> float:
         if any(place is None for place in own):
             found.append(0.0)  # along a dimension that changed as a whole
             continue
-        followed.append(own)
-        found.append(_correlation(_centres(views, 2 + axis), torch.tensor(own, dtype=torch.float64)))
+        followed.append(np.array(own))
+        found.append(_correlation(_centres([_profile(grid, axis) for grid in grids]), followed[-1]))
     if not found:
         return 0.0
-    channels = _centres(views, 1)
+    channels = _centres([answer.channels(layout) for answer in answers])
     by_chance = 0.7  # of eight answers
-    moved = [abs(_correlation(channels, torch.tensor(own, dtype=torch.float64))) - by_chance for own in followed]
+    moved = [abs(_correlation(channels, own)) - by_chance for own in followed]
     return (min(found) + sum(found) / len(found)) / 2 - max([0.0, *moved])
-
-
-def _along(layout: Layout, answers: Sequence[Answer]) -> Sequence[int]:
-    """The image's dimension that each of the map's follows."""
-    rank = len(answers[0].places)
-    return layout.along if layout.along is not None else range(rank - len(layout.map), rank)
-
-
-def _centres(views: Sequence[Tensor], axis: int) -> Tensor:
-    """Where in a dimension each answer has its centre."""
-    profiles = torch.stack([view.movedim(axis, 0).flatten(1).sum(1) for view in views])
-    index = torch.arange(profiles.shape[1], dtype=profiles.dtype)
-    return (profiles @ index) / profiles.sum(1).clamp(min=1e-30)
 
 
 def leading(layout: Layout, answers: Sequence[Answer]) -> int:
@@ -99,8 +109,8 @@ def leading(layout: Layout, answers: Sequence[Answer]) -> int:
     """
     side = layout.map.index(max(layout.map))
     places = [answer.places[_along(layout, answers)[side]] for answer in answers]
-    profiles = torch.stack([layout.view(answer.change).sum((0, 1)).flatten() for answer in answers])
-    profiles = profiles / profiles.sum(1, keepdim=True).clamp(min=1e-30)
+    profiles = np.stack([answer.grid(layout).reshape(-1) for answer in answers])
+    profiles = profiles / profiles.sum(1, keepdims=True).clip(min=1e-30)
     count = profiles.shape[1]
     for token in range(count):
         away = [math.inf if place is None else abs(place - (token + 0.5) / count) for place in places]
@@ -112,39 +122,57 @@ def leading(layout: Layout, answers: Sequence[Answer]) -> int:
 def sharpness(layout: Layout, answers: Sequence[Answer]) -> float:
     """From 0 to 1: how little the answers spread over the layout's positions."""
     found = []
-    for change, _ in answers:
-        shares = layout.view(change).sum((0, 1)).flatten()
-        shares = shares / shares.sum()
-        spread = float(1 / shares.square().sum())  # in how many positions it is, were it even there
+    for answer in answers:
+        shares = answer.grid(layout).reshape(-1)
+        shares = shares / max(shares.sum(), 1e-300)
+        spread = 1 / max(float(np.square(shares).sum()), 1e-300)  # in how many positions it is, were it even there
         found.append(1 - (spread - 1) / max(1, len(shares) - 1))
     return sum(found) / len(found)
 
 
-def _follows(profiles: Sequence[Tensor], shapes: Sequence[list[Tensor]], places: Sequence[float] = ()) -> float:
-    """From -1 to 1: how well answers have the shapes that are expected of each, one of several; at ``places``, if given.
+def _along(layout: Layout, answers: Sequence[Answer]) -> Sequence[int]:
+    """The image's dimension that each of the map's follows."""
+    rank = len(answers[0].places)
+    return layout.along if layout.along is not None else range(rank - len(layout.map), rank)
 
-    Of several answers the differences count, so that what is always strong does not.
+
+def _profile(grid: Array, axis: int) -> Array:
+    """The sums over all dimensions of ``grid`` but one."""
+    return grid.sum(tuple(other for other in range(grid.ndim) if other != axis))
+
+
+def _centres(profiles: Sequence[Array]) -> Array:
+    """Where in a dimension each answer has its centre."""
+    stacked = np.stack(profiles)
+    return (stacked @ np.arange(stacked.shape[1])) / stacked.sum(1).clip(min=1e-30)
+
+
+Sides = tuple[tuple[int, float], ...]
+"""Of each side of what is looked at: its length, and where in it a change was planted."""
+
+
+def _follows(profiles: Sequence[Array], sides: Sequence[Sides], places: Sequence[float] = ()) -> float:
+    """From -1 to 1: how well answers have one of the shapes that are expected of changes at ``sides``.
+
+    Of several answers the differences count, so that what is always strong does not. With ``places`` along one side, what
+    answers at the place alone agrees wholly, and elsewhere alone not at all.
     """
-    alone = [1.0 if places and _only_at(profile, places[i]) else 0.0 for i, profile in enumerate(profiles)]
-    if places and any(_only_at(profile, places[i]) is False for i, profile in enumerate(profiles)):
+    alone = [_only_at(profile, places[i]) if places else None for i, profile in enumerate(profiles)]
+    if False in alone:
         return -1.0
-    pairs = list(itertools.combinations(range(len(profiles)), 2))
-    if not pairs:
-        return 1.0 if alone[0] else max(_correlation(profiles[0], shape) for shape in shapes[0])
+    if len(profiles) == 1:
+        return 1.0 if alone[0] else _best(profiles[0], _alone(sides[0]))
+    shares = [profile / max(profile.sum(), 1e-30) for profile in profiles]
     found = []
-    for i, j in pairs:
-        if alone[i] and alone[j]:
-            found.append(1.0)
-            continue
-        difference = profiles[i] / profiles[i].sum().clamp(min=1e-30) - profiles[j] / profiles[j].sum().clamp(min=1e-30)
-        both = zip(shapes[i], shapes[j], strict=True)
-        found.append(max(_correlation(difference, a / a.sum() - b / b.sum()) for a, b in both))
+    for i, j in itertools.combinations(range(len(profiles)), 2):
+        both = alone[i] and alone[j]
+        found.append(1.0 if both else _best(shares[i] - shares[j], _apart(sides[i], sides[j])))
     return sum(found) / len(found)
 
 
-def _only_at(profile: Tensor, place: float) -> bool | None:
+def _only_at(profile: Array, place: float) -> bool | None:
     """Whether an answer that is confined to a part of the dimension is at the place; None where it is all over it."""
-    answering = profile.nonzero()[:, 0]
+    answering = profile.nonzero()[0]
     length = len(profile)
     if length < 6 or not len(answering) or len(answering) > 0.75 * length:
         return None
@@ -155,17 +183,66 @@ def _only_at(profile: Tensor, place: float) -> bool | None:
     return True if outside <= 0.5 else None if outside <= 1.5 else False
 
 
-def _shapes(length: int, place: float) -> list[Tensor]:
-    """What an answer may look like: a peak, narrow or wide, or one that fades to one side."""
-    away = (torch.arange(length, dtype=torch.float64) + 0.5) / length - place
-    shapes = [torch.exp(-0.5 * (away / width) ** 2) for width in (0.06, 0.12, 0.25)]
+# What answers may look like, one row for each shape.
+
+
+@functools.lru_cache(maxsize=512)
+def _shapes(length: int, place: float) -> Array:
+    """``[5, length]``: a peak, narrow or wide, or an answer that fades to one side; of sum 1 each."""
+    away = (np.arange(length) + 0.5) / length - place
+    shapes = [np.exp(-0.5 * (away / width) ** 2) for width in (0.06, 0.12, 0.25)]
     edge = 0.5 / length + WIDTH / 2
     for side in (away, -away):
-        shapes.append(torch.where(side > -edge, torch.exp(-side.clamp(min=0) / 0.3), 0))
-    return [shape + 1e-12 for shape in shapes]
+        shapes.append(np.where(side > -edge, np.exp(-side.clip(min=0) / 0.3), 0))
+    rows = np.stack(shapes) + 1e-12
+    return rows / rows.sum(1, keepdims=True)
 
 
-def _correlation(a: Tensor, b: Tensor) -> float:
+def _products(sides: Sides) -> Array:
+    """``[5, positions]``: the shapes of each side multiplied, for a grid as a row."""
+    rows = np.ones((1, 1))
+    for length, place in sides:
+        rows = (rows[:, :, None] * _shapes(length, place)[:, None, :]).reshape(5, -1)
+    return rows
+
+
+@functools.lru_cache(maxsize=512)
+def _line(length: int, place: float) -> Array:
+    return _centred(_shapes(length, place))
+
+
+@functools.lru_cache(maxsize=4096)
+def _line_apart(length: int, place: float, other: float) -> Array:
+    return _centred(_shapes(length, place) - _shapes(length, other))
+
+
+def _alone(sides: Sides) -> Array:
+    """What the answer to one change may look like."""
+    return _line(*sides[0]) if len(sides) == 1 else _centred(_products(sides))
+
+
+def _apart(one: Sides, other: Sides) -> Array:
+    """What the difference of the answers to two changes may look like."""
+    if len(one) == 1:
+        return _line_apart(*one[0], other[0][1])
+    return _centred(_products(one) - _products(other))
+
+
+def _centred(rows: Array) -> Array:
+    """Rows of mean 0 and norm 1; of zeros where they are flat."""
+    rows = rows - rows.mean(1, keepdims=True)
+    norms = np.sqrt(np.square(rows).sum(1, keepdims=True))
+    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-9)
+
+
+def _best(profile: Array, shapes: Array) -> float:
+    """The largest correlation with one of ``shapes``, of mean 0 and norm 1."""
+    profile = profile - profile.mean()
+    norm = math.sqrt(float(profile @ profile))
+    return float((shapes @ profile).max()) / norm if norm > 1e-12 * (1 + float(np.abs(profile).max())) else 0.0
+
+
+def _correlation(a: Array, b: Array) -> float:
     a, b = a - a.mean(), b - b.mean()
-    scale = float(a.norm() * b.norm())
-    return float(a @ b) / scale if scale > 1e-12 * (1 + float(a.abs().max())) else 0.0
+    scale = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / scale if scale > 1e-12 * (1 + float(np.abs(a).max())) else 0.0

@@ -43,13 +43,18 @@ class Planted:
 
         ``name`` tells the call, of a layer that runs several times.
         """
+        return self.all_activations([(layer, name)], turn)[0]
+
+    def all_activations(self, calls: Sequence[tuple[nn.Module, str]], turn: int | None) -> list[Tensor]:
+        """The same of several layers, in one pass."""
         image = self.inputs.image.detach()
         if turn is not None:
             image = planted(image, turn, self.model)
         try:
-            with Tap(self.model, [layer], names=[name], graph=False) as tap:
+            layers, names = zip(*calls, strict=True)
+            with Tap(self.model, layers, names=names, graph=False) as tap:
                 tap.run(self.inputs.with_image(image))
-                return tap.activations[0]
+                return tap.activations
         except Exception as error:
             raise PassFailed from error
 

@@ -26,7 +26,7 @@ from .layouts import Layout, layout_of, same_proportions, size_of
 from .planting import TURNS, PassFailed, Planted, usual_axes, where
 from .readings import readings_of
 
-__all__ = ["Planted", "Reading", "image_axes", "read", "read_layer"]
+__all__ = ["Planted", "Reading", "image_axes", "known", "read", "read_layer"]
 
 _SURE = 0.5  # agreement of a reading with one planted change that needs no second
 _FAIR = 0.3  # agreement and movement of several changes
@@ -75,7 +75,7 @@ def read(
     """
     image = source.inputs.image
     images = image.shape[0] if images is None else images
-    reading = _known(model, layer, name, activations, source.inputs, images)
+    reading = known(model, layer, name, activations, source.inputs, images)
     if reading is not None:
         return reading
     seen = activations if same_mode else source.activations(layer, name, None)
@@ -101,9 +101,9 @@ def read_layer(
         inputs: the arguments of the pass.
         eval_mode: whether the pass was in evaluation mode: another gives other activations, which say nothing here.
     """
-    known = _known(model, layer, name, activations, inputs, inputs.batch)
-    if known is not None:
-        return known
+    before = known(model, layer, name, activations, inputs, inputs.batch)
+    if before is not None:
+        return before
     try:
         return read(model, layer, name, activations, Planted(model, inputs.first()), inputs.batch, eval_mode)
     except PassFailed:
@@ -126,20 +126,20 @@ def _of_what(name: str, inputs: Inputs) -> tuple[Any, int]:
     return call_of(name)[1], place
 
 
-def _known(
+def known(
     model: nn.Module, layer: nn.Module, name: str, activations: Tensor, inputs: Inputs, images: int
 ) -> Reading | None:
-    """What is known of the layout of ``activations`` of ``images`` images from an earlier reading."""
-    known = _remembered(model, layer)
+    """What an earlier reading told of the layout of ``activations`` of ``images`` images; None where there was none."""
+    remembered = _remembered(model, layer)
     what, size, shape = _of_what(name, inputs), tuple(inputs.image.shape[1:]), tuple(activations.shape)
     for axis in (0, 1):  # where the batch may be
         if shape[axis] % images or (axis and activations.ndim != 3):
             continue
         each = (*shape[:axis], shape[axis] // images, *shape[axis + 1 :])
-        reading = known.get((what, size, each))
+        reading = remembered.get((what, size, each))
         if reading is not None and (reading.layout is None or reading.layout.order[0] == axis):
             return reading
-        for (earlier, other, before), reading in known.items():
+        for (earlier, other, before), reading in remembered.items():
             # Of another size: where dimensions are is a matter of code.
             alike = earlier == what and len(other) == len(size) and reading.doubt is None
             if alike and (scaled := _scaled(reading, before, each)):
@@ -228,7 +228,8 @@ def _is_clear(first: Layout, rivals: Sequence[Layout], answers: Sequence[Answer]
     if _is_short(first):
         return False
     own = agreement(first, answers)
-    return own >= _SURE and all(rival is first or agreement(rival, answers) <= own - _MARGIN for rival in rivals)
+    bound = own - _MARGIN
+    return own >= _SURE and all(rival is first or agreement(rival, answers, bound) <= bound for rival in rivals)
 
 
 def _decided(

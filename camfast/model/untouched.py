@@ -12,6 +12,8 @@ import torch
 import torch.utils.checkpoint as checkpoints
 from torch import Tensor, nn
 
+from .recurrent import without_cudnn
+
 __all__ = ["quiet"]
 
 
@@ -35,6 +37,7 @@ def quiet(model: nn.Module, eval_mode: bool = True) -> Iterator[None]:
             stack.enter_context(_evaluation(training) if eval_mode else _buffers_kept(training))
         if compiled:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(without_cudnn(model))
         yield
 
 

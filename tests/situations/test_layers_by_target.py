@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import plain_maps
 import pytest
 import real_networks
@@ -145,3 +147,36 @@ def test_class_names_of_a_detector_are_not_counted_over_box_numbers(bus, targets
     reductions = [lambda rows: rows[row].mean(), lambda rows: rows[row].amax(), lambda rows: rows[row].sum()]
     wanted = [explainer(image, targets=reduction, **RAW).heatmap for reduction in reductions]
     assert any((result.heatmap - w).abs().max() <= 1e-4 * w.abs().max() for w in wanted)
+
+
+class Normalised(nn.Module):
+    """The mean after a normalisation: a number that no image changes, but for rounding."""
+
+    def __init__(self, affine: bool):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, padding=1)
+        self.norm = nn.LayerNorm(16, elementwise_affine=affine)
+        self.scale = nn.Linear(16, 4)
+
+    def forward(self, x):
+        normed = self.norm(self.conv(x).relu().mean((2, 3)))
+        return torch.cat([normed.mean(1, keepdim=True) + 1, self.scale(normed)], 1)
+
+
+def test_heat_of_nothing_but_rounding_is_said_to_be_so():
+    torch.manual_seed(0)
+    model = Normalised(affine=False).eval()
+    x = torch.randn(2, 3, 12, 12)
+    with pytest.warns(camfast.errors.DoubtWarning, match=r"as small as rounding|blank"):
+        camfast.grad_cam(model, x, targets=0, layers="conv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", camfast.errors.DoubtWarning)
+        camfast.grad_cam(model, x, targets=[1, 2], layers="conv", normalize=False)
+
+
+def test_a_head_of_zeros_is_said_to_be_one():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
+    nn.init.zeros_(model[-1].weight)
+    nn.init.zeros_(model[-1].bias)
+    with pytest.warns(camfast.errors.DoubtWarning, match="every score is exactly 0"):
+        camfast.grad_cam(model, torch.randn(1, 3, 8, 8))
