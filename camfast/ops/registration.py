@@ -18,10 +18,11 @@ _warned_devices: set[str] = set()
 
 def register(
     name: str,
-    fake: Callable[..., Tensor],
-    fallback: Callable[..., Tensor],
+    fake: Callable[..., Any],
+    fallback: Callable[..., Any],
     backward: Callable[..., Any] | None = None,
     setup_context: Callable[..., None] | None = None,
+    double: bool = False,
 ) -> None:
     """Completes the op ``camfast::<name>``, whose schema and kernels the compiled libraries brought.
 
@@ -31,9 +32,10 @@ def register(
         fallback: the op in plain PyTorch, for devices without kernels; one warning per device says that it runs.
         backward: from the result's gradient to the inputs'; None where there is no derivative.
         setup_context: keeps for ``backward`` what it needs.
+        double: whether fp64 on CUDA runs the fallback, as it does for every op with a derivative.
     """
 
-    def warned(*args: Any) -> Tensor:
+    def warned(*args: Any) -> Any:
         _warn_once(args[0].device)
         return fallback(*args)
 
@@ -43,13 +45,14 @@ def register(
     torch.library.impl(qualified, "CompositeExplicitAutograd")(warned)
     if backward is not None:
         torch.library.register_autograd(qualified, backward, setup_context=setup_context)
+    if backward is not None or double:
         # For fp64 on CUDA, which has no kernels: csrc/cuda/reference.h calls it in their place.
         schema = str(getattr(torch.ops.camfast, name).default._schema)
         torch.library.define(f"{qualified}_reference", schema[schema.index("(") :])
         torch.library.impl(f"{qualified}_reference", "CompositeExplicitAutograd")(fallback)
 
 
-def call(op: Callable[..., Tensor], *args: Any) -> Tensor:
+def call(op: Callable[..., Any], *args: Any) -> Any:
     """``op(*args)``; where no gradient can be asked for, past the autograd key, whose Python kernel costs microseconds."""
     if torch.compiler.is_compiling() or (
         torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
