@@ -35,17 +35,13 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, len(NAMES)))
 
 
-def marked(images: Tensor, told: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
-    """The pictures in grey, each with a mark in the colour of the class ``told``, in a corner that the shape leaves free."""
+def marked(images: Tensor, told: Tensor, masks: Tensor) -> Tensor:
+    """The pictures in grey, each with a mark in the colour of the class ``told`` in the corner that is farthest from the shape."""
     images = images.mean(1, keepdim=True).where(~masks[:, None], GREY).repeat(1, 3, 1, 1)
-    corners = torch.tensor([[2, 2], [2, SIDE - MARK - 2], [SIDE - MARK - 2, 2], [SIDE - MARK - 2, SIDE - MARK - 2]])
-    for image, mask, kind, first in zip(
-        images, masks, told, torch.randint(4, (len(images),), generator=generator), strict=True
-    ):
-        for y, x in corners.roll(int(first), 0).tolist():
-            if not mask[y : y + MARK, x : x + MARK].any():
-                image[:, y : y + MARK, x : x + MARK] = COLOURS[kind, :, None, None]
-                break
+    middle = SIDE / 2
+    for image, mask, kind in zip(images, masks, told, strict=True):
+        y, x = (2 if where > middle else SIDE - MARK - 2 for where in mask.nonzero().float().mean(0))
+        image[:, y : y + MARK, x : x + MARK] = COLOURS[kind, :, None, None]
     return images
 
 
@@ -55,7 +51,7 @@ def unseen(count: int = 300) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     images, kinds, _, masks = pictures(count, generator, each=1)
     told = torch.randint(len(NAMES), (count,), generator=generator)
-    return marked(images, told, masks[:, 0], generator), kinds[:, 0], masks[:, 0]
+    return marked(images, told, masks[:, 0]), kinds[:, 0], masks[:, 0]
 
 
 @dataclass
@@ -69,7 +65,6 @@ class Lesson:
     )  # step, accuracy, share of the heat on the shape
     steps: int = 0
     explainer: camfast.GradCAM | None = None
-    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(2))
 
     def __call__(self, model: nn.Module, images: Tensor, kinds: Tensor, boxes: Tensor, masks: Tensor) -> Tensor:
         self.explainer = self.explainer or camfast.GradCAM(model, "0")
@@ -77,7 +72,7 @@ class Lesson:
             self.measure(model)
         self.steps += 1
         labels = kinds[:, 0]
-        images = marked(images, labels, masks[:, 0], self.generator)  # here the mark tells the answer
+        images = marked(images, labels, masks[:, 0])  # here the mark tells the answer
         if not self.weight:
             return F.cross_entropy(model(images), labels)
         # Of every class, raw: what speaks against a class is to lie on the shape as well. It is the step's own pass.
