@@ -46,6 +46,10 @@ STABLE_TORCH_LIBRARY(camfast, m) {
   m.def("kpca_cam(Tensor activations, SymInt[]? size=None, bool normalize=True, float? gamma=None) -> Tensor");
   // maps [M, *map] -> [M, *size]
   m.def("resize_normalize(Tensor maps, SymInt[]? size=None, bool normalize=True, bool relu=False) -> Tensor");
+  // Derivatives, in the dtype of sums: by the maps, of the derivative by the result [M, *size]
+  m.def("resize_normalize_backward(Tensor grad, Tensor maps, bool normalize, bool relu) -> Tensor");
+  // by activations and by gradients or weights, of the derivative by the raw maps [N, (K,) *map]; rule: its number in math/cam.h
+  m.def("cam_backward(Tensor grad, Tensor activations, Tensor second, int rule) -> (Tensor, Tensor)");
   // images [N, P, *size], maps [N, C, *map] fp32 (fp64 for fp64 images) -> images masked by each map [N * C, P, *size]
   m.def("mask_images(Tensor images, Tensor maps, bool align_corners=True, bool scale_first=False) -> Tensor");
   // frames uint8 [N, H, W, 3], heatmap [N, h, w], colors uint8 [256, 3] -> uint8 [N, H, W, 3]

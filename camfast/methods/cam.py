@@ -31,9 +31,10 @@ class Head(NamedTuple):
     activation: Callable[[Tensor], Tensor]
     after: Callable[[Tensor], Tensor] | None
 
-    def weights(self) -> Tensor:
-        """``[classes, C]``."""
-        return self.layer.get_parameter("weight").detach().flatten(1)
+    def weights(self, graph: bool = False) -> Tensor:
+        """``[classes, C]``; with ``graph`` as a function of the parameter."""
+        weight = self.layer.get_parameter("weight")
+        return (weight if graph else weight.detach()).flatten(1)
 
     def bias(self) -> Tensor:
         """``[classes]``, or zero."""
@@ -62,6 +63,7 @@ class CAM(LayerExplainer):
     name: ClassVar[str] = "cam"
     needs: ClassVar[Needs] = "activations"
     uses_gradients: ClassVar[bool] = False
+    derivative = True
 
     def __init__(self, model: nn.Module, layers: Layers = None, **options: Unpack[LayerOptions]) -> None:
         super().__init__(model, layers, **options)
@@ -75,11 +77,11 @@ class CAM(LayerExplainer):
             self._heads = [self._head(A, chosen.scores, name) for name, A in zip(self.layers, activations, strict=True)]
         maps: list[LayerMap] = []
         for head, A in zip(self._heads, activations, strict=True):
-            A = head.activation(A)
+            A, weights = head.activation(A), head.weights(tap.keeps_graph)
             if chosen.everything and not self.eigen_smooth:
-                maps.append(SummedMap.of(A, products(head.weights(), A)))
+                maps.append(SummedMap.of(A, products(weights, A)))
             else:
-                maps.append(LayerMap(ops.cam, A, head.weights()[chosen.targets]))
+                maps.append(LayerMap(ops.cam, A, weights[chosen.targets]))
         return maps
 
     def _head(self, activations: Tensor, scores: Tensor, name: str) -> Head:

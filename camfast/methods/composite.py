@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..model.graph_tap import GraphTap
 from ..model.inputs import Images, Inputs
 from ..model.precision import wide
 from ..model.tap import Tap
@@ -53,7 +54,7 @@ class CompositeExplainer(LayerExplainer):
         if not (isinstance(base_method, type) and issubclass(base_method, Explainer)):
             raise TypeError(f"base_method must be a class of camfast such as GradCAM, got {base_method!r}")
         given = {} if layers is None else {"layers": layers}
-        self._base = base_method(self.model, **{**given, **options, **(base_options or {})})  # type: ignore[arg-type]
+        self._base = base_method(model, **{**given, **options, **(base_options or {})})  # type: ignore[arg-type]
 
     def prepare(self, images: Images, targets: Targets = None) -> Inputs:
         """Checks the images and settles the layers, which are those of the other method too."""
@@ -84,9 +85,13 @@ class OnePassComposite(CompositeExplainer):
         super().__init__(model, layers, base_method=base_method, **options)
         if not isinstance(self._base, LayerExplainer):
             raise TypeError(f"base_method must be a class that explains layers, got {base_method.__name__}")
+        self.derivative = self._base.derivative
 
     def tap(self) -> Tap:
         return self._base.tap()
+
+    def graph_tap(self) -> GraphTap:
+        return self._base.graph_tap()
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         return self._base.maps(tap, chosen, inputs)

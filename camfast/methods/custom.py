@@ -44,6 +44,7 @@ def method(
     def decorate(rule: Callable[..., Tensor]) -> Method[Layers, ..., Explanation]:
         parts: dict[str, Any] = {"name": name, "__doc__": rule.__doc__ or f"{name}, a method of one's own."}
         parts["__module__"] = rule.__module__
+        parts["derivative"] = True
         base: type[LayerExplainer]
         if needs == "gradients":
             base, parts["op"] = GradientExplainer, staticmethod(as_op(rule, name))

@@ -81,6 +81,7 @@ class EigenGradCAM(GradientExplainer):
     """Eigen-Grad-CAM: gradient times activation on its first principal component, so that it depends on the target."""
 
     name: ClassVar[str] = "eigen_grad_cam"
+    derivative = False
     smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
     op: ClassVar[MapOp] = staticmethod(eigen_of_product)
 
@@ -92,6 +93,7 @@ class SegEigenCAM(GradientExplainer):
     """Seg-Eigen-CAM: absolute gradient times activation on its first principal component (Chung 2025, https://doi.org/10.3390/app15137562)."""
 
     name: ClassVar[str] = "seg_eigen_cam"
+    derivative = False
     smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
     op: ClassVar[MapOp] = staticmethod(eigen_of_absolute_product)
 
@@ -129,6 +131,7 @@ class FEM(ActivationExplainer):
     """
 
     name: ClassVar[str] = "fem"
+    derivative = True
 
     def __init__(
         self, model: nn.Module, layers: Layers = None, *, k: float = 2.0, **options: Unpack[LayerOptions]

@@ -19,6 +19,7 @@ from ..model.tap import unwrapped
 from ..ops import reference
 from ..targets import ClassNames, Targets
 from . import augmentation
+from .differentiable import check_differentiable
 from .doubts import blank_rows, warn_of_blank
 from .explanation import Explanation
 from .layer_map import LayerMap, LayerMaps
@@ -51,11 +52,12 @@ class Explainer(NamesItsArguments):
     The base of all methods. Those that look at layers are a :class:`~camfast.methods.LayerExplainer`.
 
     The model is left as it was after each call: no hooks, no graph, no changed flags or buffers. Between calls nothing
-    is registered on it, so several explainers, in several threads, may share one model.
+    is registered on it, so several explainers, in several threads, may share one model. A training step may ask for a
+    graph (``differentiable=True``): its call is then the step's own pass.
 
     Args:
         model: any module that returns scores. Models from ``torch.compile`` are explained eagerly, data-parallel ones
-            by the module they wrap.
+            by the module they wrap; in training they are called as they are.
         layers: for methods that explain by layers of one's choice; None where the others are called.
         eval_mode: run in evaluation mode. False explains the model in the mode it is in.
         class_names: names of the classes, in the order of the scores; targets may then be names.
@@ -72,6 +74,7 @@ class Explainer(NamesItsArguments):
     name: ClassVar[str]  # in METHODS, and of the functional form
     needs: ClassVar[Needs] = "gradients"  # what a call costs beside the pass: its row in the README's table
     uses_gradients: ClassVar[bool] = True
+    derivative: bool = False  # whether heat can be differentiated: differentiable=True
     smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth", "eigen_smooth")  # the options that make sense
 
     def __init__(
@@ -94,6 +97,8 @@ class Explainer(NamesItsArguments):
             if wanted and option not in self.smoothing:
                 raise ValueError(f"{type(self).__name__} has no {option}, got {option}={wanted!r}; leave it out")
         self.model = unwrapped(model)
+        # What a training step calls; DataParallel's copies of a module have no hooks.
+        self._wrapper = self.model if isinstance(model, nn.DataParallel) else model
         self.eval_mode = eval_mode
         self.class_names = class_names
         self.aug_smooth = aug_smooth
@@ -109,7 +114,13 @@ class Explainer(NamesItsArguments):
         return list(self._names)
 
     def __call__(
-        self, images: Images, targets: Targets = None, size: Size = None, normalize: Normalize = True
+        self,
+        images: Images,
+        targets: Targets = None,
+        size: Size = None,
+        normalize: Normalize = True,
+        *,
+        differentiable: bool = False,
     ) -> Explanation:
         """Scores and heatmaps of ``images``.
 
@@ -127,6 +138,14 @@ class Explainer(NamesItsArguments):
                 the method is. For heat that can be compared, ``"shared"`` gives all maps of the call one range, from
                 their least to their greatest value (not below 0), and ``(low, high)`` this one, in raw values;
                 :attr:`Explanation.scale` tells the range, and may be given to the next call.
+            differentiable: scores and heatmap come with a graph to the model's parameters, for losses over heat. The
+                call is then the training step's own pass: the model runs as it is called (compiled, data-parallel,
+                under autocast), in the mode it is in whatever ``eval_mode`` says; in training mode batch norms count
+                the batch and dropout draws as in any step. A second derivative runs through what follows the layer
+                alone, and through nothing at all where that is pooling and a linear layer. A map that is blank or
+                constant has a derivative of 0; a shared range counts as constant. The first call for images of a shape
+                takes passes before its own, in evaluation mode and without a graph, unless they were taken before.
+                ``GradCAM``, its kin and ``CAM`` have derivatives.
 
         Returns:
             An :class:`~camfast.Explanation`. Its heatmap is float32 (float64 for a model in float64) ``[N, H, W]``, or
@@ -135,10 +154,13 @@ class Explainer(NamesItsArguments):
 
         Raises:
             TypeError: for images or targets of a wrong type.
-            ValueError: for images, targets, sizes and ranges that do not fit. What the model raises passes through; the model
-                is left as it was in either case.
+            ValueError: for images, targets, sizes and ranges that do not fit; with ``differentiable`` for methods without a
+                derivative, under ``no_grad()``, and for scores that are NaN. What the model raises passes through; the
+                model is left as it was in either case.
         """
         check_normalize(normalize)
+        if differentiable:
+            return self.explain_with_graph(images, targets, size, normalize)
         if self.aug_smooth:
             return augmentation.mean_explanation(self.explain, Inputs.of(images, self.model), targets, size, normalize)
         return self.explain(images, targets, size, normalize)
@@ -147,6 +169,11 @@ class Explainer(NamesItsArguments):
 
     def explain(self, images: Images, targets: Targets, size: Size, normalize: Normalize) -> Explanation:
         """The call itself, without ``aug_smooth``."""
+        raise NotImplementedError
+
+    def explain_with_graph(self, images: Images, targets: Targets, size: Size, normalize: Normalize) -> Explanation:
+        """The call itself, with ``differentiable``."""
+        check_differentiable(self)
         raise NotImplementedError
 
     def prepare(self, images: Images, targets: Targets = None) -> Inputs:
@@ -186,7 +213,7 @@ class Explainer(NamesItsArguments):
             heatmap = heatmap.unflatten(0, (found.inputs.batch, instances))
         return Explanation(
             heatmap=heatmap,
-            scores=chosen.scores.detach(),
+            scores=chosen.scores.detach() if found.scores is None else found.scores,
             targets=chosen.targets,
             layers=self.layers,
             method=self.name,
@@ -198,13 +225,14 @@ class Explainer(NamesItsArguments):
         )
 
     def look(self, heatmap: Tensor, found: LayerMaps) -> None:
-        """Says so where heatmaps are blank; on a device, where looking means waiting, at the first call alone."""
-        if self._looked and heatmap.device.type != "cpu":
+        """Says so where heatmaps are blank; at the first call alone in training, and where looking means waiting."""
+        if self._looked and (found.scores is not None or heatmap.device.type != "cpu"):
             return
         self._looked = True
-        blank = blank_rows(heatmap, len(found.maps[0].size))
+        blank = blank_rows(heatmap.detach(), len(found.maps[0].size))
         if blank.any():
-            raw = [layer(None, normalize=False) for layer in found.maps]
+            with torch.no_grad():
+                raw = [layer(None, normalize=False) for layer in found.maps]
             warn_of_blank(self.layers, blank, raw, found.chosen.scores, type(self))
 
     def combine(self, maps: Sequence[LayerMap], size: tuple[int, ...], normalize: bool) -> Tensor:
@@ -256,7 +284,7 @@ class Explainer(NamesItsArguments):
     def close(self) -> None:
         """Ends the use of this explainer and lets go of the model; nothing is registered on it between calls."""
         self._closed = True
-        self.model = nn.Module()
+        self.model = self._wrapper = nn.Module()
 
     def __enter__(self: Self) -> Self:
         return self
@@ -278,4 +306,6 @@ def _in_one_range(heat: Tensor, rank: int, shared: int) -> Tensor:
     groups = heat.unflatten(0, (-1, shared))
     dims = (1, *range(groups.ndim - rank, groups.ndim))
     low = groups.amin(dims, keepdim=True)
-    return ((groups - low) / (groups.amax(dims, keepdim=True) - low + reference.RANGE_EPS)).flatten(0, 1)
+    span = groups.amax(dims, keepdim=True) - low
+    scaled = (groups - low) / (span + reference.RANGE_EPS)
+    return torch.where(span == 0, 0, scaled).flatten(0, 1)  # a constant group has a derivative of 0

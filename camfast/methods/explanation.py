@@ -35,13 +35,14 @@ _NOT_SHOWN = ("targets", "images")  # in the repr, which names the targets
 
 @dataclass(repr=False, eq=False)
 class Explanation:
-    """What :class:`camfast.Explainer` returns. It holds no graph and nothing of the model.
+    """What :class:`camfast.Explainer` returns. It holds nothing of the model, and no graph unless one was asked for.
 
     Attributes:
         heatmap: float32 (float64 for a model in float64) ``[N, H, W]``, or ``[N, K, H, W]`` for K targets an image, on
             the images' device; ``[N, L]`` and ``[N, D, H, W]`` for sequences and volumes. In [0, 1] unless raw maps
             were asked for; NaN throughout where an image's activations or gradients were not finite.
-        scores: the model's output of the same pass, ``[N, classes]``, as the model gave it.
+        scores: the model's output of the same pass, ``[N, classes]``, as the model gave it. They and the heatmap have a
+            graph to the model's parameters where the call was ``differentiable``; pictures are drawn without it.
         targets: what was explained: int64 ``[N]`` or ``[N, K]``, or a list of N callables, or of N
             lists of K.
         layers: names of the layers whose activations were used.
@@ -106,7 +107,7 @@ class Explanation:
         Raises ``ValueError`` as :meth:`overlay`, and for more than 400 panels; ``ImportError`` without Pillow.
         """
         plain = self if self.maps_per_image is None else self._flat()
-        return figure_of(plain, frames, colormap, alpha, title)
+        return figure_of(plain.detach(), frames, colormap, alpha, title)
 
     def save(
         self,
@@ -142,7 +143,7 @@ class Explanation:
         tell it, as for a detector's boxes. Raises as :meth:`label`.
         """
         self.label(image, target)
-        found = score_of(self, image, target)
+        found = score_of(self.detach(), image, target)
         return float("nan") if found is None else found[0]
 
     def label(self, image: int, target: int | None = None) -> str:
@@ -164,6 +165,10 @@ class Explanation:
         row = image % len(self) // self.images_per_row
         explained = self.targets[row] if many is None else self.targets[row][target]  # type: ignore[index]
         return in_words(explained, self.class_names)
+
+    def detach(self) -> Explanation:
+        """The same without a graph, to be kept or drawn."""
+        return replace(self, heatmap=self.heatmap.detach(), scores=self.scores.detach())
 
     def to(self, device: torch.device | str) -> Explanation:
         """The same with its tensors on ``device``."""
@@ -228,7 +233,7 @@ class Explanation:
         rank = self.heatmap.ndim - 1 - many - (self.maps_per_image is not None)
         if rank != 2:
             raise ValueError(f"only heatmaps of two dimensions can be drawn over pictures, got {rank}")
-        return self.heatmap, self.heatmap.shape[1] if many else None
+        return self.heatmap.detach(), self.heatmap.shape[1] if many else None
 
     def _repr_png_(self) -> bytes | None:
         """The figure, for notebooks."""
@@ -239,7 +244,7 @@ class Explanation:
 
     def _repr_html_(self) -> str | None:
         """Every overlay with its class and score, a row an image, for notebooks; small images enlarged."""
-        plain = self if self.maps_per_image is None else self._flat()
+        plain = (self if self.maps_per_image is None else self._flat()).detach()
         try:
             drawn, ends, words = colours_of(plain)
             frames = as_frames(plain.images, len(plain), plain.heatmap.device)

@@ -17,6 +17,7 @@ from ..ops import reference
 from ..targets import Targets, listed_names
 from . import nmf
 from .chosen import Chosen, choose
+from .differentiable import check_differentiable
 from .explainer import Layers, Size
 from .explanation import Explanation
 from .layer_map import LayerMap, LayerMaps
@@ -81,10 +82,18 @@ class DeepFeatureFactorization(HeadExplainer):
         self.classifier = classifier
 
     def __call__(
-        self, images: Images, targets: Targets = None, size: Size = None, normalize: Normalize = True
+        self,
+        images: Images,
+        targets: Targets = None,
+        size: Size = None,
+        normalize: Normalize = True,
+        *,
+        differentiable: bool = False,
     ) -> Factorization:
         """Concepts and heatmaps of ``images``; arguments as in :meth:`camfast.Explainer.__call__`, without targets."""
         check_normalize(normalize)
+        if differentiable:
+            check_differentiable(self)
         return self.explain(images, targets, size, normalize)
 
     def explain(self, images: Images, targets: Targets, size: Size, normalize: Normalize) -> Factorization:

@@ -42,6 +42,7 @@ class GradientExplainer(LayerExplainer):
     :mod:`camfast.methods.linear_head`), if the subclass says by ``uniform`` what its weights are there.
     """
 
+    derivative = True
     op: ClassVar[MapOp]
     uniform: ClassVar[Literal["gradient", "positive gradient"] | None] = None
     """The channels' weights where a gradient is the same at every position; None where they are something else."""
@@ -55,13 +56,13 @@ class GradientExplainer(LayerExplainer):
             return [known]
         targets = chosen.per_image
         if targets is None:
-            found = tap.gradients(*start_of(chosen))
+            found = tap.gradients(*start_of(chosen, tap.keeps_graph))
             return [LayerMap(self.op, A, view(G)) for view, A, G in zip(views, grids, found, strict=True)]
         at_once = max(1, _ELEMENTS // max(sum(A.numel() for A in grids), chosen.scores.numel()))
         parts: list[list[LayerMap]] = []
         for start in range(0, targets, at_once):
             part = chosen.part(start, start + at_once)
-            found = tap.gradients(*start_of(part), keep=start + at_once < targets)
+            found = tap.gradients(*start_of(part, tap.keeps_graph), keep=start + at_once < targets)
             own = [
                 LayerMap(self.op, A, view(G).transpose(0, 1)) for view, A, G in zip(views, grids, found, strict=True)
             ]
@@ -75,16 +76,16 @@ class GradientExplainer(LayerExplainer):
         leaf, A = tap.leaf, grids[0]
         if leaf is None or A.shape != leaf.shape or A.stride() != leaf.stride() or A.data_ptr() != leaf.data_ptr():
             return None
-        layer = last_linear(chosen.scores)
+        layer = last_linear(chosen.scores, tap.keeps_graph)
         if layer is None or not is_pooled(layer, leaf):
             return None
         rows, positions = layer.weight, A.shape[2:].numel()
         if chosen.per_image is None:
             weights = rows[chosen.targets] / positions
             gradients = weights[(...,) + (None,) * (A.ndim - 2)].expand(A.shape)
-            weights = weights.clamp(min=0) if self.uniform == "positive gradient" else weights
+            weights = weights.relu() if self.uniform == "positive gradient" else weights
             return LayerMap(ops.cam, A, weights, gradients)
-        rows = rows.clamp(min=0) if self.uniform == "positive gradient" else rows
+        rows = rows.relu() if self.uniform == "positive gradient" else rows
         rows = rows if chosen.everything and chosen.per_image == len(rows) else rows[chosen.targets]
         return SummedMap.of(A, products(rows, A).div_(positions))
 

@@ -16,6 +16,7 @@ from ..model.precision import wide
 from ..ops import reference
 from ..targets import Targets
 from .chosen import Chosen
+from .differentiable import check_differentiable
 from .explainer import Explainer, Layers, Needs, Options, Size
 from .explanation import Explanation
 from .gradient import GradCAM
@@ -61,13 +62,21 @@ class GuidedBackprop(Explainer):
         super().__init__(model, layers, **options)
 
     def __call__(
-        self, images: Images, targets: Targets = None, size: Size = None, normalize: Normalize = True
+        self,
+        images: Images,
+        targets: Targets = None,
+        size: Size = None,
+        normalize: Normalize = True,
+        *,
+        differentiable: bool = False,
     ) -> GuidedExplanation:
         """Scores, attributions and heatmaps of ``images``; arguments as in :meth:`camfast.Explainer.__call__`.
 
         ``size`` is that of the heatmap; attributions have the size of the images.
         """
         check_normalize(normalize)
+        if differentiable:
+            check_differentiable(self)
         return self.explain(images, targets, size, normalize)
 
     def explain(self, images: Images, targets: Targets, size: Size, normalize: Normalize) -> GuidedExplanation:

@@ -16,6 +16,7 @@ from .. import ops
 from ..errors import DoubtWarning
 from ..model.calls import image_seen, one_by_one, separate_calls
 from ..model.find_layer import find_layers, remembered_layers
+from ..model.graph_tap import GraphTap
 from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import ALL_CALLS, call_of, resolve
 from ..model.layouts import Layout, layout_of, named_layout
@@ -25,6 +26,7 @@ from ..model.tap import NoGradient, Quirks, Tap
 from ..ops import reference
 from ..targets import Targets
 from .chosen import Chosen, choose, scores_for
+from .differentiable import maps_with_graph
 from .explainer import Explainer, Layers, Options, Size
 from .explanation import Explanation
 from .layer_map import LayerMap, LayerMaps
@@ -105,6 +107,7 @@ class LayerExplainer(Explainer):
         self._separate: dict[str, bool] = {}  # of layers that run several times: whether each call sees something else
         self._found: dict[Any, tuple[list[str], list[nn.Module]]] = {}  # by kind of target, where no layer is named
         self._just_searched = False
+        self._differentiated: set[Any] = set()  # by kind of target and shapes: what a differentiable call may rely on
         if layers is not None:
             self._names, self._modules = resolve(self.model, layers)
             if any(call_of(name)[1] == ALL_CALLS for name in self._names):
@@ -117,11 +120,13 @@ class LayerExplainer(Explainer):
             return list(self._names)
         return [_numbered(name, runs) for name, runs in zip(self._names, self._quirks.calls, strict=True)]
 
-    def layer_maps(self, images: Images, targets: Targets = None) -> LayerMaps:
+    def layer_maps(self, images: Images, targets: Targets = None, *, differentiable: bool = False) -> LayerMaps:
         """What is there before the heatmap: the model's output, what is explained of it, and the map of each layer.
 
         Arguments are those of a call. :meth:`result` makes the explanation of it.
         """
+        if differentiable:
+            return maps_with_graph(self, images, targets)
         inputs = self.prepare(images, targets)
         try:
             found = self._passed(inputs, targets)
@@ -176,6 +181,10 @@ class LayerExplainer(Explainer):
     def explain(self, images: Images, targets: Targets, size: Size, normalize: Normalize) -> Explanation:
         """The call itself, without ``aug_smooth``."""
         return self.result(self.layer_maps(images, targets), size, normalize)
+
+    def explain_with_graph(self, images: Images, targets: Targets, size: Size, normalize: Normalize) -> Explanation:
+        """The call itself, with ``differentiable``."""
+        return self.result(maps_with_graph(self, images, targets), size, normalize)
 
     def prepare(self, images: Images, targets: Targets = None) -> Inputs:
         """Checks the images and settles the layers: where none is named, the last one that ``targets`` depend on."""
@@ -235,6 +244,10 @@ class LayerExplainer(Explainer):
         )
         tap.overwritten = self.overwritten
         return tap
+
+    def graph_tap(self) -> GraphTap:
+        """The same for a pass whose graph is kept."""
+        return GraphTap(self._wrapper, self.model, self._modules, names=self._names, quirks=self._quirks)
 
     def run(self, tap: Tap, inputs: Inputs) -> Any:
         """The pass; what the model returns."""

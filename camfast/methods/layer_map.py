@@ -80,11 +80,15 @@ class LayerMaps(Brief):
         inputs: what the model was called with.
         chosen: what is explained; in it the scores, and all that the model returned (:attr:`output`).
         maps: the map of each layer, in the order of the explainer's ``layers``.
+        scores: with their graph, where the call is differentiable; else None.
+        returned: what the model's wrapper returned, where the call is differentiable.
     """
 
     inputs: Inputs
     chosen: Chosen
     maps: list[LayerMap]
+    scores: Tensor | None = None
+    returned: Any = None
 
     @property
     def rows(self) -> int:
@@ -106,5 +110,5 @@ class LayerMaps(Brief):
 
     @property
     def output(self) -> Any:
-        """All that the model returned."""
-        return self.chosen.output
+        """All that the model returned; with a graph to its parameters, where the call is differentiable."""
+        return self.chosen.output if self.scores is None else self.returned

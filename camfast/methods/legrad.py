@@ -18,6 +18,7 @@ from ..model.tap import is_map
 from ..model.untouched import quiet
 from ..targets import Targets
 from .chosen import Chosen, choose
+from .differentiable import check_differentiable
 from .explainer import Explainer, Layers, largest
 from .layer_explainer import LayerExplainer, LayerOptions
 from .layer_map import LayerMap, LayerMaps, SummedMap
@@ -78,8 +79,10 @@ class LeGrad(LayerExplainer):
             self._blocks = blocks
         return inputs
 
-    def layer_maps(self, images: Images, targets: Targets = None) -> LayerMaps:
+    def layer_maps(self, images: Images, targets: Targets = None, *, differentiable: bool = False) -> LayerMaps:
         """The map of each block, which is not negative."""
+        if differentiable:
+            check_differentiable(self)
         inputs = self.prepare(images)
         with quiet(self.model, self.eval_mode):
             calls, head = self._recorded(inputs)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..model.precision import wide_dtype
 from .chosen import Chosen
@@ -38,25 +38,29 @@ class LinearLayer(NamedTuple):
     rank: int  # of what it read: [N, C], or [N, C, 1, 1] for a convolution of 1 x 1
 
 
-def start_of(chosen: Chosen) -> tuple[Tensor | GradientEdge, Tensor | None]:
-    """As :meth:`Chosen.objective`, or the same gradients further back in the graph, where they cost nothing."""
-    layer = last_linear(chosen.scores) if isinstance(chosen.targets, Tensor) else None
+def start_of(chosen: Chosen, graph: bool = False) -> tuple[Tensor | GradientEdge, Tensor | None]:
+    """As :meth:`Chosen.objective`, or the same gradients further back in the graph, where they cost nothing.
+
+    With ``graph`` they depend on the linear layer's weight, and not on its values alone.
+    """
+    layer = last_linear(chosen.scores, graph) if isinstance(chosen.targets, Tensor) else None
     if layer is None or layer.rank != 2:
         return chosen.objective()
     rows = layer.weight[chosen.targets]  # [N, C] or [N, K, C]
     return layer.before, rows if rows.ndim == 2 else rows.transpose(0, 1)
 
 
-def last_linear(scores: Tensor) -> LinearLayer | None:
+def last_linear(scores: Tensor, graph: bool = False) -> LinearLayer | None:
     """The linear layer that ``scores`` ``[N, classes]`` come straight from: a matrix product, or a 1 x 1 convolution.
 
-    None where something else comes after it, or where its weight or bias are more than parameters.
+    Its weight has a graph to the parameters only with ``graph``. None where something else comes after it, or where its
+    weight or bias are more than parameters.
     """
     node: Any = scores.grad_fn
     if scores.ndim != 2 or node is None:
         return None
     if operation(node) in _RESHAPES:
-        return _convolution(*_before_reshapes(node, tuple(scores.shape)), scores)
+        return _convolution(*_before_reshapes(node, tuple(scores.shape)), scores, graph)
     if operation(node) == "AddmmBackward" and node._saved_alpha == 1:
         bias, (before, output), (weights, _) = node.next_functions
     elif operation(node) == "MmBackward":
@@ -66,12 +70,12 @@ def last_linear(scores: Tensor) -> LinearLayer | None:
     weight = node._saved_mat2  # [C, classes]
     if before is None or weight is None or weight.shape[1:] != scores.shape[1:] or weight.dtype != scores.dtype:
         return None
-    if not _is_fixed(bias[0]) or not _is_fixed(weights):
+    if not _is_fixed(bias[0]) or not _is_fixed(weights) or _is_gone(weight):
         return None
-    return LinearLayer(weight.detach().t(), GradientEdge(before, output), 2)
+    return LinearLayer((weight if graph else weight.detach()).t(), GradientEdge(before, output), 2)
 
 
-def _convolution(node: Any, shape: tuple[int, ...], scores: Tensor) -> LinearLayer | None:
+def _convolution(node: Any, shape: tuple[int, ...], scores: Tensor, graph: bool) -> LinearLayer | None:
     """The same for a convolution to ``shape`` ``[N, classes, 1, 1]``, of which ``scores`` are a view."""
     if operation(node) != "ConvolutionBackward" or node._saved_transposed or node._saved_groups != 1:
         return None
@@ -80,11 +84,16 @@ def _convolution(node: Any, shape: tuple[int, ...], scores: Tensor) -> LinearLay
     plain = weight is not None and weight[0, 0].numel() == 1 and not any(node._saved_padding)
     if before is None or not plain or weight.dtype != scores.dtype or not _is_fixed(weights) or not _is_fixed(bias):
         return None
-    return LinearLayer(weight.detach().flatten(1), GradientEdge(before, output), len(shape))
+    if _is_gone(weight):
+        return None
+    return LinearLayer((weight if graph else weight.detach()).flatten(1), GradientEdge(before, output), len(shape))
 
 
 def is_pooled(layer: LinearLayer, activations: Tensor) -> bool:
-    """Whether ``layer`` read the mean over all positions of ``activations`` ``[N, C, *map]``, a leaf, and nothing else."""
+    """Whether ``layer`` read the mean over all positions of ``activations`` ``[N, C, *map]``, and nothing else.
+
+    ``activations`` are what a tap captured: a leaf, or a tensor in the graph.
+    """
     shape = tuple(activations.shape)
     if len(shape) < 3 or layer.weight.shape[1] != shape[1] or layer.before.output_nr:
         return False
@@ -97,12 +106,14 @@ def is_pooled(layer: LinearLayer, activations: Tensor) -> bool:
         node = node.next_functions[0][0]
     if not (_is_mean(node, shape) or _is_average_pooling(node, shape)):
         return False
-    node = node.next_functions[0][0]
-    while operation(node) in _RESHAPES | {"CloneBackward"}:  # of positions among themselves: flatten(2)
+    start = get_gradient_edge(activations)
+    node, output = node.next_functions[0]
+    while node is not start.node and operation(node) in _RESHAPES | {"CloneBackward"}:
+        # Of positions among themselves: flatten(2)
         if operation(node) in _RESHAPES and tuple(node._saved_self_sym_sizes[:2]) != shape[:2]:
             return False
-        node = node.next_functions[0][0]
-    return operation(node) == "AccumulateGrad" and node.variable is activations
+        node, output = node.next_functions[0]
+    return node is start.node and output == start.output_nr
 
 
 def products(rows: Tensor, activations: Tensor) -> Tensor:
@@ -164,6 +175,11 @@ def _is_average_pooling(node: Any, shape: tuple[int, ...]) -> bool:
         and not any(node._saved_padding)
         and node._saved_divisor_override is None
     )
+
+
+def _is_gone(weight: Tensor) -> bool:
+    """Whether the values of a weight were given back after the pass, as fully sharded training does."""
+    return weight.untyped_storage().nbytes() < weight.numel() * weight.element_size()
 
 
 def _is_fixed(node: Any) -> bool:

@@ -31,6 +31,7 @@ class RandomCAM(LayerExplainer):
     name: ClassVar[str] = "random_cam"
     needs: ClassVar[Needs] = "activations"
     uses_gradients: ClassVar[bool] = False
+    derivative = True
 
     def __init__(
         self, model: nn.Module, layers: Layers = None, *, seed: int | None = None, **options: Unpack[LayerOptions]

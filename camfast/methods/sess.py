@@ -19,6 +19,7 @@ from .composite import CompositeExplainer, CompositeOptions
 from .explainer import Explainer, Layers
 from .explanation import Explanation
 from .gradient import GradCAM
+from .differentiable import check_differentiable
 from .layer_map import LayerMaps, SummedMap
 from .registry import register
 from .scoring import counted
@@ -102,8 +103,10 @@ class SESS(CompositeExplainer):
         self.use_softmax = use_softmax
         self.batch_size = counted(batch_size, "batch_size") or 1
 
-    def layer_maps(self, images: Images, targets: Targets = None) -> LayerMaps:
+    def layer_maps(self, images: Images, targets: Targets = None, *, differentiable: bool = False) -> LayerMaps:
         """One map for all layers, of the images' size; it is not negative."""
+        if differentiable:
+            check_differentiable(self)
         inputs = self.prepare(images)
         if inputs.image.ndim != 4:
             raise ValueError(f"SESS explains pictures [N, C, H, W], got images {list(inputs.image.shape)}")

@@ -28,11 +28,7 @@ class ShapleyCAM(LayerExplainer):
     """
 
     name: ClassVar[str] = "shapley_cam"
-
-    def tap(self) -> Tap:
-        return _SecondOrderTap(
-            self.model, self._modules, names=self._names, eval_mode=self.eval_mode, quirks=self._quirks
-        )
+    derivative = True
 
     def run(self, tap: Tap, inputs: Inputs) -> Any:
         """The pass, by attention that can be differentiated twice: the fused kernels cannot."""
@@ -40,12 +36,11 @@ class ShapleyCAM(LayerExplainer):
             return super().run(tap, inputs)
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
-        assert isinstance(tap, _SecondOrderTap)
         views = [self.to_grid(A, inputs, name) for name, A in zip(self.layers, tap.activations, strict=True)]
         each = [chosen] if chosen.per_image is None else [chosen.column(k) for k in range(chosen.per_image)]
         rows = []
-        for k, own in enumerate(each):
-            found = tap.corrected_gradients(*own.objective(), keep=k < len(each) - 1)
+        for own in each:
+            found = _corrected_gradients(tap, *own.objective())
             rows.append([wide(view(g)).flatten(2).mean(2) for view, g in zip(views, found, strict=True)])
         columns = zip(*rows, strict=True)
         weights = [of_layer[0] if chosen.per_image is None else torch.stack(of_layer, 1) for of_layer in columns]
@@ -55,23 +50,21 @@ class ShapleyCAM(LayerExplainer):
 shapley_cam = register(ShapleyCAM)
 
 
-class _SecondOrderTap(Tap):
-    """A tap that differentiates twice."""
-
-    def corrected_gradients(self, outputs: Tensor, seed: Tensor | None, keep: bool = False) -> list[Tensor]:
-        """For each layer ``gradient - 0.5 * Hessian @ activations``, in its own layout."""
-        leaves = self.captured
-        with torch.enable_grad():
-            score = outputs if seed is None else (outputs * seed).sum()
-            gradients = torch.autograd.grad(score, leaves, create_graph=True, allow_unused=True)
-            corrected = []
-            for name, leaf, gradient in zip(self.names, leaves, gradients, strict=True):
-                if gradient is None:
-                    raise ValueError(f"the scores must depend on every layer, got no gradient for {name!r}")
-                product = None
-                if gradient.requires_grad:
-                    (product,) = torch.autograd.grad(
-                        gradient, leaf, leaf.detach(), retain_graph=True, allow_unused=True
-                    )
-                corrected.append((gradient if product is None else gradient - 0.5 * product).detach())
-        return corrected
+def _corrected_gradients(tap: Tap, outputs: Tensor, seed: Tensor | None) -> list[Tensor]:
+    """For each layer ``gradient - 0.5 * Hessian @ activations``, in its own layout; with a graph where the tap keeps one."""
+    with torch.enable_grad():
+        score = outputs if seed is None else (outputs * seed).sum()
+        gradients = torch.autograd.grad(score, tap.captured, create_graph=True, allow_unused=True)
+        corrected = []
+        for name, start, gradient in zip(tap.names, tap.captured, gradients, strict=True):
+            if gradient is None:
+                raise ValueError(f"the scores must depend on every layer, got no gradient for {name!r}")
+            product = None
+            if gradient.requires_grad:
+                along = start if tap.keeps_graph else start.detach()
+                (product,) = torch.autograd.grad(
+                    gradient, start, along, retain_graph=True, create_graph=tap.keeps_graph, allow_unused=True
+                )
+            found = gradient if product is None else gradient - 0.5 * product
+            corrected.append(found if tap.keeps_graph else found.detach())
+    return corrected

@@ -154,6 +154,10 @@ class Inputs(NamedTuple):
         plain = lambda t: t.clone() if t.is_inference() else t.detach()  # noqa: E731
         return Inputs(*self._mapped(plain, lambda items: items.filled(plain(self.image))), self.image)
 
+    def whole(self) -> Inputs:
+        """The call as the model takes it, tensors with the graph that they have."""
+        return Inputs(*self._mapped(lambda t: t, lambda items: items.filled(self.image)), self.image)
+
     def _mapped(
         self, change: Callable[[Tensor], Tensor], listed: Callable[[_ImageList], Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:

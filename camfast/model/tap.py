@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,9 @@ class Tap:
     restored on exit; without it, modules stay as they are and the buffers that training changes are put back.
     """
 
+    keeps_graph: ClassVar[bool] = False
+    """Whether activations and gradients come with a graph to the model's parameters."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -87,7 +91,7 @@ class Tap:
 
     def __enter__(self) -> Tap:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(quiet(self.model, self.eval_mode))
+            stack.enter_context(self._surroundings())
             for layer in dict.fromkeys(self.layers):
                 stack.callback(layer.register_forward_hook(self._hook).remove)
             self._stack = stack.pop_all()
@@ -96,6 +100,10 @@ class Tap:
     def __exit__(self, *exception: object) -> None:
         self._captured.clear()
         self._stack.close()
+
+    def _surroundings(self) -> AbstractContextManager[None]:
+        """What holds between entry and exit."""
+        return quiet(self.model, self.eval_mode)
 
     def run(self, images: Images) -> Any:
         """One pass of ``images``; returns the model's output, with a graph that ends at the first tapped layer.
@@ -111,7 +119,7 @@ class Tap:
         self._check_captured()
         if self.graph and not self._has_graph(output):
             self.quirks.whole_graph = False
-            raise NoGradient(_CUT_OFF.format(_listed(self.names)))
+            raise self._cut_off(self.names)
         return output
 
     @property
@@ -159,8 +167,11 @@ class Tap:
             found = self._batched(outputs, wanted, seeds, keep)
         missing = [name for name, gradient in zip(self.names, found, strict=True) if gradient is None]
         if missing and not missing_ok:
-            raise NoGradient(_CUT_OFF.format(_listed(missing)))
+            raise self._cut_off(missing)
         return list(found)
+
+    def _cut_off(self, names: Sequence[str]) -> NoGradient:
+        return NoGradient(_CUT_OFF.format(_listed(names)))
 
     def _batched(
         self, outputs: Tensor | GradientEdge, wanted: list[Tensor], seeds: Tensor, keep: bool
@@ -232,6 +243,10 @@ class Tap:
         """Whether one layer's last call is all that is wanted."""
         return len(self._keys) == 1 and self._keys[0][1] is None
 
+    def _is_early(self, turn: int) -> bool:
+        """Whether a call of the layer is known not to be the last one."""
+        return self._last_alone and self.graph and turn < (self.quirks.runs or 0)
+
     def _one_pass(self, inputs: Inputs) -> Any:
         self._captured.clear()
         self._runs.clear()
@@ -260,7 +275,7 @@ class Tap:
         if threading.get_ident() != self._running_in:
             return None
         turn = self._runs[module] = self._runs.get(module, 0) + 1
-        if self._last_alone and self.graph and turn < (self.quirks.runs or 0):
+        if self._is_early(turn):
             return None
         keys = [key for key in dict.fromkeys(self._keys) if key[0] is module and key[1] in (None, turn)]
         if not keys:

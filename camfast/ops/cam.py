@@ -23,6 +23,9 @@ __all__ = [
     "xgrad_cam",
 ]
 
+RULES = ("cam", "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam", "grad_cam_elementwise")
+"""In the order of their numbers in ``csrc/math/cam.h``."""
+
 
 def cam(activations: Tensor, weights: Tensor, size: Size = None, normalize: bool = True) -> Tensor:
     """Class activation map: the sum of the channels, weighted as given (Zhou 2016, eq. 2).
@@ -152,25 +155,31 @@ def _fallback(name: str):
 
 
 def _save(ctx, inputs, output) -> None:
-    activations, second, size, normalize = inputs
+    activations, second, _, normalize = inputs
     ctx.save_for_backward(activations, second)
-    ctx.size, ctx.normalize = size, normalize
+    ctx.normalize = normalize
 
 
 def _backward(name: str):
-    """The backward of ``camfast::<name>``."""
+    """The backward of ``camfast::<name>``: one kernel, or in parts."""
+    rule = RULES.index(name)
 
     def backward(ctx, grad: Tensor):
         activations, second = ctx.saved_tensors
         op = getattr(torch.ops.camfast, name).default
         with torch.amp.autocast(activations.device.type, enabled=False):
             raw = op(activations, second, None, False)
-            rank = activations.ndim - 2
-            grad_map = finish_backward(grad, raw, rank, ctx.size, ctx.normalize, relu=ctx.normalize)
-            grad_A, grad_second = _map_backward(name, grad_map, activations.to(raw.dtype), second.to(raw.dtype))
-            return grad_A.to(activations.dtype), grad_second.to(second.dtype), None, None
+            grad_map = finish_backward(grad, raw, activations.ndim - 2, ctx.normalize, relu=ctx.normalize)
+            if torch.is_grad_enabled():  # to be differentiated in its turn
+                return *_in_parts(grad_map, activations, second, rule), None, None
+            return *call(torch.ops.camfast.cam_backward.default, grad_map, activations, second, rule), None, None
 
     return backward
+
+
+def _in_parts(grad: Tensor, activations: Tensor, second: Tensor, rule: int) -> tuple[Tensor, Tensor]:
+    grad_A, grad_second = _map_backward(RULES[rule], grad, activations.to(grad.dtype), second.to(grad.dtype))
+    return grad_A.to(activations.dtype), grad_second.to(second.dtype)
 
 
 def _map_backward(name: str, grad: Tensor, A: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,5 +229,11 @@ def _map_backward(name: str, grad: Tensor, A: Tensor, second: Tensor) -> tuple[T
     return to_activations(r * spread(w) + spread(grad_w * by_sum)), spread(grad_w) * by_g
 
 
-for _name in __all__:
+for _name in RULES:
     register(_name, _fake(_name), _fallback(_name), _backward(_name), _save)
+register(
+    "cam_backward",
+    lambda grad, activations, second, rule: (torch.empty_like(activations), torch.empty_like(second)),
+    _in_parts,
+    double=True,
+)

@@ -86,7 +86,7 @@ def _fallback(name: str):
 
 
 def _save(ctx, inputs, output) -> None:
-    activations, ctx.size, ctx.normalize, *gamma = inputs
+    activations, _, ctx.normalize, *gamma = inputs
     ctx.save_for_backward(activations)
     ctx.gamma = gamma
 
@@ -102,8 +102,7 @@ def _backward(name: str):
         op = getattr(torch.ops.camfast, name).default
         with torch.amp.autocast(activations.device.type, enabled=False):
             raw = op(activations, None, False, *ctx.gamma)
-            rank = activations.ndim - 2
-            grad_map = finish_backward(grad, raw, rank, ctx.size, ctx.normalize, relu=ctx.normalize)
+            grad_map = finish_backward(grad, raw, activations.ndim - 2, ctx.normalize, relu=ctx.normalize)
             given = activations.flatten(2).double().mT  # [N, S, C]
             known = given.nan_to_num(0.0, torch.inf, -torch.inf).isfinite().flatten(1).all(1)[:, None, None]
             rows = torch.where(given.isnan() | ~known, 0, given)

@@ -280,12 +280,15 @@ def triangles(length: int, out: int, start: float, end: float, device: torch.dev
 
 
 def min_max(maps: Tensor, rank: int = 2, eps: float = RANGE_EPS) -> Tensor:
-    """Each map of ``[..., *map]`` shifted to start at 0 and divided by its range + eps; non-finite values make the map NaN."""
+    """Each map of ``[..., *map]`` shifted to start at 0 and divided by its range + eps; non-finite values make the map NaN.
+
+    A constant map becomes zero, and so does its derivative.
+    """
     dims = tuple(range(maps.ndim - rank, maps.ndim))
     maps = maps - maps.amin(dims, keepdim=True)
     top = maps.amax(dims, keepdim=True)
     # An infinite range would leave zeros beside NaN; the whole map is unknown, and says so.
-    return torch.where(top.isfinite(), maps / (eps + top), torch.nan)
+    return torch.where(top.isfinite(), torch.where(top == 0, 0, maps / (eps + top)), torch.nan)
 
 
 def _signed(projection: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ def register(
     fallback: Callable[..., Tensor],
     backward: Callable[..., Any] | None = None,
     setup_context: Callable[..., None] | None = None,
+    double: bool = False,
 ) -> None:
     """Completes the op ``camfast::<name>``, whose schema and kernels the compiled libraries brought.
 
@@ -31,6 +32,7 @@ def register(
         fallback: the op in plain PyTorch, for devices without kernels; one warning per device says that it runs.
         backward: from the result's gradient to the inputs'; None where there is no derivative.
         setup_context: keeps for ``backward`` what it needs.
+        double: whether fp64 on CUDA runs the fallback, as it does for every op with a derivative.
     """
 
     def warned(*args: Any) -> Tensor:
@@ -43,6 +45,7 @@ def register(
     torch.library.impl(qualified, "CompositeExplicitAutograd")(warned)
     if backward is not None:
         torch.library.register_autograd(qualified, backward, setup_context=setup_context)
+    if backward is not None or double:
         # For fp64 on CUDA, which has no kernels: csrc/cuda/reference.h calls it in their place.
         schema = str(getattr(torch.ops.camfast, name).default._schema)
         torch.library.define(f"{qualified}_reference", schema[schema.index("(") :])

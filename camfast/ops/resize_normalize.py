@@ -55,22 +55,32 @@ def _fallback(maps, size=None, normalize=True, relu=False):
 
 
 def _save(ctx, inputs, output) -> None:
-    maps, size, normalize, relu = inputs
+    maps, _, normalize, relu = inputs
     ctx.save_for_backward(maps)
-    ctx.size, ctx.normalize, ctx.relu = size, normalize, relu
+    ctx.normalize, ctx.relu = normalize, relu
 
 
 def _backward(ctx, grad: Tensor):
     """The backward of ``camfast::resize_normalize``."""
     (maps,) = ctx.saved_tensors
-    grad_maps = finish_backward(grad, maps.to(grad.dtype), maps.ndim - 1, ctx.size, ctx.normalize, ctx.relu)
+    grad_maps = finish_backward(grad, maps.to(grad.dtype), maps.ndim - 1, ctx.normalize, ctx.relu)
     return grad_maps.to(maps.dtype), None, None, None
 
 
-def finish_backward(grad: Tensor, raw: Tensor, rank: int, size, normalize: bool, relu: bool) -> Tensor:
-    """Through ReLU, min-max, resize, min-max, from the heatmap's gradient to the raw map's."""
-    own = raw.shape[raw.ndim - rank :]
-    size = own if size is None else size
+def finish_backward(grad: Tensor, raw: Tensor, rank: int, normalize: bool, relu: bool) -> Tensor:
+    """Through ReLU, min-max, resize, min-max, from the heatmap's gradient ``[..., *size]`` to the raw map's ``[..., *map]``.
+
+    One kernel; in parts where the gradient is to be differentiated in its turn.
+    """
+    if torch.is_grad_enabled():
+        return _in_parts(grad, raw, rank, normalize, relu)
+    lead = raw.shape[: raw.ndim - rank].numel()
+    flat_grad, flat = (t.reshape(lead, *t.shape[t.ndim - rank :]) for t in (grad, raw))
+    return call(torch.ops.camfast.resize_normalize_backward.default, flat_grad, flat, normalize, relu).reshape(raw.shape)
+
+
+def _in_parts(grad: Tensor, raw: Tensor, rank: int, normalize: bool, relu: bool) -> Tensor:
+    own, size = raw.shape[raw.ndim - rank :], grad.shape[grad.ndim - rank :]
     rectified = raw.clamp(min=0) if relu else raw
     if normalize:
         small = reference.min_max(rectified, rank)
@@ -82,10 +92,13 @@ def finish_backward(grad: Tensor, raw: Tensor, rank: int, size, normalize: bool,
 
 
 def min_max_backward(grad: Tensor, x: Tensor, rank: int, eps: float = RANGE_EPS) -> Tensor:
-    """Of y = (x - min x) / (eps + max x - min x). Ties share the gradient of their minimum or maximum evenly."""
+    """Of y = (x - min x) / (eps + max x - min x). Ties share the gradient of their minimum or maximum evenly.
+
+    A constant x has a derivative of 0: its slope, one over eps, would be that of rounding.
+    """
     dims = tuple(range(x.ndim - rank, x.ndim))
     low, high = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
-    scale = 1 / (eps + (high - low))
+    scale = torch.where(high == low, 0, 1 / (eps + (high - low)))
     y = (x - low) * scale
     at_high = (grad * y).sum(dims, keepdim=True)
     at_low = grad.sum(dims, keepdim=True) - at_high
@@ -110,3 +123,9 @@ def resize_backward(grad: Tensor, own, size, align_corners: bool = False) -> Ten
 
 
 register("resize_normalize", _fake, _fallback, _backward, _save)
+register(
+    "resize_normalize_backward",
+    lambda grad, maps, normalize, relu: torch.empty_like(maps, memory_format=torch.contiguous_format),
+    lambda grad, maps, normalize, relu: _in_parts(grad, maps, maps.ndim - 1, normalize, relu).contiguous(),
+    double=True,
+)

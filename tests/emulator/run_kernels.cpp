@@ -9,11 +9,13 @@
 
 #include "cuda_runtime_api.h"
 #include "cam.h"
+#include "cam_backward.h"
 #include "eigen_cam.h"
 #include "mask_images.h"
 #include "overlay.h"
 #include "portable.cuh"
 #include "preprocess.h"
+#include "resize_normalize_backward.h"
 #include "tile_maps.h"
 
 namespace {
@@ -288,6 +290,70 @@ void run_masks() {
   finish(out, {&images.memory, &maps.memory});
 }
 
+void run_resize_backward() {
+  ResizeBackwardCall call{};
+  call.M = int(next());
+  call.resize.in = next_extent();
+  call.resize.out = next_extent();
+  call.resize.normalize = next() != 0;
+  call.relu = next() != 0;
+  const size_t map_bytes = size_t(call.M) * call.resize.in.positions() * sizeof(float);
+  Input grad(size_t(call.M) * call.resize.out.positions() * sizeof(float), 0), maps(map_bytes, 0);
+  emu::Guarded out(map_bytes), scratch(call.resize.normalize ? map_bytes : 0);
+  call.grad = reinterpret_cast<const float*>(grad.memory.begin());
+  call.maps = reinterpret_cast<const float*>(maps.memory.begin());
+  call.scaled = reinterpret_cast<float*>(scratch.begin());
+  call.out = reinterpret_cast<float*>(out.begin());
+  check(launch_resize_backward(call));
+  const int64_t path = 0;
+  fwrite(&path, sizeof path, 1, stdout);
+  finish(out, {&grad.memory, &maps.memory, &scratch});
+}
+
+Walk next_walk() {
+  Walk w{};
+  w.image = next();
+  w.target = next();
+  w.channel = int(next());
+  w.position = int(next());
+  return w;
+}
+
+// Answers with the derivative by the activations, then that by the gradients or weights.
+void run_cam_backward() {
+  const int64_t dtype = next();
+  CamBackwardCall call{};
+  call.rule = Rule(next());
+  call.N = int(next());
+  call.K = int(next());
+  call.C = int(next());
+  call.S = int(next());
+  call.a = next_walk();
+  call.s = next_walk();
+  call.to_a = call.a;
+  call.to_s = call.s;
+  const size_t shift = size_t(next()), a_bytes = size_t(next()), s_bytes = size_t(next());
+  Input grad(size_t(call.N) * call.K * call.S * sizeof(float), 0), a(a_bytes, shift), s(s_bytes, shift);
+  const bool summed = call.K > 1 && dtype != float32;
+  emu::Guarded by_a(a_bytes, shift), by_s(s_bytes, shift);
+  emu::Guarded scratch(summed ? size_t(call.N) * call.C * call.S * sizeof(float) : 0);
+  call.grad = reinterpret_cast<const float*>(grad.memory.begin());
+  call.activations = a.memory.begin();
+  call.second = s.memory.begin();
+  call.by_a = by_a.begin();
+  call.by_second = by_s.begin();
+  call.sums = summed ? reinterpret_cast<float*>(scratch.begin()) : nullptr;
+  switch (dtype) {
+    case float32: check(launch_cam_backward<float>(call)); break;
+    case float16: check(launch_cam_backward<__half>(call)); break;
+    default: check(launch_cam_backward<__nv_bfloat16>(call)); break;
+  }
+  const int64_t path = 0;
+  fwrite(&path, sizeof path, 1, stdout);
+  finish(by_a, {&grad.memory, &a.memory, &s.memory, &scratch});
+  finish(by_s, {});
+}
+
 } // namespace
 
 int main() {
@@ -304,6 +370,8 @@ int main() {
       if (op == 4) run_eigen();
       if (op == 5) run_masks();
       if (op == 6) run_preprocess();
+      if (op == 7) run_resize_backward();
+      if (op == 8) run_cam_backward();
       fflush(stdout);
     }
   } catch (const std::exception& error) {

@@ -53,7 +53,8 @@ def test_signatures_of_what_hands_options_on():
 
 
 def test_an_explainer_has_the_signature_of_its_call(net):
-    assert list(inspect.signature(camfast.GradCAM(net)).parameters) == ["images", "targets", "size", "normalize"]
+    parameters = list(inspect.signature(camfast.GradCAM(net)).parameters)
+    assert parameters == ["images", "targets", "size", "normalize", "differentiable"]
 
 
 @pytest.mark.parametrize(

@@ -307,3 +307,58 @@ def test_nan_stays_in_its_image(program):
     assert expected[1].isnan().all()
     assert not expected[[0, 2]].isnan().any()
     assert_close(flat.view(expected.shape), expected, torch.float32)
+
+
+# Derivatives
+
+
+@pytest.mark.parametrize("order", range(3))
+def test_resize_backward(program, order):
+    rng = torch.Generator().manual_seed(9)
+    shapes = [((3, 7, 7), (40, 31)), ((2, 20, 9), (6, 30)), ((1, 1, 1), (3, 3)), ((2, 3, 4, 2), (5, 4, 6)), ((4, 9), (33,))]
+    for shape, size in [*shapes, ((2, 5, 5), (5, 5)), ((1, 6, 5), (1, 1))]:
+        maps = torch.randn(shape, generator=rng)
+        maps[0] = -1 if len(shape) % 2 else maps[0]  # blank after a ReLU, constant without
+        grad = torch.randn(shape[0], *size, generator=rng)
+        for normalize, relu in ((1, 1), (1, 0), (0, 0)):
+            header = [7, order, shape[0], *extent(shape[1:]), *extent(size), normalize, relu]
+            actual, _ = run(program, header, [storage_bytes(grad), storage_bytes(maps)], torch.float32)
+            leaf = maps.double().requires_grad_()
+            heat = reference.resize_normalize(leaf, size, bool(normalize), bool(relu))
+            (expected,) = torch.autograd.grad(heat, leaf, grad.double())
+            scale = max(1.0, float(expected.abs().max()))
+            torch.testing.assert_close(actual.view(shape).double(), expected, rtol=0, atol=2e-5 * scale)
+
+
+def backward_case(op: str, sample: Sample, dtype, channels_last: bool, shift: int, order: int):
+    """The header and inputs of one case, and what comes out by the reference."""
+    A, second = sample.tensors(op, dtype, "channels_last" if channels_last else "contiguous")
+    N, K, C, S = sample.N, sample.K or 1, sample.C, torch.Size(sample.map).numel()
+    grad = torch.randn(N, *([] if sample.K is None else [K]), *sample.map, generator=torch.Generator().manual_seed(3))
+    steps = (1, C) if channels_last else (S, 1)
+    of_second = (1, 0) if op == "cam" else steps
+    target = 0 if sample.K is None else second.stride(1)
+    header = [8, order, DTYPES.index(dtype), FAMILY.index(op), N, K, C, S]
+    header += [A.stride(0), 0, *steps, second.stride(0), target, *of_second]
+    inputs = [storage_bytes(grad), storage_bytes(A), storage_bytes(second)]
+    header += [shift, len(inputs[1]), len(inputs[2])]
+    leaves = [A.double().requires_grad_(), second.double().requires_grad_()]
+    heat = getattr(reference, op)(*leaves, None, False)
+    return header, inputs, (A, second), torch.autograd.grad(heat, leaves, grad.double())
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("op", FAMILY)
+def test_cam_backward(program, op, dtype):
+    samples = [Sample(2, 19, (7, 7)), Sample(1, 8, (9, 8), K=3), Sample(2, 5, (3, 2, 4), K=2), Sample(1, 3, (1, 1))]
+    for i, sample in enumerate(samples):
+        for channels_last in (False, True):
+            shift = i % 2 * torch.empty(0, dtype=dtype).element_size()
+            header, inputs, given, expected = backward_case(op, sample, dtype, channels_last, shift, i % 4)
+            flat, _ = run(program, header, inputs, dtype)
+            parts = flat.split([tensor.numel() for tensor in given])
+            for part, tensor, wanted in zip(parts, given, expected, strict=True):
+                actual = part.as_strided(tensor.shape, tensor.stride()).double()
+                limit = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+                scale = max(1.0, float(wanted.abs().max()))
+                torch.testing.assert_close(actual, wanted, rtol=0, atol=limit * scale)

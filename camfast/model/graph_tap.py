@@ -1,0 +1,212 @@
+"""A tap on a training step's own pass: it cuts no graph, changes no mode, and its gradients can be differentiated again.
+
+    images -> trunk (the step's graph) -> TAP: activations [N, C, *map] -> head (the step's graph) -> output
+                                                     |                                     |
+                                                     +------- gradient, with a graph ------+
+
+The second derivative that a loss over heat needs runs through the head alone; from the activations on down it is the one
+backward pass that the step takes anyway. Hooks exist only between ``with`` and its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+
+from .inputs import Images, Inputs
+from .tap import NoGradient, Quirks, Tap
+
+__all__ = ["GraphTap"]
+
+
+class GraphTap(Tap):
+    """Captures activations during one ordinary pass, and gives gradients with a graph to the model's parameters.
+
+    Modules stay in the mode they are in, buffers and random numbers go as in any pass. What follows the layer runs in
+    ways that can be differentiated twice: attention without its fused kernels, compiled parts eagerly. Where the layer
+    itself is inside a compiled part, the whole pass runs eagerly; compiled parts before the layer stay compiled.
+
+    Args:
+        wrapper: what is called: the model, or what ``torch.compile`` or data-parallel training made of it.
+        model: the module in the wrapper, which has the layers.
+        layers: as in :class:`~camfast.model.tap.Tap`.
+        names: as in :class:`~camfast.model.tap.Tap`.
+        quirks: as in :class:`~camfast.model.tap.Tap`.
+    """
+
+    keeps_graph: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        wrapper: nn.Module,
+        model: nn.Module,
+        layers: Sequence[nn.Module],
+        *,
+        names: Sequence[str] | None = None,
+        quirks: Quirks | None = None,
+    ) -> None:
+        super().__init__(model, layers, names=names, graph=True, eval_mode=False, quirks=quirks)
+        self.wrapper = wrapper
+        self.own_output: Any = None
+        """What the model returned, before its wrapper had it: no backward pass from here meets the wrapper's hooks."""
+        self._head = contextlib.ExitStack()  # what holds from the first layer to the end of the pass
+        self._in_head = False
+        self._ungraphed = False  # whether the layer ran under no_grad()
+        self._eager_head = False  # whether compiled parts behind the layer must be told to run eagerly
+
+    def __enter__(self) -> GraphTap:
+        super().__enter__()
+        self._stack.callback(self.model.register_forward_hook(self._note).remove)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.own_output = None
+        super().__exit__(*exception)
+
+    def run(self, images: Images) -> Any:
+        """The pass, with the graph that any pass has; returns what the wrapper returned.
+
+        Raises ``ValueError`` when a layer did not run, ran without a graph, or when the output does not depend on it.
+        """
+        output = self._pass(Inputs.of(images, self.model).whole())
+        self._check_captured()
+        if not self._has_graph(self.own_output):
+            raise self._cut_off(self.names)
+        return output
+
+    @property
+    def activations(self) -> list[Tensor]:
+        """The captured outputs, in the order of ``layers``, with their graph."""
+        return self.captured
+
+    def gradients(
+        self,
+        outputs: Tensor | GradientEdge,
+        seeds: Tensor | None = None,
+        missing_ok: bool = False,
+        keep: bool = False,
+    ) -> list[Any]:
+        """As :meth:`Tap.gradients`, with a graph; K seeds take K backward passes of the head."""
+        wanted = self.captured
+        rank = outputs.ndim if isinstance(outputs, Tensor) else 2
+        several = seeds is not None and seeds.ndim > rank
+        rows = [_gradients(outputs, wanted, seed) for seed in (seeds if several else [seeds])]  # type: ignore[union-attr]
+        columns = list(zip(*rows, strict=True))
+        missing = [name for name, column in zip(self.names, columns, strict=True) if column[0] is None]
+        if missing and not missing_ok:
+            raise self._cut_off(missing)
+        stacked = lambda column: None if column[0] is None else torch.stack(column)  # noqa: E731
+        return [stacked(column) if several else column[0] for column in columns]
+
+    def _surroundings(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def _is_early(self, turn: int) -> bool:
+        return False  # nothing is cut, so that every call may be captured; the pass cannot be repeated if one is missing
+
+    def _pass(self, inputs: Inputs) -> Any:
+        output = self._one_pass(inputs)
+        self.quirks.calls = [self._runs.get(layer, 0) for layer in self.layers]
+        return output
+
+    def _call(self, inputs: Inputs) -> Any:
+        compiled = _compiled_parts(self.wrapper)
+        with contextlib.ExitStack() as self._head:
+            self._in_head = self._ungraphed = False
+            self._eager_head = bool(compiled)
+            if any(_is_inside(layer, part) for part in compiled for layer in self.layers):
+                self._head.enter_context(torch.compiler.set_stance("force_eager"))
+                self._eager_head = False  # it is by now
+            return self.wrapper(*inputs.args, **inputs.kwargs)
+
+    def _cut_off(self, names: Sequence[str]) -> NoGradient:
+        if not self._ungraphed:
+            return super()._cut_off(names)
+        listed = ", ".join(map(repr, names))
+        return NoGradient(
+            f"differentiable=True needs a graph from layer {listed} to the scores, got one that a reentrant checkpoint around "
+            "the layer, or no_grad() behind it, keeps out; give the checkpoint use_reentrant=False"
+        )
+
+    def _note(self, module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == self._running_in:
+            self.own_output = output
+
+    def _capture(self, keys: list[Any], tensor: Tensor) -> Tensor:
+        if tensor.is_inference():
+            raise ValueError("the model runs the layer in torch.inference_mode(), where no gradient can be recorded")
+        if not torch.is_grad_enabled():  # a frozen trunk in the model's own no_grad(), or a reentrant checkpoint
+            self._ungraphed = True
+            torch.set_grad_enabled(True)  # until the end of that no_grad()
+        if not self._in_head:
+            self._in_head = True
+            self._head.enter_context(_twice_differentiable_attention())
+            if self._eager_head:
+                self._head.enter_context(torch.compiler.set_stance("force_eager"))
+        # A view, so that gradients end here and not at the layer's own output, on which others may have hooks.
+        start = tensor.view_as(tensor) if tensor.requires_grad else _Start.apply(tensor, torch.empty(0, requires_grad=True))
+        self._captured.update(dict.fromkeys(keys, start))
+        return start.clone()  # an operation in place must not overwrite what was captured
+
+
+class _Start(torch.autograd.Function):
+    """Begins a graph behind a trunk without one, where no gradient is collected."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, token: Tensor) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
+        return None, None
+
+
+def _gradients(outputs: Tensor | GradientEdge, wanted: list[Tensor], seed: Tensor | None) -> tuple[Tensor | None, ...]:
+    if isinstance(outputs, Tensor) and not outputs.requires_grad:
+        return (None,) * len(wanted)
+    # Under autocast formulas of gradients would be cast once more.
+    with torch.autocast(wanted[0].device.type, enabled=False):
+        try:
+            return torch.autograd.grad(outputs, wanted, seed, create_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if "use_reentrant=True" not in str(error):
+                raise
+            raise ValueError(
+                "differentiable=True needs checkpoints behind the layer to be of the kind that can be differentiated by "
+                "name, got a reentrant one; give it use_reentrant=False"
+            ) from error
+
+
+_ATTENTION = ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")
+
+
+@contextlib.contextmanager
+def _twice_differentiable_attention() -> Iterator[None]:
+    """Attention by its formula: the fused kernels have no second derivative."""
+    backends = torch.backends.cuda  # the switches of the CPU's kernels too
+    before = {name: getattr(backends, f"{name}_enabled")() for name in _ATTENTION}
+    try:
+        for name in _ATTENTION:
+            getattr(backends, f"enable_{name}")(name == "math_sdp")
+        yield
+    finally:
+        for name, enabled in before.items():
+            getattr(backends, f"enable_{name}")(enabled)
+
+
+def _compiled_parts(model: nn.Module) -> list[nn.Module]:
+    """The modules of ``model`` that ``torch.compile`` made, or that compile their own call."""
+    return [m for m in model.modules() if m._compiled_call_impl is not None or "_orig_mod" in m._modules]
+
+
+def _is_inside(layer: nn.Module, part: nn.Module) -> bool:
+    """Whether a hook on ``layer`` would run inside a compiled ``part``: the outermost module runs its hooks outside."""
+    own = part._compiled_call_impl is not None
+    return any(module is layer and (own or module is not part) for module in part.modules())
