@@ -10,11 +10,13 @@ import copy
 import functools
 import importlib.util
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import camfast
 from camfast import losses
@@ -138,7 +140,8 @@ def _by_hand(case: TrainingCase, model: nn.Module, images: Tensor, labels: Tenso
         seen: list[Tensor] = []
         hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
         try:
-            scores = model(images)
+            with _attention(tokens):
+                scores = model(images)
         finally:
             hook.remove()
         A = seen[0]
@@ -171,7 +174,8 @@ def _pytorch_grad_cam(case: TrainingCase, model: nn.Module, images: Tensor, labe
 
     def loss() -> Tensor:
         extractor = ActivationsAndGradients(model, [layer], None, detach=False)
-        scores = extractor(pixels)
+        with _attention(tokens):
+            scores = extractor(pixels)
         score = sum(target(row) for target, row in zip(targets, scores, strict=True))
         torch.autograd.grad(score, pixels, retain_graph=True, create_graph=True)  # type: ignore[arg-type]
         A, G = extractor.activations[0], extractor.gradients[0]
@@ -185,6 +189,11 @@ def _pytorch_grad_cam(case: TrainingCase, model: nn.Module, images: Tensor, labe
         return F.cross_entropy(scores, labels) + WEIGHT * (1 - share).mean()
 
     return loss
+
+
+def _attention(tokens: bool) -> AbstractContextManager[None]:
+    """Attention by its formula, for networks that have it: the fused kernels have no second derivative."""
+    return sdpa_kernel(SDPBackend.MATH) if tokens else nullcontext()
 
 
 def _min_max(maps: Tensor) -> Tensor:
