@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from camfast.ops import reference
 
-__all__ = ["assert_same_gradients", "gradients_of", "plain_heat"]
+__all__ = ["RULES", "assert_same_gradients", "gradients_of", "plain_heat"]
 
 RULES = ("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam", "grad_cam_elementwise")
 
@@ -28,6 +28,7 @@ def plain_heat(
 ) -> tuple[Tensor, Tensor]:
     """``(scores, heatmap)`` of classes ``[N]`` or ``[N, K]``; the heatmap has the images' size where ``size`` is None."""
     kept: list[Tensor] = []
+    images = images if images.requires_grad else images.clone().requires_grad_()  # a frozen trunk has a graph by this
 
     def keep(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         kept.append(output)

@@ -77,7 +77,9 @@ def _known(explainer: LayerExplainer, inputs: Inputs, targets: Targets) -> Input
         inputs = explainer.prepare(inputs, targets)
         if known:
             return inputs
-        with Tap(explainer.model, explainer._modules, names=explainer._names, graph=False, quirks=explainer._quirks) as tap:
+        with Tap(
+            explainer.model, explainer._modules, names=explainer._names, graph=False, quirks=explainer._quirks
+        ) as tap:
             output: Any = explainer.run(tap, inputs)
             scores = explainer.scores(targets, output, inputs)
             chosen = choose(targets, scores, explainer.class_names, output, explainer.classes(inputs))
@@ -101,6 +103,10 @@ def _check_numbers(scores: Tensor) -> None:
     if len(rows) == len(scores):
         which = f"every image of {len(scores)}: the weights may be NaN too"
     else:
-        which = ("image " if len(rows) == 1 else "images ") + ", ".join(map(str, rows[:10])) + ("" if len(rows) <= 10 else ", ...")
+        which = (
+            ("image " if len(rows) == 1 else "images ")
+            + ", ".join(map(str, rows[:10]))
+            + ("" if len(rows) <= 10 else ", ...")
+        )
         which += f" of {len(scores)}: look for NaN in it"
     raise ValueError(f"expected scores that are numbers, got NaN for {which}")

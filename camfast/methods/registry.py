@@ -74,8 +74,8 @@ def register(
 
     def explain(*args: Any, **options: Any) -> Any:
         if "differentiable" in options:
-            call = f"explainer = {own.__name__}(model), explainer(images, differentiable=True)"
-            raise TypeError(f"{own.name}() explains one call and is gone; to train with heat keep an explainer: {call}")
+            made = f"explainer = {own.__name__}(model), explainer(images, differentiable=True)"
+            raise TypeError(f"{own.name}() explains one call and is gone; to train with heat keep an explainer: {made}")
         given = bound(f"{own.name}()", signature, args, options).arguments
         call = {name: given.pop(name) for name in _CALL if name in given}
         return own(**given)(**call)

@@ -16,10 +16,10 @@ from ..model.untouched import quiet
 from ..targets import Targets
 from .chosen import Chosen, choose, scores_for
 from .composite import CompositeExplainer, CompositeOptions
+from .differentiable import check_differentiable
 from .explainer import Explainer, Layers
 from .explanation import Explanation
 from .gradient import GradCAM
-from .differentiable import check_differentiable
 from .layer_map import LayerMaps, SummedMap
 from .registry import register
 from .scoring import counted

@@ -97,7 +97,8 @@ class GraphTap(Tap):
         wanted = self.captured
         rank = outputs.ndim if isinstance(outputs, Tensor) else 2
         several = seeds is not None and seeds.ndim > rank
-        rows = [_gradients(outputs, wanted, seed) for seed in (seeds if several else [seeds])]  # type: ignore[union-attr]
+        with _gathered(self.model):
+            rows = [_gradients(outputs, wanted, seed) for seed in (seeds if several else [seeds])]  # type: ignore[union-attr]
         columns = list(zip(*rows, strict=True))
         missing = [name for name, column in zip(self.names, columns, strict=True) if column[0] is None]
         if missing and not missing_ok:
@@ -109,7 +110,9 @@ class GraphTap(Tap):
         return contextlib.nullcontext()
 
     def _is_early(self, turn: int) -> bool:
-        return False  # nothing is cut, so that every call may be captured; the pass cannot be repeated if one is missing
+        return (
+            False  # nothing is cut, so that every call may be captured; the pass cannot be repeated if one is missing
+        )
 
     def _pass(self, inputs: Inputs) -> Any:
         output = self._one_pass(inputs)
@@ -151,7 +154,9 @@ class GraphTap(Tap):
             if self._eager_head:
                 self._head.enter_context(torch.compiler.set_stance("force_eager"))
         # A view, so that gradients end here and not at the layer's own output, on which others may have hooks.
-        start = tensor.view_as(tensor) if tensor.requires_grad else _Start.apply(tensor, torch.empty(0, requires_grad=True))
+        start = (
+            tensor.view_as(tensor) if tensor.requires_grad else _Start.apply(tensor, torch.empty(0, requires_grad=True))
+        )
         self._captured.update(dict.fromkeys(keys, start))
         return start.clone()  # an operation in place must not overwrite what was captured
 
@@ -182,6 +187,24 @@ def _gradients(outputs: Tensor | GradientEdge, wanted: list[Tensor], seed: Tenso
                 "differentiable=True needs checkpoints behind the layer to be of the kind that can be differentiated by "
                 "name, got a reentrant one; give it use_reentrant=False"
             ) from error
+
+
+@contextlib.contextmanager
+def _gathered(model: nn.Module) -> Iterator[None]:
+    """Weights that fully sharded training gathers for a gradient stay so until the step's own backward pass.
+
+    It would scatter them after each, and the second derivative needs them once more.
+    """
+    sharded: list[Any] = [module for module in model.modules() if hasattr(module, "set_reshard_after_backward")]
+    groups = [getattr(module._get_fsdp_state(), "_fsdp_param_group", None) for module in sharded]
+    before = [getattr(group, "reshard_after_backward", True) for group in groups]
+    try:
+        for module in sharded:
+            module.set_reshard_after_backward(False, recurse=False)
+        yield
+    finally:
+        for module, scattered in zip(sharded, before, strict=True):
+            module.set_reshard_after_backward(scattered, recurse=False)
 
 
 _ATTENTION = ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")

@@ -18,8 +18,8 @@ _warned_devices: set[str] = set()
 
 def register(
     name: str,
-    fake: Callable[..., Tensor],
-    fallback: Callable[..., Tensor],
+    fake: Callable[..., Any],
+    fallback: Callable[..., Any],
     backward: Callable[..., Any] | None = None,
     setup_context: Callable[..., None] | None = None,
     double: bool = False,
@@ -35,7 +35,7 @@ def register(
         double: whether fp64 on CUDA runs the fallback, as it does for every op with a derivative.
     """
 
-    def warned(*args: Any) -> Tensor:
+    def warned(*args: Any) -> Any:
         _warn_once(args[0].device)
         return fallback(*args)
 
@@ -52,7 +52,7 @@ def register(
         torch.library.impl(f"{qualified}_reference", "CompositeExplicitAutograd")(fallback)
 
 
-def call(op: Callable[..., Tensor], *args: Any) -> Tensor:
+def call(op: Callable[..., Any], *args: Any) -> Any:
     """``op(*args)``; where no gradient can be asked for, past the autograd key, whose Python kernel costs microseconds."""
     if torch.compiler.is_compiling() or (
         torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)

@@ -76,7 +76,9 @@ def finish_backward(grad: Tensor, raw: Tensor, rank: int, normalize: bool, relu:
         return _in_parts(grad, raw, rank, normalize, relu)
     lead = raw.shape[: raw.ndim - rank].numel()
     flat_grad, flat = (t.reshape(lead, *t.shape[t.ndim - rank :]) for t in (grad, raw))
-    return call(torch.ops.camfast.resize_normalize_backward.default, flat_grad, flat, normalize, relu).reshape(raw.shape)
+    return call(torch.ops.camfast.resize_normalize_backward.default, flat_grad, flat, normalize, relu).reshape(
+        raw.shape
+    )
 
 
 def _in_parts(grad: Tensor, raw: Tensor, rank: int, normalize: bool, relu: bool) -> Tensor:

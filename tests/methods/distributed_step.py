@@ -1,10 +1,11 @@
 """One of two processes: data-parallel steps with heat in the loss, compared with plain steps whose gradients are averaged.
 
-    python distributed_step.py RANK FILE WRAPPER
+python distributed_step.py RANK FILE WRAPPER...
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from plain_training import assert_same_gradients, plain_heat
 import camfast
 
 Y = torch.tensor([1, 4, 0])
-STEPS = 3
+STEPS = 2
 
 
 def network(kind: type[nn.Module]) -> nn.Module:
@@ -58,12 +59,12 @@ def wanted(kind: type[nn.Module]) -> list[dict[str, Tensor]]:
 
 
 def wrapped(model: nn.Module, wrapper: str) -> nn.Module:
-    if wrapper.startswith("fsdp"):
+    if wrapper.startswith("sharded"):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh("cpu", (2,))
-        if wrapper == "fsdp parts":
+        if wrapper == "sharded parts":
             for part in (model.stem, model.body, model.fc):
                 fully_shard(part, mesh=mesh)
         fully_shard(model, mesh=mesh)
@@ -83,12 +84,12 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def main(rank: int, file: str, wrapper: str) -> None:
+def main(rank: int, file: str, wrappers: list[str]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-    for kind in (SmallNet, DeepHead):
+    known = {kind: wanted(kind) for kind in (SmallNet, DeepHead)}
+    for wrapper, (kind, expected) in itertools.product(wrappers, known.items()):
         model = network(kind)
-        expected = wanted(kind)
         called = wrapped(model, wrapper)
         explainer = camfast.GradCAM(called, "body")
         for step in range(STEPS):
@@ -105,9 +106,9 @@ def main(rank: int, file: str, wrapper: str) -> None:
             with torch.no_grad():
                 for p in called.parameters():
                     p -= 0.1 * p.grad
-    print("equal", flush=True)
+        print(f"{wrapper}, {kind.__name__}: equal", flush=True)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -8,8 +8,8 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from models import FrozenTrunk, SmallNet, CutOff, DeepHead, bystander_state, calibrated, images
-from plain_training import assert_same_gradients, gradients_of, plain_heat
+from models import CutOff, DeepHead, FrozenTrunk, SmallNet, bystander_state, calibrated, images
+from plain_training import RULES, assert_same_gradients, gradients_of, plain_heat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -85,14 +85,14 @@ def test_training_by_heat_moves_the_heat():
     mask[:, :8] = 1
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     inside = []
-    for _ in range(30):
+    for _ in range(20):
         result = explainer(X, Y, differentiable=True)
         share = ((result.heatmap * mask).sum((1, 2)) / (result.heatmap.sum((1, 2)) + 1e-6)).mean()
         optimizer.zero_grad()
-        (F.cross_entropy(result.scores, Y) - share).backward()
+        (F.cross_entropy(result.scores, Y) - 5 * share).backward()
         optimizer.step()
-        inside.append(float(share))
-    assert inside[-1] > inside[0] + 0.2
+        inside.append(float(share.detach()))
+    assert inside[-1] > inside[0] + 0.1
 
 
 # Frozen parts, accumulation, checkpoints
@@ -276,19 +276,27 @@ def test_the_number_of_tensors_is_flat():
 # Bad input
 
 
-WITHOUT = [name for name, method in camfast.METHODS.items() if not method.derivative and name not in ("finer_cam", "refine_cam")]
+WITHOUT = [
+    name
+    for name, method in camfast.METHODS.items()
+    if not method.derivative and name not in ("finer_cam", "refine_cam")
+]
 
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_methods_without_a_derivative_say_so(name):
     explainer = camfast.METHODS[name](network())
     title = type(explainer).__name__
-    with pytest.raises(ValueError, match=f"^differentiable=True needs a method with a derivative, got {title}; use GradCAM"):
+    with pytest.raises(
+        ValueError, match=f"^differentiable=True needs a method with a derivative, got {title}; use GradCAM"
+    ):
         explainer(X, differentiable=True)
 
 
 def test_those_without_a_derivative():
-    assert {"score_cam", "ss_cam", "is_cam", "ablation_cam", "eigen_cam", "eigen_grad_cam", "recipro_cam"} <= set(WITHOUT)
+    assert {"score_cam", "ss_cam", "is_cam", "ablation_cam", "eigen_cam", "eigen_grad_cam", "recipro_cam"} <= set(
+        WITHOUT
+    )
     with_one = set(camfast.METHODS) - set(WITHOUT)
     assert {"cam", "grad_cam", "hires_cam", "layer_cam", "shapley_cam", "finer_cam", "refine_cam"} <= with_one
     made = camfast.RefineCAM(network(), ["stem", "body"], base_method=camfast.EigenCAM)
@@ -298,7 +306,10 @@ def test_those_without_a_derivative():
 
 def test_other_refusals():
     model = network()
-    for options, message in (({"eigen_smooth": True}, "eigen_smooth, whose component"), ({"aug_smooth": True}, "takes six")):
+    for options, message in (
+        ({"eigen_smooth": True}, "eigen_smooth, whose component"),
+        ({"aug_smooth": True}, "takes six"),
+    ):
         with pytest.raises(ValueError, match=message):
             camfast.GradCAM(model, "body", **options)(X, differentiable=True)
     for context in (torch.no_grad, torch.inference_mode):
@@ -314,7 +325,9 @@ def test_scores_that_are_nan_name_the_image():
     model, bad = network(), X.clone()
     bad[1, 0, 3, 3] = torch.nan
     explainer = camfast.GradCAM(model, "body")
-    with pytest.raises(ValueError, match="^expected scores that are numbers, got NaN for image 1 of 3: look for NaN in it$"):
+    with pytest.raises(
+        ValueError, match="^expected scores that are numbers, got NaN for image 1 of 3: look for NaN in it$"
+    ):
         explainer(bad, Y, differentiable=True)
     with torch.no_grad():
         model.fc.bias[0] = torch.nan
@@ -323,7 +336,7 @@ def test_scores_that_are_nan_name_the_image():
 
 
 @pytest.mark.filterwarnings("ignore::camfast.errors.DoubtWarning")
-@pytest.mark.parametrize("name", ["cam", "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam", "grad_cam_elementwise"])
+@pytest.mark.parametrize("name", ["cam", *RULES])
 @pytest.mark.parametrize("kind", ["zero weights", "negative weights", "constant activations", "zero activations"])
 def test_blank_maps_have_finite_gradients(kind, name):
     for layers in ("body", ["body", "stem"]):

@@ -418,10 +418,10 @@ def test_the_last_linear_layer_is_left_out_of_the_backward_pass(name, targets, m
     model, x = _head_of(name), torch.randn(2, 3, 8, 8, dtype=torch.float64)
     starts = []
     real = linear_head.last_linear
-    monkeypatch.setattr(linear_head, "last_linear", lambda scores: starts.append(real(scores)) or starts[-1])
+    monkeypatch.setattr(linear_head, "last_linear", lambda *given: starts.append(real(*given)) or starts[-1])
     quick = camfast.grad_cam_plus_plus(model, x, targets, layers="0", normalize=False)
     assert [start is not None for start in starts] == [name in ("linear", "no bias", "two", "convolution")]
-    monkeypatch.setattr(linear_head, "last_linear", lambda scores: None)
+    monkeypatch.setattr(linear_head, "last_linear", lambda *given: None)
     plain = camfast.grad_cam_plus_plus(model, x, targets, layers="0", normalize=False)
     torch.testing.assert_close(quick.heatmap, plain.heatmap, rtol=1e-12, atol=0)
     assert quick.heatmap.std() > 0

@@ -315,7 +315,13 @@ def test_nan_stays_in_its_image(program):
 @pytest.mark.parametrize("order", range(3))
 def test_resize_backward(program, order):
     rng = torch.Generator().manual_seed(9)
-    shapes = [((3, 7, 7), (40, 31)), ((2, 20, 9), (6, 30)), ((1, 1, 1), (3, 3)), ((2, 3, 4, 2), (5, 4, 6)), ((4, 9), (33,))]
+    shapes = [
+        ((3, 7, 7), (40, 31)),
+        ((2, 20, 9), (6, 30)),
+        ((1, 1, 1), (3, 3)),
+        ((2, 3, 4, 2), (5, 4, 6)),
+        ((4, 9), (33,)),
+    ]
     for shape, size in [*shapes, ((2, 5, 5), (5, 5)), ((1, 6, 5), (1, 1))]:
         maps = torch.randn(shape, generator=rng)
         maps[0] = -1 if len(shape) % 2 else maps[0]  # blank after a ReLU, constant without

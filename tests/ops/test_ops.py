@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 
 import pytest
@@ -186,49 +185,6 @@ def test_overlay_shows_the_frame_under_nan(device):
     strided = torch.randint(0, 256, (1, 3, 8, 9), dtype=torch.uint8, device=device).permute(0, 2, 3, 1)
     heat = torch.rand(1, 4, 4, device=device)
     assert torch.equal(ops.overlay(strided, heat), ops.overlay(strided.contiguous(), heat))
-
-
-# ----------------------------------------------------------------------------------------------------------- gradients
-
-
-@pytest.mark.parametrize("op", FAMILY)
-@pytest.mark.parametrize("normalize", [True, False], ids=["normalized", "raw"])
-@pytest.mark.parametrize(
-    "sample",
-    [Sample(2, 5, (3, 4), (7, 6)), Sample(1, 4, (3, 3), K=2), Sample(2, 3, (5,), 4), Sample(1, 3, (2, 3, 2), 4)],
-    ids=str,
-)
-def test_gradcheck(op, normalize, sample, device):
-    A, second = sample.tensors(op, torch.float64, device=device)
-    inputs = (A.requires_grad_(), second.requires_grad_())
-    call = functools.partial(getattr(ops, op), size=sample.size, normalize=normalize)
-    assert torch.autograd.gradcheck(call, inputs, atol=1e-5)
-
-
-@pytest.mark.parametrize("op", FAMILY)
-def test_gradients_equal_the_references(op, device):
-    A, second = MAPS_OF_ONE_SHAPE.tensors(op, torch.float64, device=device)
-    down = torch.randn(2, 2, 13, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(7)).to(device)
-    grads = []
-    for module in (ops, reference):
-        inputs = [A.clone().requires_grad_(), second.clone().requires_grad_()]
-        grads.append(torch.autograd.grad(getattr(module, op)(*inputs, (13, 9)), inputs, down))
-    for ours, theirs in zip(*grads, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
-
-
-@pytest.mark.parametrize("relu", [False, True])
-def test_resize_normalize_gradcheck(relu, device):
-    maps = torch.randn(3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(8)).to(device)
-    for size, normalize in [((6, 9), True), ((2, 3), True), ((6, 9), False)]:
-        call = functools.partial(torch.ops.camfast.resize_normalize, size=size, normalize=normalize, relu=relu)
-        assert torch.autograd.gradcheck(call, (maps.requires_grad_(),))
-
-
-def test_double_backward(device):
-    A, G = Sample(1, 3, (3, 3), 5).tensors("hires_cam", torch.float64, device=device)
-    inputs = (A.requires_grad_(), G.requires_grad_())
-    assert torch.autograd.gradgradcheck(lambda a, g: ops.hires_cam(a, g, 5, False), inputs)
 
 
 # ------------------------------------------------------------------------------------------- dispatcher and compilation

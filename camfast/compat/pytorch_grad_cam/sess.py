@@ -197,7 +197,9 @@ class _Base(Explainer):
         super().__init__(model)
         self.cam, self.cam_smooth = cam, eigen_smooth
 
-    def __call__(self, images: Any, targets: Any = None, size: Any = None, normalize: Any = True) -> Explanation:
+    def __call__(  # type: ignore[override]
+        self, images: Any, targets: Any = None, size: Any = None, normalize: Any = True
+    ) -> Explanation:
         inputs = Inputs.of(images)
         heatmap = self.cam(inputs.image, targets, eigen_smooth=self.cam_smooth)
         return Explanation(
