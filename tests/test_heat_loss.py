@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from interpreter import run_python
 from models import SmallNet, images
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -235,6 +238,44 @@ def test_lightning_trains_as_a_plain_loop(kind, accumulate, tmp_path):
     assert "training_step" not in vars(module) and module.net.passes == 2
     curves, pictures = read(tmp_path)
     assert pictures["heat on training images"] and {"heat loss", "training loss"} <= set(curves)
+
+
+PARALLEL = """
+import sys
+sys.path[:0] = {paths!r}
+import torch
+from test_heat_loss import Net, STEPS, fit, lightning_heat_loss, lightning_module, outside
+import lightning.pytorch as lightning
+
+class Last(lightning.Callback):
+    def on_train_end(self, trainer, pl_module):
+        assert type(trainer.model).__name__ == "DistributedDataParallel"
+        torch.save(pl_module.net.state_dict(), sys.argv[1] + "/" + str(trainer.global_rank))
+
+torch.set_num_threads(1)
+module = lightning_module(STEPS["of a part"][1])
+torch.manual_seed(0)
+module.net = Net().eval()
+loss = lightning_heat_loss(lambda result, batch: outside(result, batch[2]), "body", model="net", weight=0.5, writer=None)
+fit(module, loss, Last(), strategy="ddp_fork", devices=2)
+"""
+
+
+def test_lightning_in_two_processes(tmp_path):
+    """Four images in each make the step that eight make in one."""
+    pytest.importorskip("lightning.pytorch")
+    paths = [str(Path(__file__).parent), str(Path(camfast.__file__).parents[1])]
+    done = run_python("-c", PARALLEL.format(paths=paths), tmp_path)
+    assert done.returncode == 0, done.stderr
+    torch.manual_seed(0)
+    alone = Net().eval()
+    _, gradients = by_hand(alone, data(8), 0.5)
+    with torch.no_grad():
+        for parameter, gradient in zip(alone.parameters(), gradients, strict=True):
+            parameter -= 0.05 * gradient
+    for rank in ("0", "1"):
+        for name, value in torch.load(tmp_path / rank).items():
+            torch.testing.assert_close(value, alone.state_dict()[name], rtol=1e-4, atol=1e-6, msg=f"{rank} {name}")
 
 
 def test_lightning_logs_to_its_own_writer_and_for_every_logger(tmp_path):
