@@ -291,6 +291,21 @@ def test_lightning_logs_to_its_own_writer_and_for_every_logger(tmp_path):
     assert len(curves["heat_loss"]) == 2
 
 
+def test_lightning_compiled_runs_eagerly_and_trains_the_same():
+    module = lightning_module(STEPS["of a part"][1])
+    _, twin = twins()
+    module.net.load_state_dict(twin.state_dict())
+    loss = lightning_heat_loss(lambda result, batch: outside(result, batch[2]), "body", model="net", weight=0.5)
+    fit(torch.compile(module, backend="eager"), loss)
+    optimizer = torch.optim.SGD(twin.parameters(), 0.05)
+    for batch in DataLoader(TensorDataset(*data(8)), batch_size=4):
+        for parameter, gradient in zip(twin.parameters(), by_hand(twin, batch, 0.5)[1], strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+    for ours, theirs in zip(module.net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_lightning_steps_that_do_not_fit():
     def callback(**options):
         return lightning_heat_loss(lambda result, batch: outside(result, batch[2]), **options)
@@ -404,3 +419,16 @@ def test_hugging_face_wraps_a_trainers_own_loss_and_says_what_is_missing(tmp_pat
         ValueError, match=r"a batch must hold 'pixel_values', 'area', got .*remove_unused_columns=False"
     ):
         trainer.train()
+
+
+def test_hugging_face_compiled(tmp_path):
+    terms = []
+    for compiled in (False, True):
+        options = {"torch_compile": True, "torch_compile_backend": "eager"} if compiled else {}
+        trainer = hugging_face(tmp_path, max_steps=1, **options)
+        trainer._get_train_sampler = lambda data: torch.utils.data.SequentialSampler(data)
+        loss = lambda result, batch: terms.append(outside(result, batch["mask"])) or terms[-1]  # noqa: E731
+        huggingface_heat_loss(trainer, loss, extra=["mask"], writer=None)
+        trainer.train()
+    assert terms[0].requires_grad
+    torch.testing.assert_close(terms[0], terms[1])

@@ -125,15 +125,22 @@ class HeatLoss:
         return result, self._term(result, batch, step, None)
 
     def within(
-        self, run: Callable[[], Any], images: Images, targets: Targets, batch: Any, step: int | None = None
+        self,
+        run: Callable[[], Any],
+        images: Images,
+        targets: Targets,
+        batch: Any,
+        step: int | None = None,
+        called: nn.Module | None = None,
     ) -> tuple[Any, Tensor]:
         """The same of a step that calls the model by itself: what ``run()`` returned, and the term.
 
         ``run`` must call the model once with what becomes of ``images``; of several calls the last one counts. What it
         returns is a loss, something that holds one under ``"loss"``, or any other thing, whose loss is not logged. A step that
-        returns None without a call of the model has no term: 0.
+        returns None without a call of the model has no term: 0. ``called`` is the module that ``run`` calls, where that is
+        something around the model, as what ``torch.compile`` makes of it.
         """
-        step_of = _Step(self.explainer.model, run)
+        step_of = _Step(self.explainer.model, run, called)
         before = self.explainer._wrapper
         self.explainer._wrapper = step_of
         try:
@@ -207,9 +214,10 @@ class _Skipped(Exception):
 class _Step(nn.Module):
     """Stands where the explained model is called: runs a training step, in which the model's own call is."""
 
-    def __init__(self, model: nn.Module, run: Callable[[], Any]) -> None:
+    def __init__(self, model: nn.Module, run: Callable[[], Any], called: nn.Module | None) -> None:
         super().__init__()
         self.model = model
+        self.called = called  # so that its compiled parts are seen
         self.run = run
         self.returned: Any = None
         self._outputs: list[Any] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -86,12 +87,18 @@ def _wrapped_step(trainer: Any, module: Any, heat_loss: HeatLoss, images: Part, 
     """Wraps ``module.training_step``; returns what takes the wrapper off."""
     own = vars(module).get("training_step")
     original = module.training_step
+    compiled = getattr(module, "_compiler_ctx", None) is not None  # compiled steps skip hooks
 
     @functools.wraps(original)
     def training_step(*args: Any, **kwargs: Any) -> Any:
         batch = args[0] if args else kwargs["batch"]
+
+        def run() -> Any:
+            with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+                return original(*args, **kwargs)
+
         returned, term = heat_loss.within(
-            lambda: original(*args, **kwargs),
+            run,
             _part(batch, images, "images"),
             _part(batch, targets, "targets"),
             batch,
@@ -168,6 +175,7 @@ def huggingface_heat_loss(
             _part(inputs, targets, "targets"),
             inputs,
             trainer.state.global_step,
+            model,
         )
         value = value + term / _accumulated(trainer, others.get("num_items_in_batch"))
         return (value, outputs) if return_outputs else value
