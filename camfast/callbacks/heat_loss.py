@@ -43,22 +43,23 @@ class HeatLoss:
 
     Args:
         model: the network in training.
-        loss: ``loss(result, batch) -> scalar``: an :class:`~camfast.Explanation` with a graph, and what the call was given
-            beside images and targets. Those of :mod:`camfast.losses` take ``result.heatmap``.
+        loss: ``loss(result, batch) -> scalar``: a ``camfast.Explanation`` with a graph, and what the call was given
+            beside images and targets. Those of ``camfast.losses`` take ``result.heatmap``.
         layers: the layer that is explained; None: the last with a spatial map.
         weight: of the term, a number, or a function of the step's number, to begin gently.
         method: a name of ``camfast.METHODS`` or an explainer class, one with a derivative.
-        size, normalize: of the heat, as in :meth:`camfast.Explainer.__call__`. ``size="map"`` is the layer's own, and
-            cheapest.
+        size: of the heat, as in ``camfast.Explainer.__call__``; ``"map"`` is the layer's own, and cheapest.
+        normalize: of the heat, as there.
         every: steps between two logs; the first step is logged.
         writer: a ``SummaryWriter``, or the path of a log directory; None: nothing is logged.
         shown: how many images of a batch the log shows.
-        colormap, alpha: of the heat there.
+        colormap: of the heat there.
+        alpha: of the heat there.
         options: further ones of the method, such as ``class_names`` or ``reshape``.
 
     Tags: ``heat loss`` and ``heat loss weighted`` (the term), ``training loss`` (what a trainer's step gave, without the term),
     and ``heat on training images`` (a labelled figure). Errors of the writing thread are raised by the next call or by
-    :meth:`close`.
+    ``close``.
     """
 
     def __init__(
@@ -117,7 +118,8 @@ class HeatLoss:
         """One pass of the model: its explanation, with scores to train on, and the term to add to the loss.
 
         Args:
-            images, targets: as in :meth:`camfast.Explainer.__call__`.
+            images: as in ``camfast.Explainer.__call__``.
+            targets: as there.
             batch: what the loss needs beside the explanation, such as masks.
             step: the number of the step; None counts the calls, from 0.
         """

@@ -37,15 +37,15 @@ def lightning_heat_loss(
     While ``fit`` runs, the module's ``training_step`` is wrapped, so that the term is there before Lightning scales the loss,
     divides it for gradient accumulation and goes back. The heat is of the step's own pass. ``loss`` gets the explanation and the
     batch. Steps that return None are skipped. ``heat_loss`` is logged by the module too, for every logger. Needs ``lightning``
-    or ``pytorch_lightning``; ``callback.heat_loss`` is the :class:`HeatLoss`.
+    or ``pytorch_lightning``; ``callback.heat_loss`` is the ``HeatLoss``.
 
     Args:
-        loss: as in :class:`HeatLoss`; ``batch`` is the training step's.
-        layers: as in :class:`HeatLoss`, names in the explained model.
+        loss: as in ``HeatLoss``; ``batch`` is the training step's.
+        layers: as in ``HeatLoss``, names in the explained model.
         model: the name of the part that ``training_step`` calls, such as ``"net"``; None: the module, by ``self(...)``.
-        images, targets: which part of the batch they are: a number, a key, or a function of the batch; None for targets:
-            each image's top class.
-        options: as in :class:`HeatLoss`; ``writer`` may be left out where the trainer logs to TensorBoard.
+        images: which part of the batch they are: a number, a key, or a function of the batch.
+        targets: likewise; None: each image's top class.
+        options: as in ``HeatLoss``; ``writer`` may be left out where the trainer logs to TensorBoard.
 
     Raises:
         ValueError: where a module optimises by hand, or does not call the explained model.
@@ -140,15 +140,15 @@ def huggingface_heat_loss(
 
     Args:
         trainer: the trainer, whose model is explained.
-        loss: as in :class:`HeatLoss`; ``batch`` is the dict of inputs.
-        layers: as in :class:`HeatLoss`.
+        loss: as in ``HeatLoss``; ``batch`` is the dict of inputs.
+        layers: as in ``HeatLoss``.
         images: the key of the images in a batch.
         targets: the key of the targets, or a function of the batch; None: each image's top class.
         extra: keys that the loss needs and the model does not take. They are kept in the batch, and from the model.
-        options: as in :class:`HeatLoss`; without ``writer`` the log goes to the trainer's ``logging_dir`` or ``output_dir``.
+        options: as in ``HeatLoss``; without ``writer`` the log goes to the trainer's ``logging_dir`` or ``output_dir``.
 
     Returns:
-        The :class:`HeatLoss`, closed at the end of training.
+        The ``HeatLoss``, closed at the end of training.
     """
     package = require("transformers", "huggingface")
     arguments = trainer.args

@@ -6,7 +6,7 @@
 What all of them share:
 
 - *Heat* is ``[N, H, W]`` or ``[N, K, H, W]``, floating, in [0, 1] as explainers give it; sums are taken in fp32, or in fp64.
-- *Masks* say where heat may lie, *boxes* likewise; see :func:`inside_of`. Where their size is another one than the heat's
+- *Masks* say where heat may lie, *boxes* likewise; see ``inside_of``. Where their size is another one than the heat's
   they are resized to it, by area.
 - *Weights* ``[N]`` (or ``[N, K]``) say how much each image counts; the mean is over the sum of the weights, and 0 where
   that is 0. An image without annotation has weight 0.

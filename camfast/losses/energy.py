@@ -17,11 +17,13 @@ def energy_inside(
     """The share of each map's heat that lies inside its mask or boxes: the energy-based pointing game.
 
     ``sum(heat * inside) / sum(heat)`` (Wang 2020, Score-CAM, https://arxiv.org/abs/1910.01279). A measure; the loss is
-    :func:`energy_outside`.
+    ``energy_outside``.
 
     Args:
         heat: ``[N, H, W]`` or ``[N, K, H, W]``; what is negative counts as 0.
-        masks, boxes, box_size: as in :func:`inside_of`; one of masks and boxes.
+        masks: where heat may lie, as in ``inside_of``.
+        boxes: in place of masks, x0, y0, x1, y1 in pixels.
+        box_size: height and width of the picture that the boxes are in; None: the heat's.
 
     Returns:
         ``[N]`` or ``[N, K]`` in [0, 1]; 0 for a blank map, NaN for an image without annotation, or whose annotation is empty.
@@ -50,8 +52,10 @@ def energy_outside(
 
     Args:
         heat: ``[N, H, W]`` or ``[N, K, H, W]``; what is negative counts as 0.
-        masks, boxes, box_size: as in :func:`inside_of`; one of masks and boxes. An image without annotation, or whose
-            annotation is empty, counts nothing.
+        masks: where heat may lie, as in ``inside_of``. An image without annotation, or whose annotation is empty, counts
+            nothing.
+        boxes: in place of masks, x0, y0, x1, y1 in pixels.
+        box_size: height and width of the picture that the boxes are in; None: the heat's.
         weights: ``[N]`` or ``[N, K]``, how much each counts.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 

@@ -68,7 +68,7 @@ def attention_mining(
 
     ``mean over targets of s[target](soft_erase(images, heat))`` (Li 2018, https://arxiv.org/abs/1802.10171). It is small
     where the heat covers all that speaks for the class, and it needs no annotation. GAIN adds it to the
-    classification's loss, and where masks exist 10 times :func:`guided_attention`.
+    classification's loss, and where masks exist 10 times ``guided_attention``.
 
     It costs a second pass of the model, in the mode that the model is in: batch norm sees the erased images too.
 
@@ -77,7 +77,9 @@ def attention_mining(
         images: floating ``[N, C, H, W]``.
         heat: in [0, 1], ``[N, H, W]``, or ``[N, K, H, W]`` for K targets, of the images' height and width.
         targets: classes, int64 ``[N]``, or ``[N, K]``.
-        threshold, sharpness, fill: as in :func:`soft_erase`.
+        threshold: as in ``soft_erase``.
+        sharpness: as in ``soft_erase``.
+        fill: as in ``soft_erase``.
         probabilities: what makes the score of a class from logits ``[M, classes]``; None: softmax. ``torch.sigmoid`` where
             classes do not exclude one another.
         weights: ``[N]`` or ``[N, K]``, how much each counts.
@@ -118,12 +120,14 @@ def guided_attention(
     """The mean squared difference of heat and mask: the guidance of GAIN by masks, its extension.
 
     ``mean over positions of (heat - inside) ** 2`` (Li 2018, https://arxiv.org/abs/1802.10171). It wants all of
-    the mask hot; where heat may lie anywhere inside, :func:`energy_outside` asks for less.
+    the mask hot; where heat may lie anywhere inside, ``energy_outside`` asks for less.
 
     Args:
         heat: in [0, 1], ``[N, H, W]`` or ``[N, K, H, W]``.
-        masks, boxes, box_size: as in :func:`inside_of`; one of masks and boxes. Without annotation an image counts nothing;
-            an empty mask wants no heat at all.
+        masks: where heat may lie, as in ``inside_of``. Without annotation an image counts nothing; an empty mask wants no
+            heat at all.
+        boxes: in place of masks, x0, y0, x1, y1 in pixels.
+        box_size: height and width of the picture that the boxes are in; None: the heat's.
         weights: ``[N]`` or ``[N, K]``, how much each counts.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 

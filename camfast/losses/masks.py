@@ -73,7 +73,7 @@ def box_masks(
     """The share of each position that the boxes of an image cover.
 
     Args:
-        boxes: as in :func:`inside_of`.
+        boxes: as in ``inside_of``.
         picture: height and width that the boxes are in.
         size: height and width of the result; None: ``picture``.
         like: gives the result's dtype and device; None: fp32 on the CPU.

@@ -26,13 +26,15 @@ def right_for_the_right_reasons(
 
     ``sum over pixels d of (outside[d] * d(sum over classes k of log p[k]) / d images[d]) ** 2`` for each image (Ross 2017,
     https://arxiv.org/abs/1703.03717, where the images are summed). Its second derivative goes through the whole network;
-    :func:`right_for_the_right_reasons_heat` asks the same of the heat, at a fraction of the cost.
+    ``right_for_the_right_reasons_heat`` asks the same of the heat, at a fraction of the cost.
 
     Args:
         scores: logits ``[N, classes]`` that were computed from ``images``.
         images: floating ``[N, C, H, W]``, with ``requires_grad`` set before the pass.
-        masks, boxes, box_size: as in :func:`inside_of`, of the images; one of masks and boxes. Without annotation an image
-            counts nothing; an empty mask punishes the whole image.
+        masks: where heat may lie, as in ``inside_of``, of the images. Without annotation an image counts nothing; an empty
+            mask punishes the whole image.
+        boxes: in place of masks, x0, y0, x1, y1 in pixels.
+        box_size: height and width of the picture that the boxes are in; None: the heat's.
         weights: ``[N]``, how much each image counts.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
@@ -71,8 +73,10 @@ def right_for_the_right_reasons_heat(
 
     Args:
         heat: ``[N, H, W]`` or ``[N, K, H, W]``, in [0, 1] or raw.
-        masks, boxes, box_size: as in :func:`inside_of`; one of masks and boxes. Without annotation an image counts nothing;
-            an empty mask punishes all heat.
+        masks: where heat may lie, as in ``inside_of``. Without annotation an image counts nothing; an empty mask punishes
+            all heat.
+        boxes: in place of masks, x0, y0, x1, y1 in pixels.
+        box_size: height and width of the picture that the boxes are in; None: the heat's.
         weights: ``[N]`` or ``[N, K]``, how much each counts.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 

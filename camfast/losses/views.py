@@ -16,7 +16,7 @@ __all__ = ["View"]
 class View:
     """A window of a picture, mirrored or not, at a size of its own: flips, crops and scales are views.
 
-    ``View(mirrored=True)``, ``View((0.25, 0, 1, 0.75))``, ``View(size=112)``; :meth:`random` draws one. It takes images and
+    ``View(mirrored=True)``, ``View((0.25, 0, 1, 0.75))``, ``View(size=112)``; ``random`` draws one. It takes images and
     heat of any size, since the window is in shares of the picture.
 
     Args:
@@ -39,7 +39,7 @@ class View:
     def __call__(self, pictures: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """The view of ``pictures``, floating ``[..., H, W]``, images or heat; ``size`` in place of the view's own.
 
-        Linear, with antialiasing where it becomes smaller, as :func:`camfast.reference.preprocess`; a window of whole pixels
+        Linear, with antialiasing where it becomes smaller, as ``camfast.reference.preprocess``; a window of whole pixels
         that keeps its size is cut out as it is. Returns ``[..., h, w]`` in the dtype of ``pictures``, with gradients.
         """
         if not isinstance(pictures, Tensor) or not pictures.is_floating_point():
