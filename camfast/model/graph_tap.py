@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from .inputs import Images, Inputs
+from .regions import Regions
 from .tap import NoGradient, Quirks, Tap
 
 __all__ = ["GraphTap"]
@@ -31,7 +32,9 @@ class GraphTap(Tap):
 
     Modules stay in the mode they are in, buffers and random numbers go as in any pass. What follows the layer runs in
     ways that can be differentiated twice: attention without its fused kernels, compiled parts eagerly. Where the layer
-    itself is inside a compiled part, the whole pass runs eagerly; compiled parts before the layer stay compiled.
+    itself is inside a compiled part, the whole pass runs eagerly; compiled parts before the layer stay compiled. From the
+    layer on reentrant checkpoints run plainly, of a model with attention all checkpoints: where that concerns a region
+    around the layer, the very first pass is taken twice, the second time from the buffers and random numbers it began with.
 
     Args:
         wrapper: what is called: the model, or what ``torch.compile`` or data-parallel training made of it.
@@ -58,6 +61,8 @@ class GraphTap(Tap):
         """What the model returned, before its wrapper had it: no backward pass from here meets the wrapper's hooks."""
         self._head = contextlib.ExitStack()  # what holds from the first layer to the end of the pass
         self._in_head = False
+        self._regions = Regions()  # of the pass
+        self._around = -1  # the number of the checkpointed region around the layer, where it must run plainly
         self._ungraphed = False  # whether the layer ran under no_grad()
         self._eager_head = False  # whether compiled parts behind the layer must be told to run eagerly
 
@@ -110,23 +115,33 @@ class GraphTap(Tap):
         return contextlib.nullcontext()
 
     def _is_early(self, turn: int) -> bool:
-        return (
-            False  # nothing is cut, so that every call may be captured; the pass cannot be repeated if one is missing
-        )
+        return False  # nothing is cut: every call may be captured, and the pass cannot be repeated if one is missing
 
     def _pass(self, inputs: Inputs) -> Any:
+        first = self.quirks.region is None
+        before = _State(self.model, inputs.image.device) if first else None
         output = self._one_pass(inputs)
+        if before is not None:
+            self.quirks.region = self._around
+            if self._around >= 0:  # the layer is in a region that must run plainly: the pass starts anew, this once
+                output = None
+                before.restore()
+                output = self._one_pass(inputs)
         self.quirks.calls = [self._runs.get(layer, 0) for layer in self.layers]
         return output
 
     def _call(self, inputs: Inputs) -> Any:
         compiled = _compiled_parts(self.wrapper)
+        known = self.quirks.region
+        self._regions = Regions(None if known is None or known < 0 else known, both=_has_attention(self.model))
         with contextlib.ExitStack() as self._head:
             self._in_head = self._ungraphed = False
+            self._around = -1
             self._eager_head = bool(compiled)
             if any(_is_inside(layer, part) for part in compiled for layer in self.layers):
                 self._head.enter_context(torch.compiler.set_stance("force_eager"))
                 self._eager_head = False  # it is by now
+            self._head.enter_context(self._regions.counted())
             return self.wrapper(*inputs.args, **inputs.kwargs)
 
     def _cut_off(self, names: Sequence[str]) -> NoGradient:
@@ -134,8 +149,8 @@ class GraphTap(Tap):
             return super()._cut_off(names)
         listed = ", ".join(map(repr, names))
         return NoGradient(
-            f"differentiable=True needs a graph from layer {listed} to the scores, got one that a reentrant checkpoint around "
-            "the layer, or no_grad() behind it, keeps out; give the checkpoint use_reentrant=False"
+            f"differentiable=True needs a graph from layer {listed} to the scores, got one that the model's no_grad() cuts "
+            "behind it; name a layer after that"
         )
 
     def _note(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -145,14 +160,22 @@ class GraphTap(Tap):
     def _capture(self, keys: list[Any], tensor: Tensor) -> Tensor:
         if tensor.is_inference():
             raise ValueError("the model runs the layer in torch.inference_mode(), where no gradient can be recorded")
-        if not torch.is_grad_enabled():  # a frozen trunk in the model's own no_grad(), or a reentrant checkpoint
-            self._ungraphed = True
-            torch.set_grad_enabled(True)  # until the end of that no_grad()
+        ungraphed = (
+            not torch.is_grad_enabled()
+        )  # a frozen trunk in the model's own no_grad(), or a reentrant checkpoint
         if not self._in_head:
             self._in_head = True
+            regions = self._regions
+            if regions.current is not None and (regions.both or ungraphed):
+                self._around = regions.current
+            if regions.plain_from is None:
+                regions.plain_from = regions.begun
             self._head.enter_context(_twice_differentiable_attention())
             if self._eager_head:
                 self._head.enter_context(torch.compiler.set_stance("force_eager"))
+        if ungraphed:
+            self._ungraphed = True
+            torch.set_grad_enabled(True)  # until the end of that no_grad()
         # A view, so that gradients end here and not at the layer's own output, on which others may have hooks.
         start = (
             tensor.view_as(tensor) if tensor.requires_grad else _Start.apply(tensor, torch.empty(0, requires_grad=True))
@@ -178,15 +201,7 @@ def _gradients(outputs: Tensor | GradientEdge, wanted: list[Tensor], seed: Tenso
         return (None,) * len(wanted)
     # Under autocast formulas of gradients would be cast once more.
     with torch.autocast(wanted[0].device.type, enabled=False):
-        try:
-            return torch.autograd.grad(outputs, wanted, seed, create_graph=True, allow_unused=True)
-        except RuntimeError as error:
-            if "use_reentrant=True" not in str(error):
-                raise
-            raise ValueError(
-                "differentiable=True needs checkpoints behind the layer to be of the kind that can be differentiated by "
-                "name, got a reentrant one; give it use_reentrant=False"
-            ) from error
+        return torch.autograd.grad(outputs, wanted, seed, create_graph=True, allow_unused=True)
 
 
 @contextlib.contextmanager
@@ -222,6 +237,29 @@ def _twice_differentiable_attention() -> Iterator[None]:
     finally:
         for name, enabled in before.items():
             getattr(backends, f"enable_{name}")(enabled)
+
+
+class _State:
+    """What a pass in training mode changes: buffers and random numbers."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+        self._device = device if device.type == "cuda" else None
+        self._random = torch.random.get_rng_state()
+        self._on_device = None if self._device is None else torch.cuda.get_rng_state(self._device)
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for buffer, value in self._buffers:
+                buffer.copy_(value)
+        torch.random.set_rng_state(self._random)
+        if self._on_device is not None:
+            torch.cuda.set_rng_state(self._on_device, self._device or "cuda")
+
+
+def _has_attention(model: nn.Module) -> bool:
+    """Whether a part of ``model`` is called attention: what it computes without fused kernels is not what they keep."""
+    return any("att" in type(module).__name__.lower() for module in model.modules())
 
 
 def _compiled_parts(model: nn.Module) -> list[nn.Module]:

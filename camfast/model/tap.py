@@ -36,6 +36,7 @@ class Quirks:
     whole_graph: bool = False  # the model returns to no_grad after the layer: record from the start
     inference_weights: bool = False  # parameters were made in inference mode: the head needs ordinary copies
     batched_backward: dict[Any, bool] = field(default_factory=dict)  # by shapes: is one batched backward right
+    region: int | None = None  # of a training pass: the checkpointed region that holds the layer; -1: none does
     runs: int | None = None  # how often a lone layer ran in the last pass: only its last run needs a graph
     calls: list[int] = field(default_factory=list)  # how often each layer ran in the last pass
 
