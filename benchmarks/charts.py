@@ -110,6 +110,9 @@ def _plot(rows: list[tuple[str, list[dict[str, Any]]]], report: dict[str, Any], 
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    low, high = axes.get_xlim()
+    if high < 10 * low:  # too narrow for powers of ten alone
+        axes.xaxis.set_minor_formatter(lambda x, _: f"{x:g}")
     ours = [next((r for r in candidates if r["candidate"] == OURS), None) for _, candidates in rows]
     labels = [f"{label}   ({tick(o['median_s'])})" if o else label for (label, _), o in zip(rows, ours, strict=True)]
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
