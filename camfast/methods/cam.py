@@ -34,6 +34,11 @@ class Head(NamedTuple):
     def weights(self, graph: bool = False) -> Tensor:
         """``[classes, C]``; with ``graph`` as a function of the parameter."""
         weight = self.layer.get_parameter("weight")
+        if hasattr(weight, "full_tensor"):
+            raise ValueError(
+                "CAM reads the linear layer's weight after the pass, got one that fully sharded training has scattered by "
+                "then; use GradCAM, whose map is the same there"
+            )
         return (weight if graph else weight.detach()).flatten(1)
 
     def bias(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,8 +48,17 @@ def check_differentiable(explainer: Explainer) -> None:
 
 
 def maps_with_graph(explainer: LayerExplainer, images: Images, targets: Targets) -> LayerMaps:
-    """The layers' maps, the scores and all that the model returned, in one ordinary pass of the model as it is."""
+    """The layers' maps, the scores and all that the model returned, in one ordinary pass of the model as it is.
+
+    Inside a step that ``torch.compile`` traces it runs eagerly, between the parts before and after.
+    """
     check_differentiable(explainer)
+    if "torch._dynamo" in sys.modules:
+        return torch.compiler.disable(_maps)(explainer, images, targets)
+    return _maps(explainer, images, targets)
+
+
+def _maps(explainer: LayerExplainer, images: Images, targets: Targets) -> LayerMaps:
     inputs = _known(explainer, Inputs.of(images, explainer.model), targets)
     with explainer.graph_tap() as tap:
         output = explainer.run(tap, inputs)

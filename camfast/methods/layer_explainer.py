@@ -123,7 +123,8 @@ class LayerExplainer(Explainer):
     def layer_maps(self, images: Images, targets: Targets = None, *, differentiable: bool = False) -> LayerMaps:
         """What is there before the heatmap: the model's output, what is explained of it, and the map of each layer.
 
-        Arguments are those of a call. :meth:`result` makes the explanation of it.
+        Arguments are those of a call. :meth:`result` makes the explanation of it. With ``differentiable`` the output has its
+        graph too, for losses of what the model returns besides scores.
         """
         if differentiable:
             return maps_with_graph(self, images, targets)

@@ -31,10 +31,12 @@ class GraphTap(Tap):
     """Captures activations during one ordinary pass, and gives gradients with a graph to the model's parameters.
 
     Modules stay in the mode they are in, buffers and random numbers go as in any pass. What follows the layer runs in
-    ways that can be differentiated twice: attention without its fused kernels, compiled parts eagerly. Where the layer
-    itself is inside a compiled part, the whole pass runs eagerly; compiled parts before the layer stay compiled. From the
-    layer on reentrant checkpoints run plainly, of a model with attention all checkpoints: where that concerns a region
-    around the layer, the very first pass is taken twice, the second time from the buffers and random numbers it began with.
+    ways that can be differentiated twice:
+
+    - attention without its fused kernels, whose dropout draws in an order of its own on a GPU;
+    - compiled parts eagerly; the whole pass, where the layer itself is inside one. Those before the layer stay compiled;
+    - reentrant checkpoints plainly, and of a model with attention all checkpoints. Where the layer itself is inside such a
+      one, the very first pass is taken twice, the second time from the buffers and random numbers it began with.
 
     Args:
         wrapper: what is called: the model, or what ``torch.compile`` or data-parallel training made of it.

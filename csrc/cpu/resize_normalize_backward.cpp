@@ -134,6 +134,4 @@ Tensor resize_normalize_backward(const Tensor& grad, const Tensor& maps, bool no
 } // namespace
 } // namespace camfast
 
-STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) {
-  m.impl("resize_normalize_backward", TORCH_BOX(&camfast::resize_normalize_backward));
-}
+STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) { m.impl("resize_normalize_backward", TORCH_BOX(&camfast::resize_normalize_backward)); }

@@ -16,12 +16,12 @@ struct Walk {
 struct CamBackwardCall {
   Rule rule;
   int N, K, C, S;
-  const float* grad;                   // [N, K, S], dense
-  const void *activations, *second;    // of one dtype
-  Walk a, s;                           // how these are read
-  void *by_a, *by_second;              // of the same dtype
-  Walk to_a, to_s;                     // how these are written
-  float* sums;                         // [N, C, S], the launch's own, where several targets are summed in half precision; or nullptr
+  const float* grad;                // [N, K, S], dense
+  const void *activations, *second; // of one dtype
+  Walk a, s;                        // how these are read
+  void *by_a, *by_second;           // of the same dtype
+  Walk to_a, to_s;                  // how these are written
+  float* sums;                      // [N, C, S], the launch's own, where several targets are summed in half precision; or nullptr
   cudaStream_t stream;
 };
 

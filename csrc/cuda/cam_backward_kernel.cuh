@@ -42,9 +42,7 @@ __global__ void __launch_bounds__(kCamBackwardThreads) cam_backward_kernel(const
     const float* r = job.grad + ((long long)n * K + k) * S;
     const In* second = job.second + n * job.s.image + k * job.s.target + (long long)c * job.s.channel;
     In* by_second = job.by_second + n * job.to_s.image + k * job.to_s.target + (long long)c * job.to_s.channel;
-    const auto gradient = [&](int s) {
-      return rule == Rule::weights ? 0.f : widen(second[(long long)s * job.s.position]);
-    };
+    const auto gradient = [&](int s) { return rule == Rule::weights ? 0.f : widen(second[(long long)s * job.s.position]); };
     float by_weight = 0.f;
     if constexpr (has_weights(rule)) {
       float weight = 0.f, by_any_a = 0.f;

@@ -46,9 +46,9 @@ CAMFAST_HD T plus_plus_by_sum(T g, T sum_a) {
 template <class T>
 struct ChannelSlope {
   T weight;
-  T sum_a;      // the channel's activations
-  T by_any_a;   // dw/da that is the same at every position
-  T share;      // 1 / positions, or 1 / (sum a + eps)
+  T sum_a;    // the channel's activations
+  T by_any_a; // dw/da that is the same at every position
+  T share;    // 1 / positions, or 1 / (sum a + eps)
 };
 
 template <Rule rule, class T>

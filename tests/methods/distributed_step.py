@@ -91,6 +91,15 @@ def main(rank: int, file: str, wrappers: list[str]) -> None:
     for wrapper, (kind, expected) in itertools.product(wrappers, known.items()):
         model = network(kind)
         called = wrapped(model, wrapper)
+        if wrapper == "sharded parts" and kind is SmallNet:
+            try:
+                camfast.CAM(called, "body")(batch(rank, 0), Y, differentiable=True)
+            except ValueError as error:
+                assert "fully sharded training has scattered" in str(error)
+            else:
+                raise AssertionError("CAM must say that its weight is scattered")
+            model = network(kind)
+            called = wrapped(model, wrapper)
         explainer = camfast.GradCAM(called, "body")
         for step in range(STEPS):
             called.zero_grad()

@@ -280,6 +280,19 @@ def _slope(model, explainer, targets, direction, step: float = 1e-6, **call) -> 
     return (values[0] - values[1]) / (2 * step)
 
 
+@pytest.mark.parametrize("normalize", ["shared", (0.0, 0.2)])
+def test_ranges_count_as_constants(normalize):
+    model = network(DeepHead)
+    explainer = camfast.GradCAM(model, "body")
+    result = explainer(X, Y, normalize=normalize, differentiable=True)
+    raw = explainer(X, Y, normalize=False, differentiable=True).heatmap
+    low, high = result.scale
+    by_hand = ((raw.clamp(min=0) - low) / (high - low)).clamp(0, 1)
+    torch.testing.assert_close(result.heatmap, by_hand)
+    found, wanted = (gradients_of(model, (heat * X[:, 0]).sum()) for heat in (result.heatmap, by_hand))
+    assert_same_gradients(found, wanted)
+
+
 @pytest.mark.parametrize("kind", ["dict", "tuple", "object"])
 def test_outputs_in_structures(kind):
     torch.manual_seed(0)
