@@ -195,8 +195,7 @@ class HeatLoss:
         curves = {"heat loss": value, "heat loss weighted": weight * value}
         if other is not None:
             curves["training loss"] = float(other.detach())
-        plain = dataclasses.replace(result, heatmap=result.heatmap.detach(), scores=result.scores.detach())
-        shown = plain[: self._shown]
+        shown = result.detach()[: self._shown]
         shown = dataclasses.replace(shown, images=None if shown.images is None else shown.images.detach().clone())
         log, colormap, alpha = self._log, self._colormap, self._alpha
 
