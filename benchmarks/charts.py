@@ -31,6 +31,8 @@ COLORS = {
     "OpenCV": "#444444",
     "make_grid": "#1b6ca8",
     "batched torch": "#5aa9e6",
+    "PyTorch, whole network": "#7b4fa3",
+    "PyTorch, head": "#1b6ca8",
 }
 MARKS = {
     "eager": "o",
@@ -42,7 +44,12 @@ MARKS = {
     "OpenCV": "X",
 }
 LOSS = "#c8102e"
-TITLES = {"explain": "Grad-CAM, whole explanations,", "methods": "Methods", "grid": "Grids of feature maps"}
+TITLES = {
+    "explain": "Grad-CAM, whole explanations,",
+    "methods": "Methods",
+    "grid": "Grids of feature maps",
+    "training": "Training steps with a loss on heat",
+}
 
 
 def draw(path: Path) -> Path:
@@ -103,6 +110,9 @@ def _plot(rows: list[tuple[str, list[dict[str, Any]]]], report: dict[str, Any], 
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    low, high = axes.get_xlim()
+    if high < 10 * low:  # too narrow for powers of ten alone
+        axes.xaxis.set_minor_formatter(lambda x, _: f"{x:g}")
     ours = [next((r for r in candidates if r["candidate"] == OURS), None) for _, candidates in rows]
     labels = [f"{label}   ({tick(o['median_s'])})" if o else label for (label, _), o in zip(rows, ours, strict=True)]
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
@@ -112,9 +122,7 @@ def _plot(rows: list[tuple[str, list[dict[str, Any]]]], report: dict[str, Any], 
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("time over camfast's in the same run, log scale; red, and named at the right: faster than camfast")
     machine = report["meta"].get("gpu", {}).get("name") or f"{report['meta']['cpu']}, {report['meta']['cores']} cores"
-    title = {"explain": "Grad-CAM, whole explanations,", "methods": "Methods", "grid": "Grids of feature maps"}.get(
-        report["kind"], "Ops"
-    )
+    title = TITLES.get(report["kind"], "Ops")
     axes.set_title(f"{title} on {machine}, torch {report['meta']['versions']['torch']}", fontsize=10)
     figure.legend(fontsize=7, loc="outside lower center", ncols=6, frameon=False)
     figure.savefig(picture, dpi=130)

@@ -28,7 +28,16 @@ __all__ = [
 GRADIENT_OPS = ("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam", "grad_cam_elementwise")
 OURS = "camfast"
 # Not ways to do the work, but what no way can beat, or what a cost is compared with.
-YARDSTICKS = ("read once", "copy once", "write once", "device copy", "empty kernel", "torch.relu", "forward")
+YARDSTICKS = (
+    "read once",
+    "copy once",
+    "write once",
+    "device copy",
+    "empty kernel",
+    "torch.relu",
+    "forward",
+    "plain step",
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -12,6 +12,7 @@ from typing import Any
 
 import bench_compat
 import bench_methods
+import bench_training
 import charts
 import eager
 import gpu_report
@@ -24,6 +25,7 @@ import pytest
 import report
 import sanitizer_run
 import torch
+import training_cases
 from explain_cases import Network
 from harness import Result, measure
 
@@ -136,6 +138,51 @@ def test_one_script_runs_on_both_libraries(monkeypatch: pytest.MonkeyPatch) -> N
     found = bench_compat._measure(bench_compat.ExplainCase("small", 2), options)
     assert [row["candidate"] for row in found["rows"]] == [bench_compat.PEER, bench_compat.OURS, "forward"]
     assert "small batch 2" in bench_compat._table({"cases": [found], "failed": []})
+
+
+def test_training_steps_are_compared_and_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(name: str) -> torch.nn.Module:
+        torch.manual_seed(0)
+        layers = [
+            torch.nn.Conv2d(3, 8, 7, stride=16),
+            torch.nn.BatchNorm2d(8),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(8, 8, 3),
+        ]
+        parts = {
+            "layer4": torch.nn.Sequential(*layers),
+            "pool": torch.nn.AdaptiveAvgPool2d(1),
+            "flat": torch.nn.Flatten(),
+        }
+        model = torch.nn.Sequential()
+        for part, module in {**parts, "fc": torch.nn.Linear(8, training_cases.CLASSES)}.items():
+            model.add_module(part, module)
+        return model
+
+    monkeypatch.setattr(training_cases, "_network", small)
+    path = tmp_path / "training.json"
+    arguments = ["--models", "resnet18", "--batch", "2", "--no-memory", "--output", str(path)]
+    monkeypatch.setattr(sys, "argv", ["bench_training.py", *arguments, "--seconds", "0.05"])
+    assert bench_training.main() == 0
+    (case,) = json.loads(path.read_text())["cases"]
+    rows = {row["candidate"]: row for row in case["rows"]}
+    assert case["refused"] == {} and set(rows) == set(training_cases._BUILDERS)
+    assert rows["PyTorch, head"]["max_difference"] < 1e-4 and rows[training_cases.PLAIN]["over_plain"] == 1
+    assert path.with_suffix(".png").stat().st_size > 5000
+    monkeypatch.setattr(sys, "argv", ["bench_training.py", *arguments, "--soak", "20"])
+    assert bench_training.main() == 0
+    (soak,) = json.loads(path.read_text())["soak"]
+    assert soak["steps"] == 20 and len(soak["held_bytes"]) == 10
+
+
+def test_training_gradients_that_differ_are_refused() -> None:
+    def candidate(scale: float) -> tuple[torch.nn.Module, training_cases.Loss, str]:
+        layer = torch.nn.Linear(2, 1)
+        torch.nn.init.ones_(layer.weight)
+        return layer, lambda: scale * layer(torch.ones(1, 2)).sum(), ""
+
+    with pytest.raises(ValueError, match=r"other: expected camfast's gradients, got a difference of 0\.5"):
+        bench_training._check({report.OURS: candidate(1.0), "other": candidate(2.0)}, {})
 
 
 @pytest.mark.parametrize("layout", sanitizer_run.LAYOUTS[:5])

@@ -15,7 +15,7 @@ from .after_torch import after_torch
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import callbacks, colormaps, compat, ops, reference, targets
+    from . import callbacks, colormaps, compat, losses, ops, reference, targets
     from .features import FeatureMaps, Gradients
     from .methods import (
         FEM,
@@ -149,6 +149,7 @@ __all__ = [
     "layer_cam",
     "legend",
     "legrad",
+    "losses",
     "method",
     "ops",
     "random_cam",
@@ -177,7 +178,7 @@ _ELSEWHERE = {
     "legend": ".pictures.text",
     "serve": ".video.live.serve",
 }
-_MODULES = ("callbacks", "colormaps", "compat", "ops", "reference", "targets")
+_MODULES = ("callbacks", "colormaps", "compat", "losses", "ops", "reference", "targets")
 
 if not TYPE_CHECKING:  # type checkers would take every name for one of camfast's
 

@@ -45,9 +45,14 @@ def pictures(count: int, generator: torch.Generator, each: int = 2) -> tuple[Ten
 
 
 def trained(
-    network: Callable[[], nn.Module], loss_of: Callable[..., Tensor], rate: float, steps: int = 120, count: int = 32
+    network: Callable[[], nn.Module],
+    loss_of: Callable[..., Tensor],
+    rate: float,
+    steps: int = 120,
+    count: int = 32,
+    each: int = 2,
 ) -> nn.Module:
-    """A ``network()`` after ``steps`` of Adam on fresh pictures, ``count`` at a time, in evaluation mode.
+    """A ``network()`` after ``steps`` of Adam on fresh pictures of ``each`` shapes, ``count`` at a time, in evaluation mode.
 
     ``loss_of(model, images, kinds, boxes, masks)`` is a scalar; see :func:`pictures`.
     """
@@ -56,7 +61,7 @@ def trained(
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), rate)
     for step in range(1, steps + 1):
-        loss = loss_of(model, *pictures(count, generator))
+        loss = loss_of(model, *pictures(count, generator, each))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -92,3 +92,12 @@ def test_detector(example, tmp_path):
     pytest.importorskip("torchvision")
     assert shares(example("detector.py"))["hires_cam"] > 0.5
     assert (tmp_path / "detector.png").exists()
+
+
+def test_heat_loss(example, tmp_path):
+    pytest.importorskip("matplotlib")
+    printed = example("heat_loss.py", "150")
+    without, with_it = re.findall(r"^(0\.\d+|1\.00) of the test right, (0\.\d+|1\.00) of the heat", printed, re.M)
+    assert float(without[0]) < 0.5 and float(with_it[0]) > 0.8  # by chance a third
+    assert float(with_it[1]) > float(without[1]) + 0.2
+    assert (tmp_path / "heat_loss.png").exists()

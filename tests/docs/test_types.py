@@ -32,6 +32,9 @@ def explain(model: nn.Module, images: torch.Tensor) -> None:
     explainer = camfast.SESS(model, layers=["a", "b"], base_method=camfast.LayerCAM, num_scales=3, reshape=torch.relu)
     print(result.heatmap, many.scores, guided.attributions, concepts.concepts, explainer(images, camfast.TopK(5)))
     print(camfast.METHODS["grad_cam"](model, "layer4")(images))
+    outside: torch.Tensor = camfast.losses.energy_outside(result.heatmap, boxes=torch.ones(1, 4), reduction="sum")
+    heat_loss = camfast.callbacks.HeatLoss(model, lambda found, masks: camfast.losses.sparsity(found.heatmap), weight=0.5)
+    print(outside, heat_loss(images, 3)[0].scores, heat_loss(images, 3)[1].item())
 """
 
 WRONG = [
@@ -46,6 +49,8 @@ WRONG = [
     "camfast.grad_cam(model, images).heatmaps",
     "camfast.Realtime(model, smoothing=0.5)",
     "camfast.targets.Contrast()",
+    "camfast.losses.sparsity(images, reduction='average')",
+    "camfast.losses.energy_outside(images, boxes=[[0, 0, 2, 2]], weight=3)",
     "camfast.FeatureMaps(model, reduce='median')",
     "camfast.grad_can(model, images)",
 ]

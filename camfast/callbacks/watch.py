@@ -1,7 +1,7 @@
-"""During training: heatmaps and feature maps of fixed images, logged to TensorBoard as the network learns.
+"""Heatmaps and feature maps of fixed images, logged to TensorBoard as the network learns.
 
 The explanation runs where training runs, which costs one pass of a few images; colouring, PNG and the disk are left to
-a thread beside it. Lightning and Hugging Face are imported only where their callbacks are made.
+a thread beside it.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import require
-from .features.maps import FeatureMaps, Maps
-from .methods import METHODS, Explainer
-from .methods.chosen import count_per_image
-from .methods.explanation import Explanation
-from .methods.figure import PANELS
-from .methods.ranges import Normalize, check_normalize
-from .model.inputs import Images, Inputs
-from .model.layers import Layer
-from .ops.colormaps import ALPHA, COLORMAP
-from .pictures.grids import grid, pictures_of
-from .pictures.tensorboard import opened
-from .targets import ClassNames, Policy, Targets, TopK
-from .threads import Behind
+from ..errors import require
+from ..features.maps import FeatureMaps, Maps
+from ..methods import METHODS, Explainer
+from ..methods.chosen import count_per_image
+from ..methods.explanation import Explanation
+from ..methods.figure import PANELS
+from ..methods.ranges import Normalize, check_normalize
+from ..model.inputs import Images, Inputs
+from ..model.layers import Layer
+from ..ops.colormaps import ALPHA, COLORMAP
+from ..pictures.grids import grid, pictures_of
+from ..pictures.tensorboard import opened
+from ..targets import ClassNames, Policy, Targets, TopK
+from ..threads import Behind
 
-__all__ = ["Watch", "huggingface_callback", "lightning_callback"]
+__all__ = ["Watch", "huggingface_callback", "lightning_callback", "lightning_package", "lightning_writer"]
 
 _WAITING = 8  # logs that may wait for the disk before training waits for them
 _CURVES = 100  # of scores
@@ -222,17 +222,14 @@ def lightning_callback(images: Images, layers: Layer | Sequence[Layer] | None = 
     Arguments are those of :class:`Watch`, without the model; ``writer`` may be left out where the trainer logs to
     TensorBoard: its writer is used then. ``callback.watch`` is the watch. Needs ``lightning`` or ``pytorch_lightning``.
     """
-    try:
-        package = require("lightning.pytorch", "lightning")
-    except ImportError:
-        package = require("pytorch_lightning", "lightning")
+    package = lightning_package()
 
     class WatchCallback(package.Callback):  # type: ignore[misc, name-defined]
         watch: Watch | None = None
 
         def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
             if trainer.is_global_zero:
-                self.watch = Watch(pl_module, images, layers, **_with_writer(options, _lightning_writer(trainer)))
+                self.watch = Watch(pl_module, images, layers, **_with_writer(options, lightning_writer(trainer)))
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
             if self.watch is not None:
@@ -284,7 +281,16 @@ def _with_writer(options: Mapping[str, Any], writer: Any) -> dict[str, Any]:
     return {"writer": writer, **options}
 
 
-def _lightning_writer(trainer: Any) -> Any:
+def lightning_package() -> Any:
+    """Lightning, under either of its names."""
+    try:
+        return require("lightning.pytorch", "lightning")
+    except ImportError:
+        return require("pytorch_lightning", "lightning")
+
+
+def lightning_writer(trainer: Any) -> Any:
+    """The TensorBoard writer that a Lightning trainer logs to; None where it has none."""
     for logger in trainer.loggers:
         if hasattr(getattr(logger, "experiment", None), "add_image"):
             return logger.experiment
