@@ -64,11 +64,25 @@ def livened(model: nn.Module) -> None:
         norm.eval()
 
 
-def torchvision_model(name: str, **options: Any) -> nn.Module:
+def torchvision_model(name: str) -> nn.Module:
+    """A detector of torchvision on a small backbone, without a threshold, so that it finds a few things."""
     detection = pytest.importorskip("torchvision.models.detection")
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
     torch.manual_seed(0)
-    options = {"min_size": 96, "max_size": 160, "num_classes": 4, **options}
-    return getattr(detection, name)(weights=None, weights_backbone=None, **options).eval()
+    few = {"score_thresh": 0.0, "detections_per_img": 6, "num_classes": 4}
+    if name.startswith("ssd"):
+        return getattr(detection, name)(weights=None, weights_backbone=None, **few).eval()
+    options: dict[str, Any] = {"weights": None, "backbone_name": "resnet18"}
+    if "rcnn" not in name:
+        options |= {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)}
+    backbone = resnet_fpn_backbone(**options)
+    if "rcnn" in name:
+        few = {f"box_{key}": value for key, value in few.items() if key != "num_classes"} | {"num_classes": 4}
+        few |= {"rpn_post_nms_top_n_test": 40, "rpn_pre_nms_top_n_test": 60}
+    kind = {"faster_rcnn": "FasterRCNN", "mask_rcnn": "MaskRCNN", "retinanet": "RetinaNet", "fcos": "FCOS"}[name]
+    return getattr(detection, kind)(backbone, min_size=96, max_size=160, **few).eval()
 
 
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}

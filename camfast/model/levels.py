@@ -23,18 +23,19 @@ from torch import Tensor, nn
 from .find_layer import Candidate, candidate_maps, record
 from .inputs import Inputs
 from .layers import refuse_exported
-from .layouts import Layout
+from .layouts import Layout, layout_of
 from .outputs import tensors_in
-from .probe import Planted, read
+from .probe import Planted, read, read_layer
 from .tap import Tap, is_map
 from .untouched import quiet
 
-__all__ = ["Objectives", "find_levels"]
+__all__ = ["Objectives", "find_levels", "layout_of_level"]
 
 Objectives = Callable[[Any], tuple[Tensor, Tensor | None]]
 """From what the model returned: a scalar of all class scores, and one of all boxes, or None where boxes have no graph."""
 
 _ROUNDS = 4  # how deep containers are looked into for the map that they return beside others
+_ALIKE = 1.25
 _PLAIN = 2  # doubts of a candidate that is rather something else, such as attention
 
 
@@ -116,11 +117,50 @@ def _last_of_each_size(
     for candidate, A, gradient in reversed(reached):
         if candidate.layout.map in last:
             continue
-        layout = read(model, candidate.step.module, candidate.step.name, A, planted).layout
+        layout = _plain_layout(A, inputs, model)
+        if layout is None:
+            layout = read(model, candidate.step.module, candidate.step.name, A, planted).layout
         if layout is None or len(layout.map) != 2 or layout.map in last or not _at_most_places(layout, gradient):
             continue
         last[layout.map] = candidate._replace(layout=layout)
     return list(last.values())
+
+
+def layout_of_level(
+    model: nn.Module, module: nn.Module, name: str, activations: Tensor, inputs: Inputs, eval_mode: bool = True
+) -> Layout:
+    """Where the places are in the output of a level, ``activations``, in a pass of ``inputs``.
+
+    Raises ``ValueError`` where there is no map of the image.
+    """
+    layout = _plain_layout(activations, inputs, model)
+    if layout is None:
+        layout = read_layer(model, module, name, activations, inputs, eval_mode).layout
+    if layout is None or len(layout.map) != 2:
+        raise ValueError(
+            f"layer {name!r} must give a map of the image, got {list(activations.shape)} for images {list(inputs.image.shape)}"
+        )
+    return layout
+
+
+def _plain_layout(A: Tensor, inputs: Inputs, model: nn.Module) -> Layout | None:
+    """``[N, C, h, w]`` of roughly the image's proportions, which scaling and padding inside a detector change a little.
+
+    None for anything else, and where ``[N, h, w, C]`` has these proportions as well: there only evidence tells.
+    """
+    if A.ndim != 4 or A.shape[0] != inputs.batch:
+        return None
+    layout = layout_of(A.shape, inputs.image.shape, model)
+    size = tuple(inputs.image.shape[-2:])
+    if layout is None or layout.kind != "channels_first" or len(layout.map) != 2 or _alike(tuple(A.shape[1:3]), size):
+        return None
+    return layout if _alike(layout.map, size) else None
+
+
+def _alike(grid: tuple[int, ...], size: tuple[int, ...]) -> bool:
+    """Whether the sides of ``grid`` are to one another as those of ``size``, give or take a quarter, or one position."""
+    ratio = (grid[0] * size[1]) / (grid[1] * size[0])
+    return _ALIKE > ratio > 1 / _ALIKE or abs(grid[0] * size[1] - grid[1] * size[0]) <= max(size)
 
 
 def _at_most_places(layout: Layout, gradient: Tensor) -> bool:
