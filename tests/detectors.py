@@ -118,7 +118,7 @@ def huggingface(name: str) -> nn.Module:
     options: dict[str, dict[str, Any]] = {
         "Detr": {**plain, **SMALL, "num_queries": 7},
         "ConditionalDetr": {**plain, **SMALL, "num_queries": 7},
-        "DeformableDetr": {**plain, **SMALL, "num_queries": 7, "num_feature_levels": 3},
+        "DeformableDetr": {**plain, **SMALL, "d_model": 32, "num_queries": 7, "num_feature_levels": 3},
         "RTDetr": of_rt,
         "DFine": {**of_rt, "max_num_bins": 4},
         "Yolos": {
