@@ -49,6 +49,10 @@ def yolo(settings: Any, name: str, classes: int = 5) -> nn.Module:
         torch.manual_seed(0)
         model = getattr(tasks, kind)(f"{name}.yaml", nc=classes, verbose=False).eval()
     livened(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "cv3" in name and name.endswith(".2.weight"):
+                parameter.mul_(0.05)  # scores that are not all 1
     return model
 
 
@@ -73,7 +77,9 @@ def torchvision_model(name: str) -> nn.Module:
     torch.manual_seed(0)
     few = {"score_thresh": 0.0, "detections_per_img": 6, "num_classes": 4}
     if name.startswith("ssd"):
-        return getattr(detection, name)(weights=None, weights_backbone=None, **few).eval()
+        model = getattr(detection, name)(weights=None, weights_backbone=None, **few).eval()
+        livened(model)
+        return model
     options: dict[str, Any] = {"weights": None, "backbone_name": "resnet18"}
     if "rcnn" not in name:
         options |= {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)}
