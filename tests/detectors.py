@@ -89,6 +89,10 @@ def torchvision_model(name: str) -> nn.Module:
         from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 
         few |= {"box_head": TwoMLPHead(256 * 49, 32), "box_predictor": FastRCNNPredictor(32, 4), "num_classes": None}
+        if name == "mask_rcnn":
+            from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+
+            few |= {"mask_head": MaskRCNNHeads(256, (16,), 1), "mask_predictor": MaskRCNNPredictor(16, 16, 4)}
         few |= {"rpn_post_nms_top_n_test": 40, "rpn_pre_nms_top_n_test": 60}
     kind = {"faster_rcnn": "FasterRCNN", "mask_rcnn": "MaskRCNN", "retinanet": "RetinaNet", "fcos": "FCOS"}[name]
     return getattr(detection, kind)(backbone, min_size=64, max_size=96, **few).eval()
@@ -160,7 +164,8 @@ def _owl(transformers: Any) -> nn.Module:
     config = transformers.OwlViTConfig(text_config=texts, vision_config=images, projection_dim=32)
     model = transformers.OwlViTForObjectDetection(config).eval()
     with torch.no_grad():
-        for parameter in model.box_head.parameters():
+        heads = (model.box_head, model.class_head.logit_scale, model.class_head.logit_shift)
+        for parameter in (parameter for head in heads for parameter in head.parameters()):
             parameter.mul_(0.01)  # each patch's box is about where the patch is, as in a trained one
     return model
 
