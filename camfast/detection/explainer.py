@@ -8,7 +8,6 @@ images -> trunk (no graph) -> levels /8 /16 /32 (leaves) -> head (graph) -> cand
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -38,7 +37,6 @@ from .whole import canvas_of, ordinary
 
 __all__ = ["DetectionExplainer", "explain_detections"]
 
-_PASSES = 5  # at most: levels that are new, a look at them, the boxes, what these taught, boxes without heat
 _GENERATOR = 20  # the seed of the weights by which the search adds up everything
 
 
@@ -211,21 +209,14 @@ class DetectionExplainer(NamesItsArguments):
         self._searched.add(source.inputs.image.shape[1:])
 
     def _explained(self, source: Prepared, asked: _Asked) -> Detections:
-        """By one pass, mostly; the first ones show what later ones need not do."""
-        separate = self.through == "head" and not self._level_maps.knows
+        """By one pass; by two where a larger image turns out to have more levels."""
         with self._kept_ordinary():
-            for left in reversed(range(_PASSES)):
-                result = self._tried(functools.partial(self._pass, source, asked, separate, left == 0))
-                if isinstance(result, Detections):
-                    return result
-                separate = result
-        raise AssertionError("the last pass has a result")
+            result = self._tried(lambda: self._pass(source, asked))
+            return self._tried(lambda: self._pass(source, asked)) if result is None else result
 
-    def _pass(self, source: Prepared, asked: _Asked, separate: bool, last: bool) -> Detections | bool:
-        """The result; or, where it takes another pass, whether the levels must be ``separate`` in it, each with its graph."""
-        near = self.through == "head" and not separate and not last
+    def _pass(self, source: Prepared, asked: _Asked) -> Detections | None:
         tap = Tap(self.model, self._modules, names=self._names, eval_mode=self.eval_mode, quirks=self._quirks)
-        tap.separate = self.through == "head" and not near
+        tap.separate = self.through == "head"
         with tap:
             with canvas_of(self.model, source) as canvas, input_errors(self.model, source.inputs):
                 output = tap.run(source.inputs)
@@ -239,14 +230,10 @@ class DetectionExplainer(NamesItsArguments):
                 return self._result(source, candidates, found, None, asked.min_score)
             layouts = self._layouts(tap, source)
             room = len(found) * (asked.top or max(map(len, found)))
-            maps = self._level_maps(tap, layouts, found, room, near)
-        if maps is None:
-            return True
-        blank = [] if near or last else _without_heat(found, maps)
+            maps = self._level_maps(tap, layouts, found, room)
+        blank = _without_heat(found, maps)
         if blank and self._has_more_levels(source, blank):
-            return self.through == "head"
-        if blank and tap.separate and self._level_maps.knows:
-            return False
+            return None
         heat = []
         for i, one in enumerate(found):
             place, whole = canvas.of(i)

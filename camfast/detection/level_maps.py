@@ -52,13 +52,8 @@ class LevelMaps:
         """Whether boxes were seen to depend on what is around them, at one level alone."""
         return self._local and len(self._reach) > 0
 
-    def __call__(
-        self, tap: Tap, layouts: Sequence[Layout], found: Sequence[Objective], room: int, near: bool
-    ) -> list[Tensor] | None:
+    def __call__(self, tap: Tap, layouts: Sequence[Layout], found: Sequence[Objective], room: int) -> list[Tensor]:
         """Of each level the maps of K boxes of each image, ``[N, K, h, w]``, not negative.
-
-        With ``near`` those of boxes that depend on one level, as was seen before, in a pass whose levels stay in one graph;
-        None where that does not hold of these boxes, so that a pass which assumes nothing must come first.
 
         Args:
             tap: after its pass.
@@ -71,12 +66,12 @@ class LevelMaps:
             raise NoGradient(CUT)
         padded = torch.cat([values, values.new_zeros(max(0, room - len(values)))])
         grids = [layout.view(A) for layout, A in zip(layouts, tap.activations, strict=True)]
-        cells = self._cells(found, grids)
-        if not near:
-            return self._dense(tap, layouts, grids, padded, found, cells)
-        if cells is None or not {level for row in cells for level, _, _ in row} <= set(self._reach):
-            return None
-        return self._near(tap, layouts, grids, padded, cells)
+        cells = self._cells(found, grids, layouts) if tap.separate else None
+        if cells is not None and self.knows and {level for row in cells for level, _, _ in row} <= set(self._reach):
+            near = self._near(tap, grids, padded, cells)
+            if near is not None:
+                return near
+        return self._dense(tap, layouts, grids, padded, found, cells)
 
     def _dense(
         self,
@@ -101,11 +96,25 @@ class LevelMaps:
             rows = seeds[first : first + at_once]
             gradients = tap.gradients(values, rows, missing_ok=True, keep=first + at_once < many)
             slopes = [None if G is None else layout.view(G) for G, layout in zip(gradients, layouts, strict=True)]
-            if cells is not None and self._local and tap.separate:
+            if cells is not None and self._local:
                 self._learn(slopes, cells, first)
             reached = reached or any(G is not None for G in slopes)
             changed = changed or any(G is not None and bool(G.any()) for G in slopes)
-            parts.append([self._map(A, G, len(rows)) for A, G in zip(grids, slopes, strict=True)])
+            part = [self._map(A, G, len(rows)) for A, G in zip(grids, slopes, strict=True)]
+            if tap.separate:
+                own = [(k, i) for i, one in enumerate(found) for k in range(min(len(one) - first, len(rows)))]
+                blank = [(k, i) for k, i in own if not any(bool(of_level[i, k].any()) for of_level in part)]
+                if blank and len(grids) > 1:
+                    boxes = sorted({k for k, _ in blank})
+                    self._fill(
+                        tap,
+                        layouts,
+                        grids,
+                        [None if G is None else G[boxes] for G in gradients],
+                        part,
+                        [(boxes.index(k), i, k) for k, i in blank],
+                    )
+            parts.append(part)
         if not reached:
             raise NoGradient(CUT)
         if not changed:
@@ -119,14 +128,16 @@ class LevelMaps:
 
     def _map(self, A: Tensor, G: Tensor | None, rows: int) -> Tensor:
         if G is None:
-            return A.new_zeros(A.shape[0], rows, *A.shape[2:], dtype=torch.float32)
+            return A.new_zeros(A.shape[0], rows, *A.shape[2:], dtype=_dtype(A))
         return self.op(A, G.transpose(0, 1), None, False).clamp_(min=0)
 
     # Boxes that depend on what is around them alone.
 
-    def _cells(self, found: Sequence[Objective], grids: Sequence[Tensor]) -> list[list[_Cell]] | None:
+    def _cells(
+        self, found: Sequence[Objective], grids: Sequence[Tensor], layouts: Sequence[Layout]
+    ) -> list[list[_Cell]] | None:
         """Level, row and column of each box of each image, if candidates are the levels' positions; else None."""
-        if self.op not in _POINTWISE:
+        if self.op not in _POINTWISE or any(layout.kind != "channels_first" for layout in layouts):
             return None
         sizes = [(A.shape[2], A.shape[3]) for A in grids]
         counts = [height * width for height, width in sizes]
@@ -168,45 +179,41 @@ class LevelMaps:
                         self._local = False
                     self._reach[level] = max(reach, self._reach.get(level, 0))
 
-    def _near(
-        self,
-        tap: Tap,
-        layouts: Sequence[Layout],
-        grids: Sequence[Tensor],
-        values: Tensor,
-        cells: list[list[_Cell]],
-    ) -> list[Tensor] | None:
+    def _near(self, tap: Tap, grids: Sequence[Tensor], values: Tensor, cells: list[list[_Cell]]) -> list[Tensor] | None:
         """A pass for each level in which there are boxes, its rows shared by boxes that do not meet; None if they do."""
         many = max(map(len, cells))
-        maps = [A.new_zeros(A.shape[0], many, *A.shape[2:], dtype=torch.float32) for A in grids]
+        maps = [A.new_zeros(A.shape[0], many, *A.shape[2:], dtype=_dtype(A)) for A in grids]
         starts = [sum(map(len, cells[:image])) for image in range(len(cells))]
-        levels = sorted({level for row in cells for level, _, _ in row})
-        for level in levels:
+        layouts = [Layout("channels_first", tuple(A.shape[2:])) for A in grids]
+        for level in sorted({level for row in cells for level, _, _ in row}):
             reach, A = self._reach[level], grids[level]
             rows = _shared_rows(cells, level, reach)
             count = 1 + max(row for row, _, _ in rows)
             seeds = torch.zeros(count, len(values), dtype=values.dtype, device=values.device)
             for row, image, k in rows:
                 seeds[row, starts[image] + k] = 1
-            (gradient,) = tap.gradients(values, seeds, missing_ok=True, keep=True, only=[level])
-            if gradient is None:
+            (G,) = tap.gradients(values, seeds, missing_ok=True, keep=True, only=[level])
+            if G is None:
                 raise NoGradient(CUT)
-            G = layouts[level].view(gradient)
             packed, beyond = self._map(A, G, count), (G != 0).any(2)
+            blank = []
             for row, image, k in rows:
                 _, y, x = cells[image][k]
                 window = (slice(max(0, y - reach), y + reach + 1), slice(max(0, x - reach), x + reach + 1))
                 maps[level][image, k][window] = packed[image, row][window]
                 beyond[row, image][window] = False
+                if not packed[image, row][window].any():
+                    blank.append((row, image, k, window))
             if bool(beyond.any()):
                 self._local = False
                 return None
-        blank = [
-            [k for k, (level, _, _) in enumerate(row) if not maps[level][image, k].any()]
-            for image, row in enumerate(cells)
-        ]
-        if any(blank):
-            self._fill(tap, layouts, grids, values, maps, starts, blank)
+            if blank:
+                own = G.new_zeros(len(blank), *G.shape[1:])
+                for i, (row, image, _, window) in enumerate(blank):
+                    own[i, image].movedim(0, -1)[window] = G[row, image].movedim(0, -1)[window]
+                gradients: list[Tensor | None] = [None] * len(grids)
+                gradients[level] = own
+                self._fill(tap, layouts, grids, gradients, maps, [(i, b[1], b[2]) for i, b in enumerate(blank)])
         return maps
 
     def _fill(
@@ -214,26 +221,28 @@ class LevelMaps:
         tap: Tap,
         layouts: Sequence[Layout],
         grids: Sequence[Tensor],
-        values: Tensor,
+        gradients: Sequence[Tensor | None],
         maps: list[Tensor],
-        starts: Sequence[int],
-        blank: list[list[int]],
+        boxes: Sequence[tuple[int, int, int]],
     ) -> None:
-        """The maps of the boxes ``blank`` of each image, by their gradient at every level."""
-        count = max(map(len, blank))
-        seeds = torch.zeros(count, len(values), dtype=values.dtype, device=values.device)
-        for image, boxes in enumerate(blank):
-            for row, k in enumerate(boxes):
-                seeds[row, starts[image] + k] = 1
-        gradients = tap.gradients(values, seeds, missing_ok=True)
-        for of_level, A, G, layout in zip(maps, grids, gradients, layouts, strict=True):
-            own = self._map(A, None if G is None else layout.view(G), count)
-            for image, boxes in enumerate(blank):
-                of_level[image, boxes] = own[image, : len(boxes)]
+        """The maps of boxes without heat, by what reached their level from the others.
+
+        ``gradients`` ``[K, N, ...]`` are those at each level; ``boxes`` are row of these, image, and place among its boxes.
+        """
+        rows = 1 + max(row for row, _, _ in boxes)
+        passed = tap.passed_on(gradients)
+        for of_level, A, G, layout in zip(maps, grids, passed, layouts, strict=True):
+            own = self._map(A, None if G is None else layout.view(G), rows)
+            for row, image, k in boxes:
+                of_level[image, k] = own[image, row]
 
 
 _Cell = tuple[int, int, int]
 """Level, row and column."""
+
+
+def _dtype(A: Tensor) -> torch.dtype:
+    return torch.float64 if A.dtype == torch.float64 else torch.float32
 
 
 def _shared_rows(cells: list[list[_Cell]], level: int, reach: int) -> list[tuple[int, int, int]]:

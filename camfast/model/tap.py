@@ -83,6 +83,7 @@ class Tap:
         # What is captured: a layer's call of that number, or its last one.
         self._keys: list[_Key] = [_key(name, layer) for name, layer in zip(self.names, self.layers, strict=True)]
         self._captured: dict[_Key, Tensor | None] = {}
+        self._before: dict[_Key, Tensor] = {}  # of layers that begin a graph: what came in the graph of earlier ones
         self._runs: dict[nn.Module, int] = {}  # in this pass
         self._running_in: int | None = None  # the thread of the pass in progress
         self._stack = contextlib.ExitStack()
@@ -97,6 +98,7 @@ class Tap:
 
     def __exit__(self, *exception: object) -> None:
         self._captured.clear()
+        self._before.clear()
         self._stack.close()
 
     def run(self, images: Images) -> Any:
@@ -166,6 +168,28 @@ class Tap:
         if missing and not missing_ok:
             raise NoGradient(_CUT_OFF.format(_listed(missing)))
         return list(found)
+
+    def passed_on(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Gradients as they are where no layer begins a graph of its own, of those where each does (``separate``).
+
+        ``gradients`` are ``[K, *activations.shape]`` of each layer, or None; what a layer gave to later ones is added.
+        """
+        found = dict(zip(self._keys, gradients, strict=True))
+        order = list(self._captured)
+        for place in reversed(range(1, len(order))):
+            source, seeds = self._before.get(order[place]), found[order[place]]
+            if source is None or seeds is None:
+                continue
+            wanted = [self._kept(key) for key in order[:place]]
+            if len(seeds) == 1:
+                single = torch.autograd.grad(source, wanted, seeds[0], retain_graph=True, allow_unused=True)
+                given: tuple[Tensor | None, ...] = tuple(g if g is None else g[None] for g in single)
+            else:
+                given = self._batched(source, wanted, seeds, keep=True)
+            for key, gradient in zip(order, given, strict=False):
+                own = found[key]
+                found[key] = gradient if own is None else own if gradient is None else own + gradient
+        return [found[key] for key in self._keys]
 
     def _batched(
         self, outputs: Tensor | GradientEdge, wanted: list[Tensor], seeds: Tensor, keep: bool
@@ -239,6 +263,7 @@ class Tap:
 
     def _one_pass(self, inputs: Inputs) -> Any:
         self._captured.clear()
+        self._before.clear()
         self._runs.clear()
         self._running_in = threading.get_ident()
         try:
@@ -283,6 +308,8 @@ class Tap:
             raise ValueError("the model runs the layer in torch.inference_mode(), where no gradient can be recorded")
         # With several layers the later ones stay in the graph of the first, where they depend on it.
         started = len(self._captured) > 0 and len(set(self._keys)) > 1
+        if self.separate and tensor.requires_grad:
+            self._before.update(dict.fromkeys(keys, tensor))
         if self.separate or not (started and tensor.requires_grad):
             tensor = tensor.detach().requires_grad_()
         torch.set_grad_enabled(True)
