@@ -4,6 +4,9 @@
                      |              |              |
                      +------- boxes and scores ----+
 
+A head that detaches its levels, as end-to-end branches may, hides them: then the first maps behind that count, one of each
+resolution.
+
 A level is a map of the image on which both the boxes and the scores depend, and which reaches the scores by a way that
 passes through no other such map: what is left where a pass is cut at all of them. Gradients tell. Levels in which nothing
 was found, so that nothing depends on them, come in by the company they keep: where a module is called with several maps at
@@ -64,7 +67,8 @@ def find_levels(model: nn.Module, inputs: Inputs, objectives: Objectives) -> lis
     seen = _watched(model, inputs, maps)
     maps = [c for c in maps if id(c.step) in seen.of_image and not _is_output(c, seen)]
     try:
-        levels = _frontier(model, inputs, _reached(model, inputs, maps, objectives), objectives)
+        reached = _reached(model, inputs, maps, objectives)
+        levels = _frontier(model, inputs, reached, objectives) or _first_behind(model, inputs, maps, objectives)
     except NoGradient:
         levels = []
     if not levels:
@@ -212,6 +216,16 @@ def _are_queries(candidate: Candidate, boxes: Tensor) -> bool:
     together = torch.stack([centres[:, 0], columns.flatten().float(), centres[:, 1], rows.flatten().float()])
     alike = torch.corrcoef(together).nan_to_num(0)
     return bool(alike[0, 1] < _IN_ORDER or alike[2, 3] < _IN_ORDER)
+
+
+def _first_behind(model: nn.Module, inputs: Inputs, maps: list[Candidate], objectives: Objectives) -> list[Candidate]:
+    """Of each resolution the first map on which the scores alone depend, where a head reads its levels detached."""
+    first: dict[tuple[int, ...], Candidate] = {}
+    for candidate, _ in _reached(
+        model, inputs, maps, lambda output: (objectives(output)[0], None, objectives(output)[2])
+    ):
+        first.setdefault(candidate.layout.map, candidate)
+    return list(first.values())
 
 
 def _of(objectives: Objectives, output: Any) -> tuple[Tensor, Tensor | None, Tensor]:

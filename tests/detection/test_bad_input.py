@@ -47,6 +47,37 @@ def test_a_head_that_detaches(kind):
         camfast.explain_detections(kind().eval(), spots(*TWO), layers=["fine", "coarse"])
 
 
+class Behind(Colours):
+    """Its head detaches its levels, and has branches of its own for boxes and scores, as end-to-end branches do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scored = nn.ModuleList(nn.Conv2d(3, 3, 1, bias=False) for _ in range(2))
+        self.boxed = nn.ModuleList(nn.Conv2d(3, 1, 1, bias=False) for _ in range(2))
+        with torch.no_grad():
+            for conv in self.scored:
+                conv.weight.copy_(torch.eye(3)[:, :, None, None])
+
+    def forward(self, images):
+        fine = self.fine(images)
+        tables = []
+        for i, (level, stride) in enumerate(((fine, 8), (self.coarse(fine), 16))):
+            level = level.detach()
+            N, _, h, w = level.shape
+            y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+            centre = ((torch.stack([x, y]) + 0.5) * stride).expand(N, 2, h, w)
+            boxes = torch.cat([centre, torch.full_like(centre, 3.0 * stride)], 1) + 1e-3 * self.boxed[i](level)
+            tables.append(torch.cat([boxes, self.head(self.scored[i](level)).sigmoid()], 1).flatten(2))
+        return torch.cat(tables, 2)
+
+
+def test_a_head_that_detaches_is_explained_behind_that():
+    result = camfast.explain_detections(Behind().eval(), spots(*TWO), min_score=0.5)
+    assert result.layers == ["scored.0", "scored.1"] and set(result.names[0]) == {"red", "blue"}
+    plain = camfast.explain_detections(Colours().eval(), spots(*TWO), min_score=0.5)
+    assert torch.allclose(result.heatmaps[0], plain.heatmaps[0], atol=1e-5)
+
+
 def test_a_pass_without_gradients_is_recorded_all_the_same():
     plain = camfast.explain_detections(Colours().eval(), spots(*TWO), layers=["fine", "coarse"])
     with torch.no_grad():
