@@ -84,9 +84,12 @@ class Tap:
         self.quirks = quirks if quirks is not None else Quirks()
         self.overwritten = False
         """Whether an operation in place after a layer changes what was captured, as it does for plain hooks."""
+        self.separate = False
+        """Whether every layer begins a graph of its own, so that its gradient leaves out what it gave to the others."""
         # What is captured: a layer's call of that number, or its last one.
         self._keys: list[_Key] = [_key(name, layer) for name, layer in zip(self.names, self.layers, strict=True)]
         self._captured: dict[_Key, Tensor | None] = {}
+        self._before: dict[_Key, Tensor] = {}  # of layers that begin a graph: what came in the graph of earlier ones
         self._runs: dict[nn.Module, int] = {}  # in this pass
         self._running_in: int | None = None  # the thread of the pass in progress
         self._stack = contextlib.ExitStack()
@@ -101,6 +104,7 @@ class Tap:
 
     def __exit__(self, *exception: object) -> None:
         self._captured.clear()
+        self._before.clear()
         self._stack.close()
 
     def _surroundings(self) -> AbstractContextManager[None]:
@@ -145,10 +149,12 @@ class Tap:
         seeds: Tensor | None = None,
         missing_ok: bool = False,
         keep: bool = False,
+        only: Sequence[int] | None = None,
     ) -> list[Any]:
         """Gradients of ``outputs`` with respect to the activations, in the order of ``layers``.
 
-        Frees the graph, unless it shall be kept for a further call (``keep``).
+        Frees the graph, unless it shall be kept for a further call (``keep``). ``only`` some of the layers, by their
+        places, when no others are asked for: the backward pass leaves out what leads to these alone.
 
         ``seeds`` has the shape of ``outputs``, or ``[K, *outputs.shape]``: K vectors go through one batched backward
         pass and the gradients come back as ``[K, *activations.shape]``. None means one, for scalar ``outputs``. An edge
@@ -156,7 +162,8 @@ class Tap:
 
         Raises ``ValueError`` when ``outputs`` do not depend on a layer; with ``missing_ok`` its gradient is None.
         """
-        wanted = self.captured
+        wanted = self.captured if only is None else [self.captured[place] for place in only]
+        names = self.names if only is None else [self.names[place] for place in only]
         rank = outputs.ndim if isinstance(outputs, Tensor) else 2
         if isinstance(outputs, Tensor) and not outputs.requires_grad:
             found: tuple[Tensor | None, ...] = (None,) * len(wanted)
@@ -167,13 +174,35 @@ class Tap:
             found = tuple(g if g is None else g.unsqueeze(0) for g in found)
         else:
             found = self._batched(outputs, wanted, seeds, keep)
-        missing = [name for name, gradient in zip(self.names, found, strict=True) if gradient is None]
+        missing = [name for name, gradient in zip(names, found, strict=True) if gradient is None]
         if missing and not missing_ok:
             raise self._cut_off(missing)
         return list(found)
 
     def _cut_off(self, names: Sequence[str]) -> NoGradient:
         return NoGradient(_CUT_OFF.format(_listed(names)))
+
+    def passed_on(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Gradients as they are where no layer begins a graph of its own, of those where each does (``separate``).
+
+        ``gradients`` are ``[K, *activations.shape]`` of each layer, or None; what a layer gave to later ones is added.
+        """
+        found = dict(zip(self._keys, gradients, strict=True))
+        order = list(self._captured)
+        for place in reversed(range(1, len(order))):
+            source, seeds = self._before.get(order[place]), found[order[place]]
+            if source is None or seeds is None:
+                continue
+            wanted = [self._kept(key) for key in order[:place]]
+            if len(seeds) == 1:
+                single = torch.autograd.grad(source, wanted, seeds[0], retain_graph=True, allow_unused=True)
+                given: tuple[Tensor | None, ...] = tuple(g if g is None else g[None] for g in single)
+            else:
+                given = self._batched(source, wanted, seeds, keep=True)
+            for key, gradient in zip(order, given, strict=False):
+                own = found[key]
+                found[key] = gradient if own is None else own if gradient is None else own + gradient
+        return [found[key] for key in self._keys]
 
     def _batched(
         self, outputs: Tensor | GradientEdge, wanted: list[Tensor], seeds: Tensor, keep: bool
@@ -251,6 +280,7 @@ class Tap:
 
     def _one_pass(self, inputs: Inputs) -> Any:
         self._captured.clear()
+        self._before.clear()
         self._runs.clear()
         self._running_in = threading.get_ident()
         try:
@@ -295,7 +325,9 @@ class Tap:
             raise ValueError("the model runs the layer in torch.inference_mode(), where no gradient can be recorded")
         # With several layers the later ones stay in the graph of the first, where they depend on it.
         started = len(self._captured) > 0 and len(set(self._keys)) > 1
-        if not (started and tensor.requires_grad):
+        if self.separate and tensor.requires_grad:
+            self._before.update(dict.fromkeys(keys, tensor))
+        if self.separate or not (started and tensor.requires_grad):
             tensor = tensor.detach().requires_grad_()
         torch.set_grad_enabled(True)
         if self.overwritten:

@@ -292,6 +292,42 @@ def test_parallel_branches():
     torch.testing.assert_close(found, list(gradients))
 
 
+def test_layers_that_begin_a_graph_each():
+    """Of three layers in a row each gets what reaches the score past the others; what is passed on makes up for it."""
+
+    class Row(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+
+        def forward(self, x):
+            a = self.a(x)
+            b = self.b(a.tanh())
+            c = self.c(b.tanh())
+            return torch.stack([(one.tanh() ** 2).sum((1, 2, 3)) for one in (a, b, c)], 1)
+
+    model = Row().eval()
+    layers = [model.b, model.a, model.c]
+    for seeds in (torch.eye(3)[:, None].expand(3, len(IMAGES), 3), torch.ones(1, len(IMAGES), 3)):
+        with Tap(model, layers) as tap:
+            whole = tap.gradients(tap.run(IMAGES), seeds)
+        with Tap(model, layers) as tap:
+            tap.separate = True
+            own = tap.gradients(tap.run(IMAGES), seeds, missing_ok=True)
+            passed = tap.passed_on(own)
+        assert not torch.allclose(own[1], whole[1])
+        torch.testing.assert_close(own[2], whole[2])  # nothing follows the last one
+        torch.testing.assert_close(passed, whole)
+
+
+def test_some_of_the_layers():
+    model = models.Branches().eval()
+    with Tap(model, [model.left, model.right]) as tap:
+        scores = tap.run(IMAGES)
+        both = tap.gradients(scores[:, 1].sum(), keep=True)
+        torch.testing.assert_close(tap.gradients(scores[:, 1].sum(), only=[1]), both[1:])
+
+
 def test_layer_that_feeds_no_score():
     model = models.Branches().eval()
     with Tap(model, [model.left, model.unused], names=["left", "unused"]) as tap:
