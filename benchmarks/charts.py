@@ -28,6 +28,7 @@ COLORS = {
     "torchcam": "#b8860b",
     "captum": "#0f8b8d",
     "MONAI": "#d2691e",
+    "ultralytics": "#042aff",
     "OpenCV": "#444444",
     "make_grid": "#1b6ca8",
     "batched torch": "#5aa9e6",
@@ -39,10 +40,16 @@ MARKS = {
     "torchcam": "v",
     "captum": "P",
     "MONAI": "d",
+    "ultralytics": "D",
     "OpenCV": "X",
 }
 LOSS = "#c8102e"
-TITLES = {"explain": "Grad-CAM, whole explanations,", "methods": "Methods", "grid": "Grids of feature maps"}
+TITLES = {
+    "explain": "Grad-CAM, whole explanations,",
+    "methods": "Methods",
+    "grid": "Grids of feature maps",
+    "detect": "Heat of sixteen boxes",
+}
 
 
 def draw(path: Path) -> Path:
@@ -112,9 +119,7 @@ def _plot(rows: list[tuple[str, list[dict[str, Any]]]], report: dict[str, Any], 
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("time over camfast's in the same run, log scale; red, and named at the right: faster than camfast")
     machine = report["meta"].get("gpu", {}).get("name") or f"{report['meta']['cpu']}, {report['meta']['cores']} cores"
-    title = {"explain": "Grad-CAM, whole explanations,", "methods": "Methods", "grid": "Grids of feature maps"}.get(
-        report["kind"], "Ops"
-    )
+    title = TITLES.get(report["kind"], "Ops")
     axes.set_title(f"{title} on {machine}, torch {report['meta']['versions']['torch']}", fontsize=10)
     figure.legend(fontsize=7, loc="outside lower center", ncols=6, frameon=False)
     figure.savefig(picture, dpi=130)

@@ -38,6 +38,8 @@ _PACKAGES = (
     "torch",
     "torchvision",
     "timm",
+    "transformers",
+    "ultralytics",
     "triton",
     "numpy",
     "opencv-python-headless",
