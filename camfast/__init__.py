@@ -16,6 +16,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from . import callbacks, colormaps, compat, ops, reference, targets
+    from .detection import DetectionExplainer, Detections, explain_detections
     from .features import FeatureMaps, Gradients
     from .methods import (
         FEM,
@@ -96,6 +97,8 @@ __all__ = [
     "SSCAM",
     "AblationCAM",
     "DeepFeatureFactorization",
+    "DetectionExplainer",
+    "Detections",
     "EigenCAM",
     "EigenGradCAM",
     "Explainer",
@@ -134,6 +137,7 @@ __all__ = [
     "deep_feature_factorization",
     "eigen_cam",
     "eigen_grad_cam",
+    "explain_detections",
     "fem",
     "finer_cam",
     "full_grad",
@@ -168,11 +172,14 @@ __all__ = [
 
 # Names are imported when they are asked for: those of the methods, of these modules, and modules themselves.
 _ELSEWHERE = {
+    "DetectionExplainer": ".detection",
+    "Detections": ".detection",
     "FeatureMaps": ".features",
     "Gradients": ".features",
     "Realtime": ".video.realtime",
     "RealtimeResult": ".video.realtime",
     "TopK": ".targets",
+    "explain_detections": ".detection",
     "grid": ".pictures.grids",
     "legend": ".pictures.text",
     "serve": ".video.live.serve",
@@ -184,7 +191,7 @@ if not TYPE_CHECKING:  # type checkers would take every name for one of camfast'
     def __getattr__(name):
         if name in __all__ and name not in _MODULES:
             value = getattr(importlib.import_module(_ELSEWHERE.get(name, ".methods"), __name__), name)
-        elif name in _MODULES or name in ("features", "methods", "video", "zoo"):
+        elif name in _MODULES or name in ("detection", "features", "methods", "video", "zoo"):
             value = importlib.import_module(f".{name}", __name__)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

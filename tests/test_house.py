@@ -24,6 +24,7 @@ FLOORS = (
     ("model",),
     ("features", "targets", "zoo"),
     ("methods",),
+    ("detection",),
     ("callbacks", "compat", "video"),
     ("cli", "colormaps", "reference"),  # the last two are modules of the ops under their public names
     ("__init__", "__main__"),

@@ -22,7 +22,16 @@ from .probe import Planted, read
 from .tap import Tap, hookable, is_map
 from .untouched import quiet
 
-__all__ = ["Objective", "find_layers", "remembered_layers"]
+__all__ = [
+    "Candidate",
+    "Objective",
+    "Step",
+    "candidate_maps",
+    "find_layers",
+    "is_reached",
+    "record",
+    "remembered_layers",
+]
 
 Objective = Callable[[Any], Tensor]
 """From what the model returned for one image, the scalar whose gradient is asked for."""
@@ -45,7 +54,7 @@ _ADAPTIVE = (
 
 
 @dataclass(eq=False)
-class _Step:
+class Step:
     """One distinct output of one pass, by the outermost module that returned it."""
 
     name: str
@@ -58,8 +67,8 @@ class _Step:
     )  # those inside that returned it first, innermost first
 
 
-class _Candidate(NamedTuple):
-    step: _Step
+class Candidate(NamedTuple):
+    step: Step
     layout: Layout
     doubts: int
 
@@ -118,9 +127,9 @@ def _search(
 ) -> tuple[str, nn.Module]:
     index, inputs, (steps, output, last_weight) = _recorded(model, batch)
     target, read_by_it = _objective(objective if index == 0 else None, output)  # the objective is the first image's
-    candidates = _of_the_image(model, inputs, _candidates(model, inputs, steps, read_by_it, last_weight))
-    silent: _Step | None = None
-    doubtful: list[_Step] = []
+    candidates = _of_the_image(model, inputs, candidate_maps(model, inputs, steps, read_by_it, last_weight))
+    silent: Step | None = None
+    doubtful: list[Step] = []
     planted = Planted(model, inputs)
     # From the last one backwards: it alone, which is mostly enough, then a few at a time, so that graphs stay short.
     bounds = [len(candidates), *range(len(candidates) - 1, 0, -_AT_ONCE), 0] if candidates else []
@@ -139,10 +148,10 @@ def _search(
             if not gradient.any():
                 silent = silent or step
                 continue
-            if not _reached(layout, gradient):
+            if not is_reached(layout, gradient):
                 continue
             reading = read(model, step.module, step.name, activations, planted)
-            if reading.layout is None or not _reached(reading.layout, gradient):
+            if reading.layout is None or not is_reached(reading.layout, gradient):
                 continue
             if reading.doubt is None:
                 return step.name, step.module
@@ -170,7 +179,7 @@ def _search(
     return silent.name, silent.module
 
 
-def _recorded(model: nn.Module, batch: Inputs) -> tuple[int, Inputs, tuple[list[_Step], Any, int]]:
+def _recorded(model: nn.Module, batch: Inputs) -> tuple[int, Inputs, tuple[list[Step], Any, int]]:
     """The first image alone and the record of its pass; of a detector the first image in which it finds something.
 
     Raises :class:`camfast.errors.NothingFound` where there is none.
@@ -178,17 +187,17 @@ def _recorded(model: nn.Module, batch: Inputs) -> tuple[int, Inputs, tuple[list[
     try:
         for index in range(batch.batch):
             inputs = batch.one(index)
-            record = _record(model, inputs)
+            record = record(model, inputs)
             if not found_nothing(record[1], 1):
                 return index, inputs, record
     except Exception:
         if batch.batch == 1:
             raise
-        return 0, batch, _record(model, batch)  # exported for this batch size, perhaps
+        return 0, batch, record(model, batch)  # exported for this batch size, perhaps
     raise NothingFound
 
 
-def _reached(layout: Layout, gradient: Tensor) -> bool:
+def is_reached(layout: Layout, gradient: Tensor) -> bool:
     """Whether a layer with a map gets a gradient: of tokens at most positions, not at a class token or the last step."""
     if math.prod(layout.map) < 2:
         return False
@@ -233,13 +242,13 @@ def _top_score(output: Any) -> Tensor:
     return scores.reshape(len(scores), -1).amax(1).sum()
 
 
-def _record(model: nn.Module, inputs: Inputs) -> tuple[list[_Step], Any, int]:
+def record(model: nn.Module, inputs: Inputs) -> tuple[list[Step], Any, int]:
     """Every distinct map returned in one pass, the model's output, and the turn of the last module with weights.
 
     Tensors are told apart by identity and version without being kept, so that the pass takes no more memory than usual.
     """
-    steps: list[_Step] = []
-    latest: dict[int, tuple[weakref.ref[Tensor], int, _Step]] = {}  # by id: the tensor, its version, its step
+    steps: list[Step] = []
+    latest: dict[int, tuple[weakref.ref[Tensor], int, Step]] = {}  # by id: the tensor, its version, its step
     turn = last_weight = 0
     thread = threading.get_ident()
 
@@ -264,7 +273,7 @@ def _record(model: nn.Module, inputs: Inputs) -> tuple[list[_Step], Any, int]:
                 return
             steps.remove(step)  # overwritten in place
             pooled = pooled or step.pooled
-        step = _Step(name, module, tuple(tensor.shape), pooled, turn)
+        step = Step(name, module, tuple(tensor.shape), pooled, turn)
         steps.append(step)
         latest[id(tensor)] = (weakref.ref(tensor), version, step)
 
@@ -283,9 +292,9 @@ def _record(model: nn.Module, inputs: Inputs) -> tuple[list[_Step], Any, int]:
     return steps, output, last_weight
 
 
-def _candidates(
-    model: nn.Module, inputs: Inputs, steps: list[_Step], scores: Tensor | None, last_weight: int
-) -> list[_Candidate]:
+def candidate_maps(
+    model: nn.Module, inputs: Inputs, steps: list[Step], scores: Tensor | None, last_weight: int
+) -> list[Candidate]:
     """The maps among ``steps``, those that are rather something else first, the likeliest ones last."""
     classes = scores.shape[1] if scores is not None and scores.ndim > 1 else None
     segments = scores is not None and scores.ndim > 2
@@ -310,11 +319,11 @@ def _candidates(
         if folded and len(step.shape) == 4 and step.shape[2] == step.shape[3] and step.shape[2] in folded_counts:
             continue  # the attention of folded frames
         class_map = channels == classes and (segments or step.turn >= last_weight)
-        found.append(_Candidate(step, layout, doubts=2 * inner + class_map))
+        found.append(Candidate(step, layout, doubts=2 * inner + class_map))
     return sorted(found, key=lambda candidate: -candidate.doubts)
 
 
-def _of_the_image(model: nn.Module, inputs: Inputs, candidates: list[_Candidate]) -> list[_Candidate]:
+def _of_the_image(model: nn.Module, inputs: Inputs, candidates: list[Candidate]) -> list[Candidate]:
     """Those whose maps change with the image, for a model of several inputs: the tokens of a text are none of its map."""
     if sum(isinstance(value, Tensor) for value in (*inputs.args, *inputs.kwargs.values())) < 2 or not candidates:
         return candidates
@@ -339,7 +348,7 @@ def _parts(module: nn.Module) -> list[nn.Module]:
     return [child for name in kept if (child := module._modules[name]) is not None]
 
 
-def _layout_or_none(step: _Step, inputs: Inputs, model: nn.Module) -> Layout | None:
+def _layout_or_none(step: Step, inputs: Inputs, model: nn.Module) -> Layout | None:
     try:
         return layout_of(step.shape, inputs.image.shape, model)
     except ValueError:

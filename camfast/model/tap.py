@@ -78,6 +78,8 @@ class Tap:
         self.quirks = quirks if quirks is not None else Quirks()
         self.overwritten = False
         """Whether an operation in place after a layer changes what was captured, as it does for plain hooks."""
+        self.separate = False
+        """Whether every layer begins a graph of its own, so that its gradient leaves out what it gave to the others."""
         # What is captured: a layer's call of that number, or its last one.
         self._keys: list[_Key] = [_key(name, layer) for name, layer in zip(self.names, self.layers, strict=True)]
         self._captured: dict[_Key, Tensor | None] = {}
@@ -278,7 +280,7 @@ class Tap:
             raise ValueError("the model runs the layer in torch.inference_mode(), where no gradient can be recorded")
         # With several layers the later ones stay in the graph of the first, where they depend on it.
         started = len(self._captured) > 0 and len(set(self._keys)) > 1
-        if not (started and tensor.requires_grad):
+        if self.separate or not (started and tensor.requires_grad):
             tensor = tensor.detach().requires_grad_()
         torch.set_grad_enabled(True)
         if self.overwritten:

@@ -1,0 +1,104 @@
+"""Which candidates are kept: those above a score, of the wanted classes, without those that overlap a better one.
+
+Where the model has suppressed overlapping boxes itself, its choice stands. Else the usual greedy suppression, class by
+class: the best box stays, and every other one of its class that overlaps it by more than ``overlap`` goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..brief import Brief
+from .candidates import Candidates
+
+__all__ = ["Kept", "kept_in", "overlaps"]
+
+_MOST = 300  # boxes of an image, as detectors' own suppression has it
+
+
+@dataclass(repr=False)
+class Kept(Brief):
+    """The boxes of one image that are explained: their places among the candidates, classes, scores and corners."""
+
+    index: Tensor  # [D]
+    labels: Tensor  # int64 [D]
+    scores: Tensor  # [D]
+    boxes: Tensor  # [D, 4]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def kept_in(
+    candidates: Candidates,
+    image: int,
+    classes: Sequence[int] | None = None,
+    min_score: float = 0.25,
+    top: int | None = 16,
+    overlap: float = 0.7,
+) -> Kept:
+    """The boxes of ``image`` that are kept, the best first, at most ``top``.
+
+    Args:
+        candidates: what the detector weighed.
+        image: which one.
+        classes: only these; None: all.
+        min_score: a box must score more.
+        top: at most so many; None: at most 300.
+        overlap: intersection over union above which the lesser of two boxes of a class goes, where the model has not
+            suppressed any itself.
+    """
+    boxes = candidates.boxes[image].detach()
+    boxes = boxes.float() if boxes.element_size() < 4 else boxes
+    scores = candidates.scores[image].detach().float()
+    if scores.ndim == 1:
+        assert candidates.labels is not None
+        labels = candidates.labels[image].long()
+        index = (scores > min_score).nonzero()[:, 0]
+        scores, labels = scores[index], labels[index]
+    elif candidates.several:
+        index, labels = (scores > min_score).nonzero().unbind(1)
+        scores = scores[index, labels]
+    else:
+        scores, labels = scores.max(1)
+        index = (scores > min_score).nonzero()[:, 0]
+        scores, labels = scores[index], labels[index]
+    if classes is not None:
+        wanted = torch.isin(labels, torch.as_tensor(list(classes), device=labels.device, dtype=labels.dtype))
+        index, labels, scores = index[wanted], labels[wanted], scores[wanted]
+    order = scores.argsort(descending=True, stable=True)
+    index, labels, scores = index[order], labels[order], scores[order]
+    boxes = boxes[index]
+    most = _MOST if top is None else top
+    if candidates.settled:
+        best = torch.arange(min(most, len(index)), device=index.device)
+    else:
+        best = _suppressed(boxes, labels, most, overlap)
+    return Kept(index[best], labels[best], scores[best], boxes[best])
+
+
+def _suppressed(boxes: Tensor, labels: Tensor, most: int, overlap: float) -> Tensor:
+    """The first ``most`` boxes that overlap no earlier one of their class too much. Boxes come best first."""
+    left = torch.arange(len(boxes), device=boxes.device)
+    best: list[Tensor] = []
+    while len(left) and len(best) < most:
+        first = left[0]
+        best.append(first)
+        rest = left[1:]
+        far = (overlaps(boxes[first][None], boxes[rest])[0] <= overlap) | (labels[rest] != labels[first])
+        left = rest[far]
+    return torch.stack(best) if best else left
+
+
+def overlaps(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union ``[M, D]`` of boxes ``[M, 4]`` and ``[D, 4]``; 0 for boxes without an area."""
+    low = torch.maximum(a[:, None, :2], b[None, :, :2])
+    high = torch.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = (high - low).clamp(min=0).prod(2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1) for boxes in (a, b)]
+    union = areas[0][:, None] + areas[1][None] - shared
+    return torch.where(union > 0, shared / union, 0)
