@@ -26,7 +26,7 @@ import camfast
 from camfast.pictures import photos
 from camfast.pictures.letterbox import Letterbox
 
-__all__ = ["BOXES", "CASES", "DetectCase", "Missing", "candidates", "load", "their_map"]
+__all__ = ["BOXES", "CASES", "LEAST", "DetectCase", "Missing", "by_their_rule", "candidates", "load", "their_map"]
 
 BOXES = 16
 LEAST = 1e-4  # a score that sixteen boxes have
@@ -87,10 +87,17 @@ def candidates(case: DetectCase, model: nn.Module, images: Tensor, boxes: int = 
         "forward": forward,
     }
     if case.network.startswith("yolo"):
+        theirs = by_their_rule(model)
+        found["camfast, their rule"] = lambda: theirs(images, min_score=LEAST, top=boxes)
         found["ultralytics"] = lambda: _ultralytics(model, images, boxes)
     if importlib.util.find_spec("pytorch_grad_cam") is not None:
         found["pytorch-grad-cam"] = _pytorch_grad_cam(case, model, images, explainer.layers, first)
     return found
+
+
+def by_their_rule(model: nn.Module) -> camfast.DetectionExplainer:
+    """The explainer that draws what ultralytics draws: gradients through the neck, every level to its own maximum."""
+    return camfast.DetectionExplainer(model, fuse="max", through="levels", overlap=1.0)
 
 
 # The detectors
