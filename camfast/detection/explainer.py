@@ -32,12 +32,12 @@ from .detections import Detections
 from .heat import Fuse, Size, heat_of
 from .inputs import Prepared, prepared
 from .keep import Kept, kept_in
+from .level_maps import CUT, LevelMaps
 from .objectives import Explain, Objective, objective_of
 from .whole import canvas_of, ordinary
 
 __all__ = ["DetectionExplainer", "explain_detections"]
 
-_ELEMENTS = 2**25  # of gradients at once, 128 MB in fp32
 _GENERATOR = 20  # the seed of the weights by which the search adds up everything
 
 
@@ -114,6 +114,7 @@ class DetectionExplainer(NamesItsArguments):
         self._quirks = Quirks()
         self._names: list[str] = []
         self._modules: list[nn.Module] = []
+        self._level_maps = LevelMaps(METHODS[method].op)  # type: ignore[attr-defined]
         self._ordinary = False  # whether tensors that the model keeps were made in inference mode
         if layers is not None:
             self._names, self._modules = resolve(self.model, layers)
@@ -170,7 +171,7 @@ class DetectionExplainer(NamesItsArguments):
             if first is None:
                 return self._result(source, candidates, [Objective.none(boxes) for boxes in kept], None, min_score)
             self._find(source.one(first))
-        return self._explained(source, keep, size, each, min_score)
+        return self._explained(source, keep, size, top, each, min_score)
 
     # The steps of a call.
 
@@ -194,15 +195,19 @@ class DetectionExplainer(NamesItsArguments):
         self._names, self._modules = resolve(self.model, names)
 
     def _explained(
-        self, source: Prepared, keep: Callable[[Candidates], list[Kept]], size: Size, each: bool, min_score: float
+        self, source: Prepared, keep: Callable[[Candidates], list[Kept]],
+        size: Size,
+        top: int | None,
+        each: bool,
+        min_score: float,
     ) -> Detections:
         def run() -> Detections:
             tap = Tap(
                 self.model, self._modules, names=self._names, eval_mode=self.eval_mode, quirks=self._quirks
             )
             tap.separate = self.through == "head"
-            with tap, canvas_of(self.model, source) as canvas:
-                with input_errors(self.model, source.inputs):
+            with tap:
+                with canvas_of(self.model, source) as canvas, input_errors(self.model, source.inputs):
                     output = tap.run(source.inputs)
                 with torch.enable_grad():
                     candidates = self._read(output, source)
@@ -212,7 +217,9 @@ class DetectionExplainer(NamesItsArguments):
                     ]
                 if not any(len(one) for one in found):
                     return self._result(source, candidates, found, None, min_score)
-                maps = self._maps(tap, source, found)
+                layouts = self._layouts(tap, source)
+                room = len(found) * (top or max(map(len, found)))
+                maps = self._level_maps(tap, layouts, found, room)
                 heat = []
                 for i, one in enumerate(found):
                     place, whole = canvas.of(i)
@@ -223,39 +230,10 @@ class DetectionExplainer(NamesItsArguments):
         with self._kept_ordinary():
             return self._tried(run)
 
-    def _maps(self, tap: Tap, source: Prepared, found: list[Objective]) -> list[Tensor]:
-        """Of each level the maps of K boxes of each image, ``[N, K, h, w]``, not negative."""
-        op = METHODS[self.method].op  # type: ignore[attr-defined]
-        layers = list(zip(self._names, self._modules, tap.activations, strict=True))
-        layouts = [self._layout(name, module, A, source) for name, module, A in layers]
-        grids = [layout.view(A) for layout, (_, _, A) in zip(layouts, layers, strict=True)]
-        values = torch.cat([one.values for one in found])
-        if not values.requires_grad:
-            raise NoGradient(_CUT)
-        many = max(len(one) for one in found)
-        # Images do not depend on one another: one row of seeds serves a box of each.
-        seeds = torch.zeros(many, len(values), dtype=values.dtype, device=values.device)
-        start = 0
-        for one in found:
-            seeds[: len(one), start : start + one.values.shape[0]] = one.shares.to(seeds)
-            start += one.values.shape[0]
-        at_once = max(1, _ELEMENTS // sum(A.numel() for A in grids))
-        parts: list[list[Tensor]] = []
-        reached = False
-        for first in range(0, many, at_once):
-            rows = seeds[first : first + at_once]
-            gradients = tap.gradients(values, rows, missing_ok=True, keep=first + at_once < many)
-            part = []
-            for A, G, layout in zip(grids, gradients, layouts, strict=True):
-                if G is None:
-                    part.append(A.new_zeros(A.shape[0], len(rows), *A.shape[2:], dtype=torch.float32))
-                    continue
-                reached = True
-                part.append(op(A, layout.view(G).transpose(0, 1), None, False).clamp(min=0))
-            parts.append(part)
-        if not reached:
-            raise NoGradient(_CUT)
-        return [torch.cat(of_level, 1) for of_level in zip(*parts, strict=True)]
+
+    def _layouts(self, tap: Tap, source: Prepared) -> list[Layout]:
+        layers = zip(self._names, self._modules, tap.activations, strict=True)
+        return [self._layout(name, module, A, source) for name, module, A in layers]
 
     def _layout(self, name: str, module: nn.Module, activations: Tensor, source: Prepared) -> Layout:
         layout = read_layer(self.model, module, name, activations, source.inputs, self.eval_mode).layout
@@ -303,7 +281,7 @@ class DetectionExplainer(NamesItsArguments):
         try:
             return work()
         except NoGradient as error:
-            raise NoGradient(_CUT) from error
+            raise NoGradient(CUT) from error
         except RuntimeError as error:
             if "modified by an inplace operation" in str(error):
                 raise ValueError(
@@ -320,10 +298,6 @@ class DetectionExplainer(NamesItsArguments):
         return f"{type(self).__name__}({type(self.model).__name__}, {self.method!r}, layers={self._names})"
 
 
-_CUT = (
-    "the detector's scores must depend on its levels through differentiable operations, got none that do: its head may "
-    "detach its inputs, run under no_grad, or be compiled; name the layers= inside it"
-)
 
 
 def _sum(values: Tensor) -> Tensor:

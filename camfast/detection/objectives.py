@@ -24,7 +24,8 @@ class Objective(Brief):
     """What is explained in one image: D entries, made of M numbers with a graph.
 
     ``boxes`` ``[D, 4]``, ``labels`` ``[D]`` and ``scores`` ``[D]`` describe the entries; ``values`` ``[M]`` are the numbers,
-    and ``shares`` ``[D, M]`` how much of each an entry takes. ``masks`` bool ``[D, H, W]``, on the image.
+    and ``shares`` ``[D, M]`` how much of each an entry takes. ``masks`` bool ``[D, H, W]``, on the image. ``places`` ``[D]``
+    are the entries among ``among`` candidates, where each is one of them.
     """
 
     boxes: Tensor
@@ -33,6 +34,8 @@ class Objective(Brief):
     values: Tensor
     shares: Tensor
     masks: Tensor | None = None
+    places: Tensor | None = None
+    among: int = 0
 
     @classmethod
     def none(cls, kept: Kept) -> Objective:
@@ -68,6 +71,9 @@ def objective_of(
     if candidates.masks is not None:
         masks = _on_image(planes, place) if planes is not None else _no_masks(kept, place)
     shares = torch.eye(len(kept), device=values.device, dtype=values.dtype)
+    if each and explain == "score":
+        places, among = candidates.places(image, kept.index, kept.labels)
+        return Objective(kept.boxes, kept.labels, kept.scores, values, shares, masks, places, among)
     if each:
         return Objective(kept.boxes, kept.labels, kept.scores, values, shares, masks)
     labels = torch.tensor(list(dict.fromkeys(kept.labels.tolist())), dtype=torch.int64, device=kept.labels.device)

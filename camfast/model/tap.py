@@ -137,10 +137,12 @@ class Tap:
         seeds: Tensor | None = None,
         missing_ok: bool = False,
         keep: bool = False,
+        only: Sequence[int] | None = None,
     ) -> list[Any]:
         """Gradients of ``outputs`` with respect to the activations, in the order of ``layers``.
 
-        Frees the graph, unless it shall be kept for a further call (``keep``).
+        Frees the graph, unless it shall be kept for a further call (``keep``). ``only`` some of the layers, by their
+        places, when no others are asked for: the backward pass leaves out what leads to these alone.
 
         ``seeds`` has the shape of ``outputs``, or ``[K, *outputs.shape]``: K vectors go through one batched backward
         pass and the gradients come back as ``[K, *activations.shape]``. None means one, for scalar ``outputs``. An edge
@@ -148,7 +150,8 @@ class Tap:
 
         Raises ``ValueError`` when ``outputs`` do not depend on a layer; with ``missing_ok`` its gradient is None.
         """
-        wanted = self.captured
+        wanted = self.captured if only is None else [self.captured[place] for place in only]
+        names = self.names if only is None else [self.names[place] for place in only]
         rank = outputs.ndim if isinstance(outputs, Tensor) else 2
         if isinstance(outputs, Tensor) and not outputs.requires_grad:
             found: tuple[Tensor | None, ...] = (None,) * len(wanted)
@@ -159,7 +162,7 @@ class Tap:
             found = tuple(g if g is None else g.unsqueeze(0) for g in found)
         else:
             found = self._batched(outputs, wanted, seeds, keep)
-        missing = [name for name, gradient in zip(self.names, found, strict=True) if gradient is None]
+        missing = [name for name, gradient in zip(names, found, strict=True) if gradient is None]
         if missing and not missing_ok:
             raise NoGradient(_CUT_OFF.format(_listed(missing)))
         return list(found)

@@ -77,6 +77,10 @@ class Candidates(Brief):
         values = (self.scores if self.values is None else self.values)[image]
         return values[index] if values.ndim == 1 else values[index, labels]
 
+    def places(self, image: int, index: Tensor, labels: Tensor) -> tuple[Tensor | None, int]:
+        """Where boxes ``index`` ``[D]`` are in the order of all that the model weighed, and how many these are."""
+        return (None, 0) if self.settled else (index, len(self.boxes[image]))
+
     def everything(self, image: int) -> Tensor:
         """All numbers that may be explained in an image."""
         return (self.raw or self.values or self.scores)[image]

@@ -66,15 +66,21 @@ class _Chosen(Candidates):
     """Rows that the model chose, each traced back to the logit it came from: by its class, and by its very score."""
 
     def explained(self, image: int, index: Tensor, labels: Tensor) -> Tensor:
-        scores = self.scores[image][index]
-        if self.raw is None:
-            return scores
-        logits = self.raw[image][:, labels]  # [A', D]
-        distance = (logits.detach().sigmoid() - scores.detach()).abs()
-        nearest = distance.argmin(0)
-        if len(labels) and distance.gather(0, nearest[None]).max() > 0:
-            return scores  # of another branch
-        return logits.gather(0, nearest[None])[0]
+        places, _ = self.places(image, index, labels)
+        if places is None or self.raw is None:
+            return self.scores[image][index]
+        return self.raw[image][places, labels]
+
+    def places(self, image: int, index: Tensor, labels: Tensor) -> tuple[Tensor | None, int]:
+        if self.raw is None or not len(index):
+            return None, 0
+        scores = self.scores[image].detach()[index]
+        distance = (self.raw[image].detach()[:, labels].sigmoid() - scores).abs()  # [A', D]
+        least, places = distance.min(0)
+        same = (distance == 0).sum(0)
+        if bool((least > 0).any() | (same > 1).any()):
+            return None, 0  # of another branch, or not to be told apart
+        return places, len(distance)
 
 
 def _chosen(output: Any, table: Tensor, logits: list[Tensor]) -> Candidates:

@@ -1,0 +1,161 @@
+"""Each form of output with the real package: the heat of a box is that of its score's gradient by plain autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import detectors
+import pytest
+import torch
+from torch import Tensor, nn
+
+import camfast
+
+TORCHVISION = {
+    "fasterrcnn_mobilenet_v3_large_320_fpn": {"box_score_thresh": 0.0, "box_detections_per_img": 6},
+    "maskrcnn_resnet50_fpn": {"box_score_thresh": 0.0, "box_detections_per_img": 4},
+    "retinanet_resnet50_fpn": {"score_thresh": 0.0, "detections_per_img": 6},
+    "fcos_resnet50_fpn": {"score_thresh": 0.0, "detections_per_img": 6},
+    "ssdlite320_mobilenet_v3_large": {"score_thresh": 0.0, "detections_per_img": 6},
+    "ssd300_vgg16": {"score_thresh": 0.0, "detections_per_img": 6},
+}
+LEVELS = {  # the maps that the head reads
+    "fasterrcnn_mobilenet_v3_large_320_fpn": 1,
+    "maskrcnn_resnet50_fpn": 4,
+    "retinanet_resnet50_fpn": 5,
+    "fcos_resnet50_fpn": 5,
+    "ssdlite320_mobilenet_v3_large": 6,
+    "ssd300_vgg16": 6,
+}
+YOLO = ["yolov8n", "yolo11n", "yolo26n", "yolov10n", "yolov5n", "yolo26n-seg"]
+HUGGINGFACE = ["Detr", "ConditionalDetr", "DeformableDetr", "RTDetr", "DFine", "Yolos"]
+
+
+def nearest(scores: Tensor, score: float) -> Tensor:
+    """The number among ``scores`` that is ``score``."""
+    flat = scores.flatten()
+    found = flat[(flat.detach() - score).abs().argmin()]
+    assert abs(float(found) - score) < 1e-5
+    return found
+
+
+def check(
+    model: nn.Module,
+    images: Any,
+    call: Callable[[], Any],
+    scores: Callable[[Any, int, int], Tensor],
+    canvas: tuple[int, int],
+    **options: Any,
+) -> camfast.Detections:
+    """Every box of every image, against plain autograd; returns the result.
+
+    ``scores(output, image, label)`` are the probabilities of a class.
+    """
+    explainer = camfast.DetectionExplainer(model, **options)
+    result = explainer(images, min_score=0.0, top=3)
+    again = explainer(images, min_score=0.0, top=3)
+    separate = explainer.through == "head"
+    blank = 0
+    for i in range(len(result)):
+        assert len(result.boxes[i]) > 0 and result.boxes[i].shape == (len(result.labels[i]), 4)
+        for k, (label, score) in enumerate(zip(result.labels[i].tolist(), result.scores[i].tolist(), strict=True)):
+            value = lambda output, i=i, label=label, score=score: nearest(scores(output, i, label), score)  # noqa: E731
+            maps, gradients = detectors.plain_gradients(model, call, explainer.layers, value, separate)
+            grids = [_grid(explainer, m, name) for m, name in zip(maps, explainer.layers, strict=True)]
+            slopes = [
+                None if g is None else _grid(explainer, g, name) for g, name in zip(gradients, explainer.layers, strict=True)
+            ]
+            levels = detectors.layer_cam_of(grids, slopes, i)
+            heat = result.heatmaps[i][k]
+            assert torch.equal(again.heatmaps[i][k], heat)
+            blank += not heat.any()
+            if not any(level.any() for level in levels):
+                assert not heat.any()
+                continue
+            expected = detectors.summed(levels, canvas)
+            assert heat.shape == canvas and (heat - expected).abs().max() < 1e-4, (i, k)
+    assert blank < sum(map(len, result.labels))
+    return result
+
+
+def _grid(explainer: camfast.DetectionExplainer, tensor: Tensor, name: str) -> Tensor:
+    """Tokens as a map, where they are some: those of YOLOS are 1 of the class, the patches, and 5 detections."""
+    if tensor.ndim == 4:
+        return tensor
+    patches = tensor[:, 1:-5] if tensor.shape[1] == 54 else tensor
+    height = {48: 6, 12: 3}[patches.shape[1]]
+    return patches.transpose(1, 2).unflatten(2, (height, -1))
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision(name):
+    model = detectors.torchvision_model(name, **TORCHVISION[name])
+    size = (320, 320) if name.startswith("ssd") else (96, 128)
+    images = torch.rand(2, 3, *size)
+    result = check(model, images, lambda: model(images), lambda output, i, label: output[i]["scores"], size)
+    assert len(result.layers) == LEVELS[name], result.layers
+    assert torch.equal(result.boxes[0], model(images)[0]["boxes"][: len(result.boxes[0])].detach())
+    assert (result.masks is not None) == name.startswith("mask")
+
+
+def test_images_of_different_sizes():
+    """Each heat is on its own image, though the model scales and pads them into one batch."""
+    name = "retinanet_resnet50_fpn"
+    model = detectors.torchvision_model(name, **TORCHVISION[name])
+    images = [torch.rand(3, 96, 128), torch.rand(3, 150, 100)]
+    explainer = camfast.DetectionExplainer(model)
+    result = explainer(images, min_score=0.0, top=2)
+    assert [tuple(heat.shape) for heat in result.heatmaps] == [(2, 96, 128), (2, 150, 100)]
+    padded, sizes = model.transform(images)[0].tensors, model.transform(images)[0].image_sizes
+    for i, image in enumerate(images):
+        for k, score in enumerate(result.scores[i].tolist()):
+            value = lambda output, i=i, score=score: nearest(output[i]["scores"], score)  # noqa: E731
+            found = detectors.plain_gradients(model, lambda: model(images), explainer.layers, value, True)
+            levels = detectors.layer_cam_of(*found, image=i)
+            whole = detectors.summed(levels, tuple(padded.shape[2:]))
+            part = whole[: sizes[i][0], : sizes[i][1]]
+            expected = detectors._resized(part / part.amax(), tuple(image.shape[1:]))
+            assert (result.heatmaps[i][k] - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", YOLO)
+@pytest.mark.parametrize("through", ["head", "levels"])
+def test_ultralytics(name, through, tmp_path):
+    model = detectors.yolo(tmp_path, name)
+    images = torch.rand(2, 3, 128, 160)
+
+    def scores(output: Any, i: int, label: int) -> Tensor:
+        table = output[0][0] if "-seg" in name else output[0]
+        if table.shape[2] in (6, 38):  # chosen by the model
+            rows = table[i]
+            return rows[:, 4][rows[:, 5] == label]
+        return table[i, 4 + label]
+
+    result = check(model, images, lambda: model(images), scores, (128, 160), through=through)
+    assert result.layers == [f"model.{k}" for k in model.model[-1].f]
+    assert result.names[0] == [str(model.names[int(label)]) for label in result.labels[0]]
+    assert (result.masks is not None) == ("-seg" in name)
+
+
+def test_ultralytics_rtdetr(tmp_path):
+    model = detectors.yolo(tmp_path, "rtdetr-l")
+    images = torch.rand(1, 3, 128, 160)
+    result = check(model, images, lambda: model(images), lambda output, i, label: output[0][i, :, 4 + label], (128, 160))
+    assert len(result.layers) == 3
+
+
+@pytest.mark.parametrize("name", HUGGINGFACE)
+def test_huggingface(name):
+    model = detectors.huggingface(name)
+    images = torch.randn(2, 3, 96, 128)
+
+    def scores(output: Any, i: int, label: int) -> Tensor:
+        softmax = name in ("Detr", "Yolos")
+        return (output.logits[i].softmax(-1) if softmax else output.logits[i].sigmoid())[:, label]
+
+    result = check(
+        model, {"pixel_values": images}, lambda: model(pixel_values=images), scores, (96, 128), through="levels"
+    )
+    assert len(result.layers) == (3 if name in ("DeformableDetr", "RTDetr", "DFine") else 1), result.layers
+    assert result.names[0][0].startswith("LABEL_")

@@ -1,0 +1,177 @@
+"""Detectors of real packages, small and with random weights, and what plain autograd says of one of their boxes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import real_networks
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from camfast.model.outputs import replace_first, tensors_in
+from camfast.model.tap import is_map
+
+
+@contextlib.contextmanager
+def ultralytics(settings: Any):
+    """The library can be imported inside; it writes its settings into the folder ``settings``."""
+    library = real_networks._asset("python/ultralytics")
+    pytest.importorskip("cv2")
+    before = os.environ.get("YOLO_CONFIG_DIR")
+    os.environ["YOLO_CONFIG_DIR"] = str(settings)
+    sys.path.insert(0, str(library.parent))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(library.parent))
+        if before is None:
+            del os.environ["YOLO_CONFIG_DIR"]
+        else:
+            os.environ["YOLO_CONFIG_DIR"] = before
+
+
+def yolo(settings: Any, name: str, classes: int = 5) -> nn.Module:
+    """A model of ultralytics by the name of its description, with random weights, so that it finds a few things."""
+    with ultralytics(settings):
+        from ultralytics.nn import tasks
+        from ultralytics.utils import LOGGER
+
+        LOGGER.setLevel("ERROR")
+        kind = "SegmentationModel" if "-seg" in name else "RTDETRDetectionModel" if "rtdetr" in name else "DetectionModel"
+        torch.manual_seed(0)
+        model = getattr(tasks, kind)(f"{name}.yaml", nc=classes, verbose=False).eval()
+    livened(model)
+    return model
+
+
+def livened(model: nn.Module) -> None:
+    """Normalisation by what a batch of noise measures, so that random weights pass something on to every level."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model(torch.rand(2, 3, 128, 160))
+    for norm in norms:
+        norm.eval()
+
+
+def torchvision_model(name: str, **options: Any) -> nn.Module:
+    detection = pytest.importorskip("torchvision.models.detection")
+    torch.manual_seed(0)
+    options = {"min_size": 96, "max_size": 160, "num_classes": 4, **options}
+    return getattr(detection, name)(weights=None, weights_backbone=None, **options).eval()
+
+
+RESNET = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+SMALL = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2}
+SMALL |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "num_labels": 5}
+
+
+def huggingface(name: str) -> nn.Module:
+    """A detector of Hugging Face, made from a small configuration."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    stages = {"out_features": ["stage2", "stage3", "stage4"]} if name not in ("Detr", "ConditionalDetr") else {}
+    backbone = transformers.ResNetConfig(**RESNET, **(stages or {"out_features": ["stage4"]}))
+    plain = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "backbone_config": backbone}
+    of_rt = {
+        "backbone_config": backbone,
+        "use_pretrained_backbone": False,
+        "encoder_in_channels": [8, 16, 16],
+        "encoder_hidden_dim": 16,
+        "decoder_in_channels": [16, 16, 16],
+        "decoder_n_points": 2,
+        "num_queries": 9,
+        "num_denoising": 0,
+        "anchor_image_size": None,
+        **SMALL,
+    }
+    of_rt["decoder_layers"] = 2
+    options: dict[str, dict[str, Any]] = {
+        "Detr": {**plain, **SMALL, "num_queries": 7},
+        "ConditionalDetr": {**plain, **SMALL, "num_queries": 7},
+        "DeformableDetr": {**plain, **SMALL, "num_queries": 7, "num_feature_levels": 3},
+        "RTDetr": of_rt,
+        "DFine": {**of_rt, "max_num_bins": 4},
+        "Yolos": {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 48,
+            "image_size": [96, 128],
+            "patch_size": 16,
+            "num_detection_tokens": 5,
+            "num_labels": 5,
+        },
+    }
+    config = getattr(transformers, f"{name}Config")(**options[name])
+    kind = "YolosForObjectDetection" if name == "Yolos" else f"{name}ForObjectDetection"
+    return getattr(transformers, kind)(config).eval()
+
+
+def plain_gradients(
+    model: nn.Module, call: Callable[[], Any], layers: Sequence[str], value: Callable[[Any], Tensor], separate: bool
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """Outputs of ``layers`` and the gradient of ``value`` of the model's output there, by hooks and nothing else.
+
+    With ``separate`` each layer's output is a leaf, so that what it gave to other layers does not count.
+    """
+    captured: dict[str, Tensor] = {}
+    handles = []
+    for name in layers:
+
+        def hook(module, args, output, name=name):
+            if separate:
+                leaf = next(filter(is_map, tensors_in(output))).detach().requires_grad_()
+                captured[name] = leaf
+                return replace_first(output, is_map, lambda tensor: leaf.clone())[0]
+            captured[name] = next(filter(is_map, tensors_in(output)))
+            return None
+
+        handles.append(model.get_submodule(name).register_forward_hook(hook))
+    try:
+        with torch.enable_grad():
+            for parameter in model.parameters():
+                parameter.requires_grad_()
+            output = call()
+            maps = [captured[name] for name in layers]
+            gradients = torch.autograd.grad(value(output), maps, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [A.detach() for A in maps], list(gradients)
+
+
+def layer_cam_of(maps: Sequence[Tensor], gradients: Sequence[Tensor | None], image: int = 0) -> list[Tensor]:
+    """Positive gradient times activation, summed over channels, where it is positive: ``[h, w]`` a level."""
+    found = []
+    for A, G in zip(maps, gradients, strict=True):
+        if G is None:
+            found.append(torch.zeros(A.shape[2:]))
+        else:
+            found.append((G[image].clamp(min=0) * A[image]).sum(0).clamp(min=0))
+    return found
+
+
+def summed(levels: Sequence[Tensor], canvas: tuple[int, int]) -> Tensor:
+    """The levels brought to the finest one, added, divided by the maximum, and brought to the image's size."""
+    finest = max((tuple(level.shape) for level in levels), key=lambda shape: shape[0] * shape[1])
+    total = sum(_resized(level, finest) for level in levels)
+    return _resized(total / total.amax(), canvas)
+
+
+def greatest(levels: Sequence[Tensor], canvas: tuple[int, int]) -> Tensor:
+    """Each level at the image's size and divided by its own maximum; the greatest of them."""
+    full = [_resized(level, canvas) for level in levels]
+    return torch.stack([level / level.amax() if level.any() else level for level in full]).amax(0)
+
+
+def _resized(level: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(level[None, None], size, mode="bilinear", align_corners=False)[0, 0]
