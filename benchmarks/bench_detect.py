@@ -160,11 +160,21 @@ def _tables(report: dict[str, Any]) -> str:
         times = [tick(rows["forward"]["median_s"]), f"{ours['over_forward']:.2f}x", f"{budget or ''}", verdict]
         ratios = [f"{rows[name]['over_camfast']:.1f}x" if name in rows else "" for name in others]
         lead = min((rows[name]["over_camfast"] for name in others if name in rows), default=LEAD)
-        lines.append([case["label"], *times, *ratios, "LOSES" if losses(case["rows"]) else "" if lead >= LEAD else "below"])
+        lines.append(
+            [case["label"], *times, *ratios, "LOSES" if losses(case["rows"]) else "" if lead >= LEAD else "below"]
+        )
         if "peak_bytes" in ours:
             peaks = [rows.get(name, {}).get("peak_bytes") for name in ("forward", OURS, *others)]
             memory.append([case["label"], *("" if p is None else f"{p / 1e6:.0f}" for p in peaks)])
-    head = [f"{report['settings']['boxes']} boxes of", "forward", OURS, "budget", "", *(f"{name}, over ours" for name in others), ""]
+    head = [
+        f"{report['settings']['boxes']} boxes of",
+        "forward",
+        OURS,
+        "budget",
+        "",
+        *(f"{name}, over ours" for name in others),
+        "",
+    ]
     parts = ["\n" + table(head, lines)]
     if memory:
         parts.append("\nPeak memory of a call (MB)\n" + table(["", "forward", OURS, *others], memory))

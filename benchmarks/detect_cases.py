@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from camfast.pictures.letterbox import Letterbox
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import camfast
 from camfast.pictures import photos
-from camfast.pictures.letterbox import Letterbox
 
 __all__ = ["BOXES", "CASES", "LEAST", "DetectCase", "Missing", "by_their_rule", "candidates", "load", "their_map"]
 

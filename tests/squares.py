@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ class Squares(nn.Module):
     Nothing is green to it.
     """
 
-    names = {LIGHT: "light", RED: "red", GREEN: "green"}
+    names: ClassVar[dict[int, str]] = {LIGHT: "light", RED: "red", GREEN: "green"}
     stride = 8
 
     def __init__(self) -> None:
@@ -64,5 +66,7 @@ def scene(*squares: tuple[int, int, int], height: int = 64, width: int = 96) -> 
     """A dark picture with squares of 8 x 8 pixels, ``(class, row, column)`` in cells."""
     picture = np.full((height, width, 3), 20, np.uint8)
     for kind, row, column in squares:
-        picture[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = (250, 250, 250) if kind == LIGHT else (250, 10, 10)
+        picture[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = (
+            (250, 250, 250) if kind == LIGHT else (250, 10, 10)
+        )
     return picture

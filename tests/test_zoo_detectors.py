@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ NAME = "ssdlite320_mobilenet_v3_large"
 class Own(nn.Module):
     """A network of a user's, whose file holds its code's name."""
 
-    names = {0: "cat", 2: "dog"}
+    names: ClassVar[dict[int, str]] = {0: "cat", 2: "dog"}
 
     def forward(self, x):
         return x
@@ -114,7 +115,9 @@ def test_ultralytics_is_named_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ultralytics", None)
     (tmp_path / "best.pt").write_bytes(b"")
     assert zoo.is_detector(str(tmp_path / "best.pt"))
-    with pytest.raises(ImportError, match=r"best.pt needs the package ultralytics \(AGPL-3.0\): pip install ultralytics"):
+    with pytest.raises(
+        ImportError, match=r"best.pt needs the package ultralytics \(AGPL-3.0\): pip install ultralytics"
+    ):
         zoo.load_detector(tmp_path / "best.pt")
 
 
@@ -125,7 +128,11 @@ def test_weights_of_ultralytics(tmp_path, monkeypatch):
     file = real_networks._asset("yolo26-1/yolo26n.pt")
     assert zoo.is_detector(str(file))
     found = zoo.load_detector(file)
-    assert found.class_name(5) == "bus" and not found.model.training and next(found.model.parameters()).dtype == torch.float32
+    assert (
+        found.class_name(5) == "bus"
+        and not found.model.training
+        and next(found.model.parameters()).dtype == torch.float32
+    )
     assert zoo.load_detector(file, size=320).side == 320
 
 
@@ -150,6 +157,9 @@ def test_a_network_of_hugging_face(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(steps))
     assert zoo.is_detector(str(tmp_path))
     found = zoo.load_detector(tmp_path)
-    assert found.prepare(images=[np.zeros((30, 40, 3), np.uint8)], return_tensors="pt")["pixel_values"].shape[2:] == (64, 64)
+    assert found.prepare(images=[np.zeros((30, 40, 3), np.uint8)], return_tensors="pt")["pixel_values"].shape[2:] == (
+        64,
+        64,
+    )
     assert list(found.class_names) == ["cat", "dog", "boat"]
     assert found.model(torch.zeros(1, 3, 64, 64)).logits.shape == (1, 5, 4)

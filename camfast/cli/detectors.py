@@ -65,7 +65,9 @@ def stream(options: argparse.Namespace, **settings: Any) -> tuple[zoo.Network | 
     """The network or the detector of ``--model``, and the engine that explains frames by it, as the arguments ask for."""
     if not options.detect and not zoo.is_detector(options.model):
         if options.classes is not None:
-            raise ValueError(f"expected a detector for --classes, got {options.model}; --target names a classifier's class")
+            raise ValueError(
+                f"expected a detector for --classes, got {options.model}; --target names a classifier's class"
+            )
         network = load_network(options)
         return network, stream_engine(options, network, **settings)
     if options.target is not None:
@@ -94,7 +96,7 @@ def stream(options: argparse.Namespace, **settings: Any) -> tuple[zoo.Network | 
 def _add_input(group: Any) -> None:
     group.add_argument("--size", type=positive, metavar="N", help="the longer side of a detector's input (as trained)")
     group.add_argument(
-        "--trust", action="store_true", help="run the code that a pickled network brings: only where you know its origin"
+        "--trust",
+        action="store_true",
+        help="run the code that a pickled network brings: only where you know its origin",
     )
-
-

@@ -81,7 +81,9 @@ def table_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def as_document(facts: dict[str, Any], photographs: Sequence[dict[str, Any]]) -> str:
     """``facts`` of the run and what is known of each photograph, as JSON."""
-    return json.dumps({"camfast": __version__, **facts, "photographs": photographs}, indent=1, ensure_ascii=False) + "\n"
+    return (
+        json.dumps({"camfast": __version__, **facts, "photographs": photographs}, indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 def save_text(text: str, path: str | Path) -> Path:

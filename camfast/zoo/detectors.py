@@ -189,7 +189,7 @@ def _hugging_face(path: Path) -> Detector:
 
 def _resize(detector: Detector, size: int) -> None:
     """Brings the longer side of the input to ``size``."""
-    inner = getattr(detector.model, "transform", None)
+    inner: Any = getattr(detector.model, "transform", None)
     prepare: Any = detector.prepare
     if hasattr(inner, "min_size") and hasattr(inner, "max_size"):  # torchvision's detectors resize by themselves
         inner.min_size, inner.max_size = (size,), size
@@ -235,5 +235,3 @@ def _torchvision_names() -> list[str]:
     except ImportError:
         return []
     return models.list_models(module=models.detection)
-
-

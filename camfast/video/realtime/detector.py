@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class DetectorStep(Step):
         model: nn.Module,
         prepare: Callable[..., Any] | None,
         *,
-        side: int | None,
+        side: int | tuple[int, int] | None,
         what: Literal["score", "quality", "mask"],
         top: int,
         class_names: Sequence[str] | Mapping[int, str] | None,
@@ -50,9 +50,8 @@ class DetectorStep(Step):
             **options,
         }
         names = _listed(DetectionExplainer(model, **self._fixed).names)
-        super().__init__(
-            model, prepare, class_names=names, channels_last=False, compile=False, graph=False, options=options
-        )  # type: ignore[arg-type]
+        given: dict[str, Any] = {"class_names": names, "options": options}
+        super().__init__(model, cast(Any, prepare), channels_last=False, compile=False, graph=False, **given)
         self.top = top
         self.rows.exclusive = False
 

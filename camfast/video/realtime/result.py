@@ -81,8 +81,8 @@ class RealtimeResult:
         look = COLORMAP if colormap is None else colormap, ALPHA if alpha is None else alpha
         if self.found is None:
             return draw(each, heat, self.box, *look).reshape(self.picture.shape)
-        boxes = zip(each, heat, self._found(), strict=True)
-        return torch.stack([painted(*one, self._name, *look) for one in boxes]).reshape(self.picture.shape)
+        pictures = [painted(*drawn, self._name, *look) for drawn in zip(each, heat, self._found(), strict=True)]
+        return torch.stack(pictures).reshape(self.picture.shape)
 
     def __repr__(self) -> str:
         """Such as ``RealtimeResult('tabby' 0.65: picture [300, 451, 3], heatmap [7, 7], 8.3 ms)``."""
@@ -106,8 +106,8 @@ class RealtimeResult:
         Of a detector's frame each box's, the surest first.
         """
         if self.found is not None:
-            last = self._found()[-1]
-            return [(self._name(i), s) for i, s in zip(last.labels.tolist(), last.scores.tolist(), strict=True)]
+            _, labels, scores = self._found()[-1]
+            return [(self._name(i), s) for i, s in zip(labels.tolist(), scores.tolist(), strict=True)]
         if not isinstance(self.targets, Tensor):
             return [(getattr(t, "__name__", type(t).__name__), float("nan")) for t in self.targets[-1:]]
         probabilities = self.probabilities()
