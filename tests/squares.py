@@ -43,17 +43,12 @@ class Squares(nn.Module):
         return torch.cat([places.expand(len(scores), -1, -1), scores], 1)
 
 
-class Listed(nn.Module):
+class Listed(Squares):
     """The same for a list of images: mappings of the boxes that it is sure of, as torchvision's give."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.squares = Squares()
-
-    def forward(self, images: list[Tensor], targets: None = None) -> list[dict[str, Tensor]]:
+    def forward(self, images: list[Tensor], targets: None = None) -> list[dict[str, Tensor]]:  # type: ignore[override]
         found = []
-        for image in images:
-            rows = self.squares(image[None])[0]
+        for rows in super().forward(torch.stack(list(images))):
             scores, labels = rows[4:].max(0)
             keep = scores > 0.05
             centre = rows[:2, keep].T

@@ -68,7 +68,7 @@ class DetectorStep(Step):
 
     def choose_threads(self, frames: Tensor) -> int | None:
         if self.threads == "auto":
-            inputs = prepared(frames, self.model, self._fixed["prepare"], self._fixed["image_size"]).inputs
+            inputs = prepared(frames, self.model, self._fixed["prepare"], self._fixed["image_size"]).inputs.cut()
             images: Any = inputs.args[0] if inputs.args else inputs.image
             self.threads = fastest_threads(self.model, images) if self.device.type == "cpu" else None
         return self.threads
