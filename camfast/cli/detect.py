@@ -104,14 +104,16 @@ def run(options: argparse.Namespace) -> int:
                 tqdm.write(f"camfast detect: {result}", file=sys.stderr)
     finally:  # also after Ctrl-C: what is done is told
         bar.close()
-        _tell(options, explainer, entries, time.perf_counter() - start)
+        _tell(options, detector.name, explainer, entries, time.perf_counter() - start)
     return 1 if any(isinstance(found, photos.PhotoError) for _, found in entries) else 0
 
 
-def _tell(options: argparse.Namespace, explainer: DetectionExplainer, entries: Sequence[Entry], seconds: float) -> None:
+def _tell(
+    options: argparse.Namespace, name: str, explainer: DetectionExplainer, entries: Sequence[Entry], seconds: float
+) -> None:
     """Prints the table, and writes those that were asked for."""
     done = [found for _, found in entries if isinstance(found, Explained)]
-    summary = _summary(options, explainer, done, seconds) if done else ""
+    summary = _summary(options.method, name, explainer, done, seconds) if done else ""
     if done:
         print(_listing(done))
         print(f"\n{summary}")
@@ -129,7 +131,7 @@ def _tell(options: argparse.Namespace, explainer: DetectionExplainer, entries: S
         save_text(_document(entries, facts), options.json)
     if options.html is not None:
         place = Path(options.html).expanduser()
-        title = f"What {Path(options.model).stem} found in {len(done)} photograph{'s' * (len(done) != 1)}"
+        title = f"What {name} found in {len(done)} photograph{'s' * (len(done) != 1)}"
         cards = [found if isinstance(found, photos.PhotoError) else [_card(found)] for _, found in entries]
         save_text(as_page(cards, place, title, summary), place)
 
@@ -189,15 +191,13 @@ def _card(found: Explained) -> Card:
     return Card(words or "no box", found.boxes[0].score if found.boxes else 0.0, found.photo, found.file)
 
 
-def _summary(
-    options: argparse.Namespace, explainer: DetectionExplainer, done: Sequence[Explained], seconds: float
-) -> str:
+def _summary(method: str, name: str, explainer: DetectionExplainer, done: Sequence[Explained], seconds: float) -> str:
     """What was run, and how long it took."""
     count, boxes = len(done), sum(len(found.boxes) for found in done)
     mean = sum(found.milliseconds for found in done) / count
     at = f" at {', '.join(explainer.layers)}" if explainer.layers else ""
     return (
-        f"{options.method} of {options.model}{at}; each box's heat by its own range\n"
+        f"{method} of {name}{at}; each box's heat by its own range\n"
         f"{boxes} box{'es' * (boxes != 1)} in {count} photograph{'s' * (count != 1)} in {seconds:.1f} s with loading and "
         f"drawing; boxes and heat alone: {mean:.1f} ms per photograph"
     )

@@ -16,6 +16,8 @@ MODELS = (
     "a pickled network"
 )
 
+STEADY = 0.1  # how far below the least score a box may fall that the frame before had
+
 
 def add_detector(parser: argparse.ArgumentParser) -> None:
     """The detector's arguments, which :func:`load_detector` reads."""
@@ -81,6 +83,7 @@ def stream(options: argparse.Namespace, **settings: Any) -> tuple[zoo.Network | 
         colormap=options.colormap,
         alpha=options.alpha,
         smooth=options.smooth,
+        sticky=STEADY,
         input_size=detector.side,
         preparation=detector.prepare,
         class_names=detector.class_names,

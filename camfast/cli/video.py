@@ -78,14 +78,14 @@ def run(options: argparse.Namespace) -> int:
     files = [output]
     if not options.no_summary and report.rows:
         files.append(summary.write_table(report.rows, network.class_name, output.with_suffix(".csv")))
-        title = f"{Path(options.clip).name}: what {options.model} saw"
+        title = f"{Path(options.clip).name}: what {network.name} saw"
         files.append(summary.write_chart(report.rows, network.class_name, output.with_suffix(".png"), title))
     rate = report.frames / max(report.elapsed, 1e-9)
     print(
         f"{report.frames} frames, {report.seconds:.2f} s of the clip, {rate:.1f} frames/s: {', '.join(map(str, files))}"
     )
     threads = "" if engine.threads is None else f", {engine.threads} thread{'s' if engine.threads != 1 else ''}"
-    print(f"{engine.method} of {options.model} at {', '.join(engine.layers_in_use)}{threads}")
+    print(f"{engine.method} of {network.name} at {', '.join(engine.layers_in_use)}{threads}")
     if report.stopped:
         print(
             f"camfast video: {report.stopped}; {report.frames} frames, up to {report.seconds:.2f} s, are in {output}",

@@ -22,6 +22,7 @@ from camfast.cli.main import main
 from camfast.video import explain_video
 from camfast.video.live import Hub, Source
 
+NAMES = Squares.names
 BOTH = scene((LIGHT, 2, 3), (RED, 5, 9))
 
 
@@ -125,6 +126,24 @@ def test_frames_between(engine):
     first, second, third = engine(BOTH), engine(scene()), engine(scene())
     assert [r.explained for r in (first, second, third)] == [True, False, True]
     assert second.labels() == first.labels() and third.labels() == []
+
+
+def test_boxes_do_not_flicker(engine):
+    """A box that was there stays while its score is a little too low; a new one does not come in so."""
+    red, light = engine(BOTH).found.scores.flip(0).tolist()
+    assert red < light - 0.02
+    engine.min_score, engine.sticky = red + 0.01, 0.05
+    names = lambda frame: [name for name, _ in engine(frame).labels()]  # noqa: E731
+    assert names(BOTH) == ["light", "red"]  # it was there at the lower least score
+    assert names(scene()) == [] and names(BOTH) == ["light"]
+    engine.min_score = red - 0.01
+    assert names(BOTH) == ["light", "red"]
+    engine.min_score = red + 0.01
+    assert [[NAMES[n] for n in one.labels.tolist()] for one in engine(np.stack([BOTH, scene(), BOTH])).found] == [
+        ["light", "red"],
+        [],
+        ["light"],
+    ]
 
 
 def test_smoothed_heat_fades_where_a_box_is_gone(engine):

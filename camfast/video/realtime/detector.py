@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...detection import DetectionExplainer
 from ...detection.inputs import prepared
+from ...detection.keep import overlaps
 from ...pictures.frames import Box
 from .boxes import Found, hottest, named, painted
 from .network import fastest_threads
@@ -18,6 +19,8 @@ from .state import Explained, StreamState
 from .step import Step
 
 __all__ = ["DetectorStep"]
+
+SAME = 0.5  # of their union: from which shared area on boxes of two frames are of one thing
 
 
 class DetectorStep(Step):
@@ -85,9 +88,15 @@ class DetectorStep(Step):
 
     def explain(self, frames: Tensor, settings: Settings, state: StreamState) -> Explained:
         assert self.detector is not None
-        result = self.detector(frames, _classes(settings), settings.min_score, self.top, "map")
+        least = max(settings.min_score - settings.sticky, 0.0)
+        result = self.detector(frames, _classes(settings), least, self.top, "map")
         found = [Found(*one) for one in zip(result.boxes, result.labels, result.scores, strict=True)]
-        heat = self._maps(result.heatmaps, found, frames, state)
+        heatmaps = result.heatmaps
+        if settings.sticky:
+            kept = self._steady(found, settings.min_score, state)
+            heatmaps = [heat[keep.to(heat.device)] for heat, keep in zip(heatmaps, kept, strict=True)]
+            found = [Found(*(part[keep] for part in one)) for one, keep in zip(found, kept, strict=True)]
+        heat = self._maps(heatmaps, found, frames, state)
         if settings.smooth:
             heat = state.smoother(heat, frames.movedim(-1, 1).float() / 255, stretch=False)
         return heat, self._best(found), found
@@ -111,6 +120,20 @@ class DetectorStep(Step):
     def _made(self, settings: Settings) -> DetectionExplainer:
         layers = None if settings.layers is None else list(settings.layers)
         return DetectionExplainer(self.model, settings.method, layers, **self._fixed)
+
+    def _steady(self, found: Sequence[Found], min_score: float, state: StreamState) -> list[Tensor]:
+        """Which boxes are shown: those of enough score, and those that stand where the frame before had one of their class."""
+        before: Found | None = None if state.shown is None else state.shown.targets[-1]
+        kept = []
+        for one in found:
+            keep = one.scores > min_score
+            if before is not None and len(before.boxes) and len(one.boxes):
+                same = one.labels[:, None] == before.labels.to(one.labels.device)
+                near = overlaps(one.boxes.float(), before.boxes.float().to(one.boxes.device)) > SAME
+                keep |= (same & near).any(1)
+            before = Found(*(part[keep] for part in one))
+            kept.append(keep)
+        return kept
 
     def _maps(self, heatmaps: Sequence[Tensor], found: Sequence[Found], frames: Tensor, state: StreamState) -> Tensor:
         """One map per frame, ``[N, h, w]``; of a frame without a box zeros, of the size that the others have."""

@@ -78,7 +78,8 @@ class Realtime(Adjustable):
         smooth: share of the past in the map and its range, 0 (off) to below 1; a scene cut starts anew.
         device: where to run; None: where the model is.
         every: explain each n-th frame, and draw its map over those between.
-        sticky: how much likelier, in probability, another class must be before it takes the place of the last frame's.
+        sticky: how much likelier, in probability, another class must be before it takes the place of the last frame's; with
+            ``detect``, how far below ``min_score`` a box may fall that the frame before had, so that boxes do not flicker.
         fit: ``"stretch"`` squeezes the whole frame into the input; ``"crop"`` takes the largest part from its middle that
             has the input's proportions.
         preparation: the network's own, as in :class:`camfast.zoo.Network`; it replaces input size, mean, std and fit. With
@@ -93,7 +94,7 @@ class Realtime(Adjustable):
             :attr:`compile_problem` says why, and there is a warning. "auto": by oneDNN Graph or not at all.
         graph: on CUDA, capture the whole step in a CUDA graph; where it cannot be, :attr:`graph_problem` says why.
         detect: True explains the boxes that a detector keeps, each by what raised its score, and draws them with their names;
-            "quality" and "mask" as in :class:`camfast.DetectionExplainer`. Compiling, graphs and ``sticky`` are not for it.
+            "quality" and "mask" as in :class:`camfast.DetectionExplainer`. Compiling and graphs are not for it.
         min_score: with ``detect``, the least score of a box.
         top: with ``detect``, the most boxes of a frame.
         options: further arguments of the method's class.
