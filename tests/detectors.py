@@ -43,7 +43,9 @@ def yolo(settings: Any, name: str, classes: int = 5) -> nn.Module:
         from ultralytics.utils import LOGGER
 
         LOGGER.setLevel("ERROR")
-        kind = "SegmentationModel" if "-seg" in name else "RTDETRDetectionModel" if "rtdetr" in name else "DetectionModel"
+        kind = (
+            "SegmentationModel" if "-seg" in name else "RTDETRDetectionModel" if "rtdetr" in name else "DetectionModel"
+        )
         torch.manual_seed(0)
         model = getattr(tasks, kind)(f"{name}.yaml", nc=classes, verbose=False).eval()
     livened(model)
@@ -80,7 +82,12 @@ def huggingface(name: str) -> nn.Module:
     torch.manual_seed(0)
     stages = {"out_features": ["stage2", "stage3", "stage4"]} if name not in ("Detr", "ConditionalDetr") else {}
     backbone = transformers.ResNetConfig(**RESNET, **(stages or {"out_features": ["stage4"]}))
-    plain = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "backbone_config": backbone}
+    plain = {
+        "use_timm_backbone": False,
+        "use_pretrained_backbone": False,
+        "backbone": None,
+        "backbone_config": backbone,
+    }
     of_rt = {
         "backbone_config": backbone,
         "use_pretrained_backbone": False,

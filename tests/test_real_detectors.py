@@ -70,7 +70,11 @@ def test_each_box_has_its_own_heat(results):
     seen = 0
     for result in results:
         boxes, heat = result.boxes[0], result.heatmaps[0]
-        shares = torch.stack([(heat * inside(box, tuple(heat.shape[1:]))).sum((1, 2)) for box in boxes]) if len(boxes) else None
+        shares = (
+            torch.stack([(heat * inside(box, tuple(heat.shape[1:]))).sum((1, 2)) for box in boxes])
+            if len(boxes)
+            else None
+        )
         for i in range(len(boxes)):
             for k in range(len(boxes)):
                 if i != k and camfast.detection.keep.overlaps(boxes[i : i + 1], boxes[k : k + 1]) < 0.05:

@@ -1,8 +1,8 @@
 """Detectors: why is this box here? A heatmap of what raised each box's score.
 
-    result = camfast.explain_detections(model, photographs)
-    result.boxes[0], result.names[0], result.scores[0], result.heatmaps[0]
-    result.overlay(0)
+result = camfast.explain_detections(model, photographs)
+result.boxes[0], result.names[0], result.scores[0], result.heatmaps[0]
+result.overlay(0)
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class Detections:
 
     def to(self, device: torch.device | str) -> Detections:
         """The same with its tensors on ``device``."""
-        moved = {
+        moved: dict[str, Any] = {
             name: [tensor.to(device) for tensor in getattr(self, name)]
             for name in ("boxes", "labels", "scores", "heatmaps", "masks", "images")
             if getattr(self, name) is not None
@@ -152,7 +152,9 @@ class Detections:
             if not -len(self) <= index < len(self):
                 raise IndexError(f"expected an image from 0 to {len(self) - 1}, got {index}")
             index = slice(index % len(self), index % len(self) + 1)
-        parts = {name: getattr(self, name)[index] for name in ("boxes", "labels", "scores", "heatmaps", "names", "images")}
+        parts = {
+            name: getattr(self, name)[index] for name in ("boxes", "labels", "scores", "heatmaps", "names", "images")
+        }
         return replace(self, masks=None if self.masks is None else self.masks[index], **parts)
 
     def __iter__(self) -> Iterator[Detections]:
@@ -192,5 +194,3 @@ class Detections:
             return "".join(cells)
         except (ImportError, ValueError):
             return None
-
-

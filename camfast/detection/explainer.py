@@ -1,8 +1,8 @@
 """Explains a detector's boxes: one pass, one batched backward pass of the head, a heatmap for each box.
 
-    images -> trunk (no graph) -> levels /8 /16 /32 (leaves) -> head (graph) -> candidates -> boxes that are kept
-                                     |                                                            |
-                                     +--- gradients [K, N, C, h, w] of K boxes of each image -----+
+images -> trunk (no graph) -> levels /8 /16 /32 (leaves) -> head (graph) -> candidates -> boxes that are kept
+                                 |                                                            |
+                                 +--- gradients [K, N, C, h, w] of K boxes of each image -----+
 """
 
 from __future__ import annotations
@@ -195,16 +195,16 @@ class DetectionExplainer(NamesItsArguments):
         self._names, self._modules = resolve(self.model, names)
 
     def _explained(
-        self, source: Prepared, keep: Callable[[Candidates], list[Kept]],
+        self,
+        source: Prepared,
+        keep: Callable[[Candidates], list[Kept]],
         size: Size,
         top: int | None,
         each: bool,
         min_score: float,
     ) -> Detections:
         def run() -> Detections:
-            tap = Tap(
-                self.model, self._modules, names=self._names, eval_mode=self.eval_mode, quirks=self._quirks
-            )
+            tap = Tap(self.model, self._modules, names=self._names, eval_mode=self.eval_mode, quirks=self._quirks)
             tap.separate = self.through == "head"
             with tap:
                 with canvas_of(self.model, source) as canvas, input_errors(self.model, source.inputs):
@@ -230,7 +230,6 @@ class DetectionExplainer(NamesItsArguments):
         with self._kept_ordinary():
             return self._tried(run)
 
-
     def _layouts(self, tap: Tap, source: Prepared) -> list[Layout]:
         layers = zip(self._names, self._modules, tap.activations, strict=True)
         return [self._layout(name, module, A, source) for name, module, A in layers]
@@ -250,7 +249,12 @@ class DetectionExplainer(NamesItsArguments):
         return candidates_of(output, source.sizes, self._counted)
 
     def _result(
-        self, source: Prepared, candidates: Candidates, found: list[Objective], heat: list[Tensor] | None, min_score: float
+        self,
+        source: Prepared,
+        candidates: Candidates,
+        found: list[Objective],
+        heat: list[Tensor] | None,
+        min_score: float,
     ) -> Detections:
         names = self.names if candidates.named else None
         boxes = [place.boxes(one.boxes) for place, one in zip(source.places, found, strict=True)]
@@ -296,8 +300,6 @@ class DetectionExplainer(NamesItsArguments):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__}, {self.method!r}, layers={self._names})"
-
-
 
 
 def _sum(values: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """From what a user has to what a detector takes, and back: where each image lies on the maps.
 
-    tensor [N, 3, H, W]         as it is
-    list of tensors [3, H, W]   as it is, for models that take lists (torchvision's); else of one size, as a batch
-    photographs, uint8          for models that take lists: their values divided by 255;
-                                by ``prepare=``, such as an image processor of Hugging Face;
-                                else fitted into a grey square ("letterbox"), as YOLO and its kin are trained
+tensor [N, 3, H, W]         as it is
+list of tensors [3, H, W]   as it is, for models that take lists (torchvision's); else of one size, as a batch
+photographs, uint8          for models that take lists: their values divided by 255;
+                            by ``prepare=``, such as an image processor of Hugging Face;
+                            else fitted into a grey square ("letterbox"), as YOLO and its kin are trained
 """
 
 from __future__ import annotations

@@ -38,9 +38,7 @@ class LevelMaps:
         self._reach: dict[int, int] = {}  # by level: how many positions from its own a box depends on
         self._local = True  # as far as was seen
 
-    def __call__(
-        self, tap: Tap, layouts: Sequence[Layout], found: Sequence[Objective], room: int
-    ) -> list[Tensor]:
+    def __call__(self, tap: Tap, layouts: Sequence[Layout], found: Sequence[Objective], room: int) -> list[Tensor]:
         """Of each level the maps of K boxes of each image, ``[N, K, h, w]``, not negative.
 
         Args:
@@ -105,7 +103,7 @@ class LevelMaps:
             return None
         sizes = [(A.shape[2], A.shape[3]) for A in grids]
         counts = [height * width for height, width in sizes]
-        cells = []
+        cells: list[list[_Cell]] = []
         for one in found:
             if one.places is None or one.among != sum(counts) or not len(one):
                 if len(one):
@@ -171,8 +169,8 @@ class LevelMaps:
             for row, image, k in rows:
                 _, y, x = cells[image][k]
                 window = (slice(max(0, y - reach), y + reach + 1), slice(max(0, x - reach), x + reach + 1))
-                maps[level][(image, k, *window)] = packed[(image, row, *window)]
-                left[(image, row, *window)] = 0
+                maps[level][image, k][window] = packed[image, row][window]
+                left[image, row][window] = 0
             if bool(left.any()):
                 self._local = False
                 return None

@@ -59,7 +59,9 @@ def objective_of(
         planes = _inside(candidates.masks(image, kept.index, kept.boxes), kept.boxes, place.seen)
     if explain == "quality":
         if candidates.quality is None:
-            raise ValueError("explain='quality' needs a detector that says whether there is an object, got one that does not")
+            raise ValueError(
+                "explain='quality' needs a detector that says whether there is an object, got one that does not"
+            )
         values = candidates.quality[image][kept.index]
     elif explain == "mask":
         if candidates.masks is None:

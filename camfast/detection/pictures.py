@@ -126,16 +126,14 @@ def outlined(picture: Tensor, boxes: Tensor, labels: Sequence[int], words: Seque
     return torch.from_numpy(np.array(page))
 
 
-
-
-def figure_of(
-    result: Detections, frames: Any, colormap: str | Tensor, alpha: float, title: str | None
-) -> Image.Image:
+def figure_of(result: Detections, frames: Any, colormap: str | Tensor, alpha: float, title: str | None) -> Image.Image:
     """The figure; see :meth:`camfast.Detections.figure`."""
     rows: list[list[figures.Panel]] = []
     for image in range(len(result)):
         frame = None if frames is None else frames[image]
-        frame = frame_of(result.images[image] if frame is None and result.images else frame, result.heatmaps[image].shape[1:])
+        frame = frame_of(
+            result.images[image] if frame is None and result.images else frame, result.heatmaps[image].shape[1:]
+        )
         frame = enlarged(frame[None], _SMALL)[0]
         count = len(result.boxes[image])
         paint = partial(drawn, result, image, frame=frame, colormap=colormap, alpha=alpha)

@@ -187,9 +187,9 @@ def _recorded(model: nn.Module, batch: Inputs) -> tuple[int, Inputs, tuple[list[
     try:
         for index in range(batch.batch):
             inputs = batch.one(index)
-            record = record(model, inputs)
-            if not found_nothing(record[1], 1):
-                return index, inputs, record
+            pass_ = record(model, inputs)
+            if not found_nothing(pass_[1], 1):
+                return index, inputs, pass_
     except Exception:
         if batch.batch == 1:
             raise
@@ -267,7 +267,8 @@ def record(model: nn.Module, inputs: Inputs) -> tuple[list[Step], Any, int]:
         reference, earlier, step = latest.get(id(tensor), (None, 0, None))
         if step is not None and reference is not None and reference() is tensor:
             if version == earlier:  # passed on: a container's output is that of its last part
-                if step.name.startswith(name + "."):
+                # An activation that many blocks share has the name of the first of them.
+                if step.name.startswith(name + ".") or any(part is step.module for part in module.modules()):
                     step.inner.append((step.name, step.module))
                     step.name, step.module = name, module
                 return

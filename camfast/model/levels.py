@@ -55,7 +55,9 @@ def find_levels(model: nn.Module, inputs: Inputs, objectives: Objectives) -> lis
     maps = [c for c in found if len(c.layout.map) == 2 and c.doubts < _PLAIN]
     maps.sort(key=lambda candidate: candidate.step.turn)
     if not maps:
-        raise ValueError(f"expected a detector with maps of the image, got none in {type(model).__name__}; name layers=")
+        raise ValueError(
+            f"expected a detector with maps of the image, got none in {type(model).__name__}; name layers="
+        )
     reached = _reached(model, inputs, maps, objectives)
     last = _last_of_each_size(model, inputs, reached)
     levels = _without_detours(model, inputs, last, objectives)
@@ -145,9 +147,7 @@ def _of_objectives(objectives: Objectives, output: Any) -> tuple[Tensor, Tensor 
         return objectives(output)
 
 
-def _with_company(
-    model: nn.Module, inputs: Inputs, levels: list[Candidate], maps: list[Candidate]
-) -> list[Candidate]:
+def _with_company(model: nn.Module, inputs: Inputs, levels: list[Candidate], maps: list[Candidate]) -> list[Candidate]:
     """``levels``, and of resolutions that are not among them the maps with which these go into one module together."""
     by_tensor: dict[int, Candidate] = {}
     groups: list[list[Candidate]] = []

@@ -64,7 +64,8 @@ def check(
             maps, gradients = detectors.plain_gradients(model, call, explainer.layers, value, separate)
             grids = [_grid(explainer, m, name) for m, name in zip(maps, explainer.layers, strict=True)]
             slopes = [
-                None if g is None else _grid(explainer, g, name) for g, name in zip(gradients, explainer.layers, strict=True)
+                None if g is None else _grid(explainer, g, name)
+                for g, name in zip(gradients, explainer.layers, strict=True)
             ]
             levels = detectors.layer_cam_of(grids, slopes, i)
             heat = result.heatmaps[i][k]
@@ -141,7 +142,9 @@ def test_ultralytics(name, through, tmp_path):
 def test_ultralytics_rtdetr(tmp_path):
     model = detectors.yolo(tmp_path, "rtdetr-l")
     images = torch.rand(1, 3, 128, 160)
-    result = check(model, images, lambda: model(images), lambda output, i, label: output[0][i, :, 4 + label], (128, 160))
+    result = check(
+        model, images, lambda: model(images), lambda output, i, label: output[0][i, :, 4 + label], (128, 160)
+    )
     assert len(result.layers) == 3
 
 

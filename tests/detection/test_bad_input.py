@@ -13,8 +13,6 @@ from torch import nn
 import camfast
 
 
-
-
 class HalfWay(Colours):
     """The levels are cut from the scores, and the boxes from nothing."""
 
@@ -42,7 +40,7 @@ class InPlace(Colours):
 
 @pytest.mark.parametrize("kind", [HalfWay])
 def test_a_head_that_detaches(kind):
-    with pytest.raises(ValueError, match="expected a detector whose scores depend on its maps .* it may detach|its head may detach"):
+    with pytest.raises(ValueError, match="expected a detector whose scores depend on its maps.*its head may detach"):
         camfast.explain_detections(kind().eval(), spots(*TWO))
     with pytest.raises(ValueError, match="its head may detach its inputs"):
         camfast.explain_detections(kind().eval(), spots(*TWO), layers=["fine", "coarse"])

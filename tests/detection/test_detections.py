@@ -29,7 +29,9 @@ class Colours(nn.Module):
         with torch.no_grad():
             for layer, size in ((self.fine, 8), (self.coarse, 2)):
                 layer.weight.copy_(torch.eye(3)[:, :, None, None].expand(3, 3, size, size) / size**2)
-            self.head.weight.copy_(torch.eye(3)[:, :, None, None] * torch.tensor([0.2, 0.6, 0.2]).outer(torch.ones(3)) * 4)
+            self.head.weight.copy_(
+                torch.eye(3)[:, :, None, None] * torch.tensor([0.2, 0.6, 0.2]).outer(torch.ones(3)) * 4
+            )
             self.head.bias.fill_(-3)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -160,7 +162,12 @@ def test_a_head_that_changes_its_mind_is_noticed(model):
 
 
 def test_photographs_are_fitted_and_heat_lands_on_them(model):
-    photo = (spots(*TWO, size=(64, 96))[0].permute(1, 2, 0) * 255).to(torch.uint8).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    photo = (
+        (spots(*TWO, size=(64, 96))[0].permute(1, 2, 0) * 255)
+        .to(torch.uint8)
+        .repeat_interleave(2, 0)
+        .repeat_interleave(2, 1)
+    )
     plain = camfast.explain_detections(model, spots(*TWO), min_score=0.5, overlap=0.1)
     tall = torch.zeros(160, 192, 3, dtype=torch.uint8)
     tall[:128] = photo
@@ -236,7 +243,9 @@ def test_an_output_of_ones_own(model):
     assert result.names == plain.names and result.layers == ["inner.fine", "inner.coarse"]
     assert torch.allclose(result.heatmaps[0], plain.heatmaps[0], atol=1e-6)
     given = lambda output: Candidates(*read(output))  # noqa: E731
-    assert torch.equal(camfast.explain_detections(Wrapped(), spots(*TWO), candidates=given, **options).boxes[0], result.boxes[0])
+    assert torch.equal(
+        camfast.explain_detections(Wrapped(), spots(*TWO), candidates=given, **options).boxes[0], result.boxes[0]
+    )
 
 
 def test_box_quality(tmp_path):

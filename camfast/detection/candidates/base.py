@@ -67,7 +67,8 @@ class Candidates(Brief):
         if isinstance(found, tuple) and len(found) == 2:
             return cls(list(found[0]), list(found[1]))
         if hasattr(found, "keys") and {"boxes", "scores"} <= set(found):
-            return cls(**{name: list(value) if isinstance(value, Tensor) else value for name, value in found.items()})
+            fields: Any = {name: list(value) if isinstance(value, Tensor) else value for name, value in found.items()}
+            return cls(**fields)
         raise TypeError(
             f"candidates must return camfast.detection.Candidates, or (boxes, scores), got {type(found).__name__}"
         )
