@@ -112,7 +112,9 @@ def outlined(picture: Tensor, boxes: Tensor, labels: Sequence[int], words: Seque
     edges = boxes.clone()
     edges[:, 0::2] = edges[:, 0::2].clamp(0, width - 1)
     edges[:, 1::2] = edges[:, 1::2].clamp(0, height - 1)
-    for label, line_of, (x0, y0, x1, y1) in reversed(list(zip(labels, words, edges.tolist(), strict=True))):  # best on top
+    for label, line_of, (x0, y0, x1, y1) in reversed(
+        list(zip(labels, words, edges.tolist(), strict=True))
+    ):  # best on top
         color = _COLORS[label % len(_COLORS)]
         if x1 < x0 or y1 < y0:
             continue
