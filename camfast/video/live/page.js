@@ -178,7 +178,8 @@ function choices(message) {
   at("fix").hidden = detects;
   at("auto").textContent = detects ? "All classes" : "Top class";
   at("target-label").textContent = detects ? "Classes" : "Class";
-  if (detects) at("target").placeholder = "all; or names, with commas";
+  at("target").placeholder = detects ? "all; or names, with commas" : "a name or number";
+  at("layer").placeholder = detects ? "the maps its head reads" : "the last with a map";
   fill(at("method"), message.methods.map(({name, slow}) => [name, name + (slow ? " (slow)" : "")]));
   fill(at("colormap"), message.colormaps.map(name => [name, name]));
   at("source").dataset.name = message.source;

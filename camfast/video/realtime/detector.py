@@ -56,6 +56,7 @@ class DetectorStep(Step):
         given: dict[str, Any] = {"class_names": names, "options": options}
         super().__init__(model, cast(Any, prepare), channels_last=False, compile=False, graph=False, **given)
         self.top = top
+        self._levels: list[str] | None = None  # the layers that were found: those of every method
         self.rows.exclusive = False
 
     def adopt(self, settings: Settings) -> bool:
@@ -92,6 +93,8 @@ class DetectorStep(Step):
         result = self.detector(frames, _classes(settings), least, self.top, "map")
         found = [Found(*one) for one in zip(result.boxes, result.labels, result.scores, strict=True)]
         heatmaps = result.heatmaps
+        if settings.layers is None:
+            self._levels = self.detector.layers or None
         if settings.sticky:
             kept = self._steady(found, settings.min_score, state)
             heatmaps = [heat[keep.to(heat.device)] for heat, keep in zip(heatmaps, kept, strict=True)]
@@ -118,7 +121,7 @@ class DetectorStep(Step):
         self.detector = None
 
     def _made(self, settings: Settings) -> DetectionExplainer:
-        layers = None if settings.layers is None else list(settings.layers)
+        layers = self._levels if settings.layers is None else list(settings.layers)
         return DetectionExplainer(self.model, settings.method, layers, **self._fixed)
 
     def _steady(self, found: Sequence[Found], min_score: float, state: StreamState) -> list[Tensor]:
