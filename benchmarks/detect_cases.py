@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from camfast.pictures.letterbox import Letterbox
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -66,7 +66,7 @@ def load(case: DetectCase) -> tuple[nn.Module, Tensor]:
     if case.network.startswith("yolo"):
         model = _yolo(case.network)
         photo = photos.read(_assets() / "python" / "ultralytics" / "assets" / "bus.jpg")
-        return model, Letterbox(longer=case.side, multiple=case.side, fill=114 / 255)(photo)[None]
+        return model, _squared(torch.from_numpy(photo), case.side)
     build = _detr if case.network == "detr" else functools.partial(_torchvision, case.network)
     return build().eval(), torch.rand(1, 3, case.side, case.side)
 
@@ -101,6 +101,16 @@ def by_their_rule(model: nn.Module) -> camfast.DetectionExplainer:
 
 
 # The detectors
+
+
+def _squared(photo: Tensor, side: int) -> Tensor:
+    """``photo``, uint8 ``[H, W, 3]``, fitted into a grey square: ``[1, 3, side, side]``."""
+    height, width = photo.shape[:2]
+    scale = side / max(height, width)
+    size = round(height * scale), round(width * scale)
+    image = F.interpolate(photo.permute(2, 0, 1)[None].float() / 255, size, mode="bilinear")
+    down, across = side - size[0], side - size[1]
+    return F.pad(image, (across // 2, across - across // 2, down // 2, down - down // 2), value=114 / 255)
 
 
 def _assets() -> Path:
@@ -207,6 +217,9 @@ class _Rows(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Any:
+        for module in self.model.modules():
+            if hasattr(module, "anchors") and hasattr(module, "shape"):  # YOLO's head keeps tensors of inference mode
+                module.shape = None
         output = self.model(images)
         return output.logits if hasattr(output, "logits") else output[0] if isinstance(output, tuple) else output
 
@@ -231,6 +244,26 @@ def _pytorch_grad_cam(
     else:
         pairs = zip(labels[:, None], boxes[:, None], strict=True)
         targets = [FasterRCNNBoxScoreTarget(label, box) for label, box in pairs]
-    modules = [model.get_submodule(name.partition("#")[0]) for name in layers]
-    explain = LayerCAM(wrapped, modules)
-    return lambda: [explain(images, [target]) for target in targets]
+    modules = _with_maps(model, images, [model.get_submodule(name.partition("#")[0]) for name in layers])
+    given = images.clone().requires_grad_(True)  # the parameters of a fused YOLO want no gradient
+
+    def call() -> Any:
+        with LayerCAM(wrapped, modules) as explain:  # its hooks would stay on the model
+            return [explain(given, [target]) for target in targets]
+
+    return call
+
+
+def _with_maps(model: nn.Module, images: Tensor, modules: list[nn.Module]) -> list[nn.Module]:
+    """Those of ``modules`` that return one tensor, which is what pytorch-grad-cam takes."""
+    fit: list[nn.Module] = []
+    hooks = [
+        m.register_forward_hook(lambda m, _, out: fit.append(m) if isinstance(out, Tensor) else None) for m in modules
+    ]
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [module for module in modules if module in fit]
