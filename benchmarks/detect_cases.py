@@ -255,7 +255,7 @@ def _pytorch_grad_cam(
 
 
 def _with_maps(model: nn.Module, images: Tensor, modules: list[nn.Module]) -> list[nn.Module]:
-    """Those of ``modules`` that return one tensor, which is what pytorch-grad-cam takes."""
+    """Those of ``modules`` that return one tensor, which is what pytorch-grad-cam takes; else the backbone's last convolution."""
     fit: list[nn.Module] = []
     hooks = [
         m.register_forward_hook(lambda m, _, out: fit.append(m) if isinstance(out, Tensor) else None) for m in modules
@@ -266,4 +266,6 @@ def _with_maps(model: nn.Module, images: Tensor, modules: list[nn.Module]) -> li
     finally:
         for hook in hooks:
             hook.remove()
-    return [module for module in modules if module in fit]
+    names = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    backbone = [name for name in names if "backbone" in name and "fpn" not in name]
+    return [module for module in modules if module in fit] or [model.get_submodule(backbone[-1])]
