@@ -49,6 +49,10 @@ def yolo(settings: Any, name: str, classes: int = 5) -> nn.Module:
         torch.manual_seed(0)
         model = getattr(tasks, kind)(f"{name}.yaml", nc=classes, verbose=False).eval()
     livened(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "cv3" in name and name.endswith(".2.weight"):
+                parameter.mul_(0.05)  # scores that are not all 1
     return model
 
 
@@ -64,11 +68,27 @@ def livened(model: nn.Module) -> None:
         norm.eval()
 
 
-def torchvision_model(name: str, **options: Any) -> nn.Module:
+def torchvision_model(name: str) -> nn.Module:
+    """A detector of torchvision on a small backbone, without a threshold, so that it finds a few things."""
     detection = pytest.importorskip("torchvision.models.detection")
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
     torch.manual_seed(0)
-    options = {"min_size": 96, "max_size": 160, "num_classes": 4, **options}
-    return getattr(detection, name)(weights=None, weights_backbone=None, **options).eval()
+    few = {"score_thresh": 0.0, "detections_per_img": 6, "num_classes": 4}
+    if name.startswith("ssd"):
+        model = getattr(detection, name)(weights=None, weights_backbone=None, **few).eval()
+        livened(model)
+        return model
+    options: dict[str, Any] = {"weights": None, "backbone_name": "resnet18"}
+    if "rcnn" not in name:
+        options |= {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)}
+    backbone = resnet_fpn_backbone(**options)
+    if "rcnn" in name:
+        few = {f"box_{key}": value for key, value in few.items() if key != "num_classes"} | {"num_classes": 4}
+        few |= {"rpn_post_nms_top_n_test": 40, "rpn_pre_nms_top_n_test": 60}
+    kind = {"faster_rcnn": "FasterRCNN", "mask_rcnn": "MaskRCNN", "retinanet": "RetinaNet", "fcos": "FCOS"}[name]
+    return getattr(detection, kind)(backbone, min_size=96, max_size=160, **few).eval()
 
 
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}
@@ -104,7 +124,7 @@ def huggingface(name: str) -> nn.Module:
     options: dict[str, dict[str, Any]] = {
         "Detr": {**plain, **SMALL, "num_queries": 7},
         "ConditionalDetr": {**plain, **SMALL, "num_queries": 7},
-        "DeformableDetr": {**plain, **SMALL, "num_queries": 7, "num_feature_levels": 3},
+        "DeformableDetr": {**plain, **SMALL, "d_model": 32, "num_queries": 7, "num_feature_levels": 3},
         "RTDetr": of_rt,
         "DFine": {**of_rt, "max_num_bins": 4},
         "Yolos": {

@@ -21,8 +21,7 @@ from ..methods.signatures import NamesItsArguments
 from ..model.inputs import input_errors
 from ..model.layers import Layer, resolve
 from ..model.layouts import Layout
-from ..model.levels import find_levels
-from ..model.probe import read_layer
+from ..model.levels import find_levels, layout_of_level
 from ..model.tap import NoGradient, Quirks, Tap, unwrapped
 from ..model.untouched import quiet
 from ..targets.names import ClassNames
@@ -118,6 +117,8 @@ class DetectionExplainer(NamesItsArguments):
         self._ordinary = False  # whether tensors that the model keeps were made in inference mode
         if layers is not None:
             self._names, self._modules = resolve(self.model, layers)
+        self._named = layers is not None
+        self._searched: set[torch.Size] = set()  # sizes of images that levels were looked for in
 
     @property
     def layers(self) -> list[str]:
@@ -193,6 +194,8 @@ class DetectionExplainer(NamesItsArguments):
         with self._kept_ordinary():
             names = self._tried(lambda: find_levels(self.model, source.inputs, objectives))
         self._names, self._modules = resolve(self.model, names)
+        self._level_maps.forget()
+        self._searched.add(source.inputs.image.shape[1:])
 
     def _explained(
         self,
@@ -203,7 +206,7 @@ class DetectionExplainer(NamesItsArguments):
         each: bool,
         min_score: float,
     ) -> Detections:
-        def run() -> Detections:
+        def run() -> Detections | None:
             tap = Tap(self.model, self._modules, names=self._names, eval_mode=self.eval_mode, quirks=self._quirks)
             tap.separate = self.through == "head"
             with tap:
@@ -220,6 +223,8 @@ class DetectionExplainer(NamesItsArguments):
                 layouts = self._layouts(tap, source)
                 room = len(found) * (top or max(map(len, found)))
                 maps = self._level_maps(tap, layouts, found, room)
+                if self._unseen(source, found, maps):
+                    return None
                 heat = []
                 for i, one in enumerate(found):
                     place, whole = canvas.of(i)
@@ -228,20 +233,31 @@ class DetectionExplainer(NamesItsArguments):
                 return self._result(source, candidates, found, heat, min_score)
 
         with self._kept_ordinary():
-            return self._tried(run)
+            result = self._tried(run)
+        return self._explained(source, keep, size, top, each, min_score) if result is None else result
+
+    def _unseen(self, source: Prepared, found: list[Objective], maps: list[Tensor]) -> bool:
+        """Whether a box has no heat at any level, and a search by its image finds further ones: larger images have more."""
+        if self._named:
+            return False
+        for image, one in enumerate(found):
+            size = source.inputs.image.shape[1:]
+            if size in self._searched or all(
+                any(bool(level[image, k].any()) for level in maps) for k in range(len(one))
+            ):
+                continue
+            before = self._names
+            self._find(source.one(image))
+            if len(self._names) > len(before):
+                return True
+            self._names, self._modules = before, resolve(self.model, before)[1]
+        return False
 
     def _layouts(self, tap: Tap, source: Prepared) -> list[Layout]:
         layers = zip(self._names, self._modules, tap.activations, strict=True)
-        return [self._layout(name, module, A, source) for name, module, A in layers]
-
-    def _layout(self, name: str, module: nn.Module, activations: Tensor, source: Prepared) -> Layout:
-        layout = read_layer(self.model, module, name, activations, source.inputs, self.eval_mode).layout
-        if layout is None or len(layout.map) != 2:
-            raise ValueError(
-                f"layer {name!r} must give a map of the image, got {list(activations.shape)} for images "
-                f"{list(source.inputs.image.shape)}"
-            )
-        return layout
+        return [
+            layout_of_level(self.model, module, name, A, source.inputs, self.eval_mode) for name, module, A in layers
+        ]
 
     def _read(self, output: Any, source: Prepared) -> Candidates:
         if self._candidates is not None:
@@ -290,7 +306,7 @@ class DetectionExplainer(NamesItsArguments):
             if "modified by an inplace operation" in str(error):
                 raise ValueError(
                     f"expected a detector whose head leaves its maps as they are, got {type(self.model).__name__}, which "
-                    "changes one in place that its gradient needs; name earlier layers="
+                    "changes a map in place that a gradient needs; name its levels by layers="
                 ) from error
             if "nference tensor" not in str(error) or self._ordinary:
                 raise

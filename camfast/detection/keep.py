@@ -52,9 +52,7 @@ def kept_in(
         overlap: intersection over union above which the lesser of two boxes of a class goes, where the model has not
             suppressed any itself.
     """
-    boxes = candidates.boxes[image].detach()
-    boxes = boxes.float() if boxes.element_size() < 4 else boxes
-    scores = candidates.scores[image].detach().float()
+    boxes, scores = (_wide(values[image].detach()) for values in (candidates.boxes, candidates.scores))
     if scores.ndim == 1:
         assert candidates.labels is not None
         labels = candidates.labels[image].long()
@@ -79,6 +77,10 @@ def kept_in(
     else:
         best = _suppressed(boxes, labels, most, overlap)
     return Kept(index[best], labels[best], scores[best], boxes[best])
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.float() if values.element_size() < 4 else values
 
 
 def _suppressed(boxes: Tensor, labels: Tensor, most: int, overlap: float) -> Tensor:

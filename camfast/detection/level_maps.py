@@ -9,12 +9,14 @@ that was seen ends that for good.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from .. import ops
+from ..errors import DoubtWarning
 from ..model.layouts import Layout
 from ..model.tap import NoGradient, Tap
 from .objectives import Objective
@@ -35,6 +37,10 @@ class LevelMaps:
 
     def __init__(self, op: Callable[..., Tensor]) -> None:
         self.op = op
+        self.forget()
+
+    def forget(self) -> None:
+        """Of other levels nothing is known."""
         self._reach: dict[int, int] = {}  # by level: how many positions from its own a box depends on
         self._local = True  # as far as was seen
 
@@ -77,7 +83,7 @@ class LevelMaps:
             start += len(one.values)
         at_once = max(1, _ELEMENTS // sum(A.numel() for A in grids))
         parts: list[list[Tensor]] = []
-        reached = False
+        reached = changed = False
         for first in range(0, many, at_once):
             rows = seeds[first : first + at_once]
             gradients = tap.gradients(values, rows, missing_ok=True, keep=first + at_once < many)
@@ -85,9 +91,17 @@ class LevelMaps:
             if cells is not None and self._local:
                 self._learn(slopes, cells, first)
             reached = reached or any(G is not None for G in slopes)
+            changed = changed or any(G is not None and bool(G.any()) for G in slopes)
             parts.append([self._map(A, G, len(rows)) for A, G in zip(grids, slopes, strict=True)])
         if not reached:
             raise NoGradient(CUT)
+        if not changed:
+            warnings.warn(
+                "the gradient of every box's score is exactly zero at every level, so that there is no heat: the head may "
+                "detach its inputs, or its activations may all be in their flat parts",
+                DoubtWarning,
+                stacklevel=2,
+            )
         return [torch.cat(of_level, 1) for of_level in zip(*parts, strict=True)]
 
     def _map(self, A: Tensor, G: Tensor | None, rows: int) -> Tensor:

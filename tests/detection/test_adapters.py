@@ -12,32 +12,25 @@ from torch import Tensor, nn
 
 import camfast
 
-TORCHVISION = {
-    "fasterrcnn_mobilenet_v3_large_320_fpn": {"box_score_thresh": 0.0, "box_detections_per_img": 6},
-    "maskrcnn_resnet50_fpn": {"box_score_thresh": 0.0, "box_detections_per_img": 4},
-    "retinanet_resnet50_fpn": {"score_thresh": 0.0, "detections_per_img": 6},
-    "fcos_resnet50_fpn": {"score_thresh": 0.0, "detections_per_img": 6},
-    "ssdlite320_mobilenet_v3_large": {"score_thresh": 0.0, "detections_per_img": 6},
-    "ssd300_vgg16": {"score_thresh": 0.0, "detections_per_img": 6},
-}
-LEVELS = {  # the maps that the head reads
-    "fasterrcnn_mobilenet_v3_large_320_fpn": 1,
-    "maskrcnn_resnet50_fpn": 4,
-    "retinanet_resnet50_fpn": 5,
-    "fcos_resnet50_fpn": 5,
+TORCHVISION = {  # and the number of maps that the head reads
+    "faster_rcnn": 4,
+    "mask_rcnn": 4,
+    "retinanet": 4,  # and one of a single place, which is no map
+    "fcos": 4,
     "ssdlite320_mobilenet_v3_large": 6,
-    "ssd300_vgg16": 6,
 }
+TOLERANCE = 1e-6  # in fp64: random weights make heat of tiny numbers
+
 YOLO = ["yolov8n", "yolo11n", "yolo26n", "yolov10n", "yolov5n", "yolo26n-seg"]
 HUGGINGFACE = ["Detr", "ConditionalDetr", "DeformableDetr", "RTDetr", "DFine", "Yolos"]
 
 
 def nearest(scores: Tensor, score: float) -> Tensor:
-    """The number among ``scores`` that is ``score``."""
+    """The number among ``scores`` that is ``score``, with its graph."""
     flat = scores.flatten()
-    found = flat[(flat.detach() - score).abs().argmin()]
-    assert abs(float(found) - score) < 1e-5
-    return found
+    distance = (flat.detach() - score).abs()
+    assert (distance < 1e-12).sum() == 1
+    return flat[distance.argmin()]
 
 
 def check(
@@ -53,8 +46,8 @@ def check(
     ``scores(output, image, label)`` are the probabilities of a class.
     """
     explainer = camfast.DetectionExplainer(model, **options)
-    result = explainer(images, min_score=0.0, top=3)
-    again = explainer(images, min_score=0.0, top=3)
+    result = explainer(images, min_score=0.0, top=2)
+    again = explainer(images, min_score=0.0, top=2)
     separate = explainer.through == "head"
     blank = 0
     for i in range(len(result)):
@@ -69,13 +62,13 @@ def check(
             ]
             levels = detectors.layer_cam_of(grids, slopes, i)
             heat = result.heatmaps[i][k]
-            assert torch.equal(again.heatmaps[i][k], heat)
+            assert (again.heatmaps[i][k] - heat).abs().max() < TOLERANCE
             blank += not heat.any()
             if not any(level.any() for level in levels):
                 assert not heat.any()
                 continue
             expected = detectors.summed(levels, canvas)
-            assert heat.shape == canvas and (heat - expected).abs().max() < 1e-4, (i, k)
+            assert heat.shape == canvas and (heat - expected).abs().max() < TOLERANCE, (i, k)
     assert blank < sum(map(len, result.labels))
     return result
 
@@ -91,19 +84,18 @@ def _grid(explainer: camfast.DetectionExplainer, tensor: Tensor, name: str) -> T
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision(name):
-    model = detectors.torchvision_model(name, **TORCHVISION[name])
+    model = detectors.torchvision_model(name).double()
     size = (320, 320) if name.startswith("ssd") else (96, 128)
-    images = torch.rand(2, 3, *size)
+    images = torch.rand(1 if name.startswith("ssd") else 2, 3, *size, dtype=torch.float64)
     result = check(model, images, lambda: model(images), lambda output, i, label: output[i]["scores"], size)
-    assert len(result.layers) == LEVELS[name], result.layers
+    assert len(result.layers) == TORCHVISION[name], result.layers
     assert torch.equal(result.boxes[0], model(images)[0]["boxes"][: len(result.boxes[0])].detach())
     assert (result.masks is not None) == name.startswith("mask")
 
 
 def test_images_of_different_sizes():
     """Each heat is on its own image, though the model scales and pads them into one batch."""
-    name = "retinanet_resnet50_fpn"
-    model = detectors.torchvision_model(name, **TORCHVISION[name])
+    model = detectors.torchvision_model("retinanet")
     images = [torch.rand(3, 96, 128), torch.rand(3, 150, 100)]
     explainer = camfast.DetectionExplainer(model)
     result = explainer(images, min_score=0.0, top=2)
@@ -123,8 +115,8 @@ def test_images_of_different_sizes():
 @pytest.mark.parametrize("name", YOLO)
 @pytest.mark.parametrize("through", ["head", "levels"])
 def test_ultralytics(name, through, tmp_path):
-    model = detectors.yolo(tmp_path, name)
-    images = torch.rand(2, 3, 128, 160)
+    model = detectors.yolo(tmp_path, name).double()
+    images = torch.rand(2, 3, 128, 160, dtype=torch.float64)
 
     def scores(output: Any, i: int, label: int) -> Tensor:
         table = output[0][0] if "-seg" in name else output[0]
@@ -139,19 +131,10 @@ def test_ultralytics(name, through, tmp_path):
     assert (result.masks is not None) == ("-seg" in name)
 
 
-def test_ultralytics_rtdetr(tmp_path):
-    model = detectors.yolo(tmp_path, "rtdetr-l")
-    images = torch.rand(1, 3, 128, 160)
-    result = check(
-        model, images, lambda: model(images), lambda output, i, label: output[0][i, :, 4 + label], (128, 160)
-    )
-    assert len(result.layers) == 3
-
-
 @pytest.mark.parametrize("name", HUGGINGFACE)
 def test_huggingface(name):
-    model = detectors.huggingface(name)
-    images = torch.randn(2, 3, 96, 128)
+    model = detectors.huggingface(name).double()
+    images = torch.randn(2, 3, 96, 128, dtype=torch.float64)
 
     def scores(output: Any, i: int, label: int) -> Tensor:
         softmax = name in ("Detr", "Yolos")

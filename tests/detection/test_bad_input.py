@@ -11,6 +11,7 @@ from test_detections import TWO, Colours, spots
 from torch import nn
 
 import camfast
+import camfast.errors
 
 
 class HalfWay(Colours):
@@ -42,7 +43,7 @@ class InPlace(Colours):
 def test_a_head_that_detaches(kind):
     with pytest.raises(ValueError, match="expected a detector whose scores depend on its maps.*its head may detach"):
         camfast.explain_detections(kind().eval(), spots(*TWO))
-    with pytest.raises(ValueError, match="its head may detach its inputs"):
+    with pytest.warns(camfast.errors.DoubtWarning, match="exactly zero at every level.*the head may detach its inputs"):
         camfast.explain_detections(kind().eval(), spots(*TWO), layers=["fine", "coarse"])
 
 
@@ -53,10 +54,15 @@ def test_a_pass_without_gradients_is_recorded_all_the_same():
 
 
 def test_a_head_that_changes_its_maps_in_place():
+    """Where a gradient needs what was overwritten, as in training; levels that are named need less."""
+    with pytest.raises(
+        ValueError, match="InPlace, which changes a map in place that a gradient needs; name its levels"
+    ):
+        camfast.explain_detections(InPlace().eval(), spots(*TWO))
     plain = camfast.explain_detections(Colours().eval(), spots(*TWO))
-    changed = camfast.explain_detections(InPlace().eval(), spots(*TWO))
-    assert changed.names == plain.names
-    assert torch.allclose(changed.heatmaps[0], plain.heatmaps[0], atol=1e-6)
+    named = camfast.explain_detections(InPlace().eval(), spots(*TWO), layers=["fine", "coarse"])
+    assert named.names == plain.names
+    assert torch.allclose(named.heatmaps[0], plain.heatmaps[0], atol=1e-6)
 
 
 def test_inference_mode():
@@ -84,12 +90,12 @@ def test_inference_mode():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions(dtype):
-    plain = camfast.explain_detections(Colours().eval(), spots(*TWO), min_score=0.5, overlap=0.1)
     result = camfast.explain_detections(Colours().eval().to(dtype), spots(*TWO).to(dtype), min_score=0.5, overlap=0.1)
-    assert sorted(result.names[0]) == sorted(plain.names[0])
+    assert set(result.names[0]) == {"blue", "red"}
     for name, heat in zip(result.names[0], result.heatmaps[0], strict=True):
-        other = plain.heatmaps[0][plain.names[0].index(name)]
-        assert heat.isfinite().all() and (heat - other).abs().max() < 0.1
+        y, x = divmod(int(heat.argmax()), 96)
+        assert spots(*TWO)[0, 0 if name == "red" else 2, y, x] > 0
+        assert heat.dtype in (torch.float32, dtype) and 0.9 < heat.amax() <= 1
     assert result.overlay(0).any()
 
 
