@@ -69,4 +69,4 @@ if __name__ == "__main__":
                 own.append(masks[n, (kinds[n] == label - 1).int().argmax()])
     print(f"{result.method} of {', '.join(result.layers)}: {on_shapes(torch.stack(heat), torch.stack(own))}")
 
-    result[:4].save(sys.argv[1] if len(sys.argv) > 1 else "detector.png")
+    result[:2].save(sys.argv[1] if len(sys.argv) > 1 else "detector.png")
