@@ -8,9 +8,10 @@ images -> trunk (no graph) -> levels /8 /16 /32 (leaves) -> head (graph) -> cand
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,18 @@ from .whole import canvas_of, ordinary
 
 __all__ = ["DetectionExplainer", "explain_detections"]
 
+_PASSES = 5  # at most: levels that are new, a look at them, the boxes, what these taught, boxes without heat
 _GENERATOR = 20  # the seed of the weights by which the search adds up everything
+
+
+class _Asked(NamedTuple):
+    """What a call asks for."""
+
+    keep: Callable[[Candidates], list[Kept]]
+    size: Size
+    top: int | None
+    each: bool
+    min_score: float
 
 
 class DetectionExplainer(NamesItsArguments):
@@ -61,8 +73,9 @@ class DetectionExplainer(NamesItsArguments):
         overlap: the intersection over union above which the lesser of two boxes of a class goes, where the model itself
             suppresses none.
         fuse: how the maps of several levels become one: ``"sum"`` or ``"max"`` (:mod:`camfast.detection.heat`).
-        through: what a level's gradient takes in: ``"head"``: what the head read there; ``"levels"``: what the level gave to
-            other levels as well, as the gradient through the whole network does.
+        through: what a level's gradient takes in: ``"head"``: what the head read there, and where the method finds nothing
+            positive in that, all of them; ``"levels"``: what a level gave to other levels as well, as the gradient through
+            the whole network does.
         eval_mode: run in evaluation mode.
 
     Raises:
@@ -172,7 +185,7 @@ class DetectionExplainer(NamesItsArguments):
             if first is None:
                 return self._result(source, candidates, [Objective.none(boxes) for boxes in kept], None, min_score)
             self._find(source.one(first))
-        return self._explained(source, keep, size, top, each, min_score)
+        return self._explained(source, _Asked(keep, size, top, each, min_score))
 
     # The steps of a call.
 
@@ -197,60 +210,59 @@ class DetectionExplainer(NamesItsArguments):
         self._level_maps.forget()
         self._searched.add(source.inputs.image.shape[1:])
 
-    def _explained(
-        self,
-        source: Prepared,
-        keep: Callable[[Candidates], list[Kept]],
-        size: Size,
-        top: int | None,
-        each: bool,
-        min_score: float,
-    ) -> Detections:
-        def run() -> Detections | None:
-            tap = Tap(self.model, self._modules, names=self._names, eval_mode=self.eval_mode, quirks=self._quirks)
-            tap.separate = self.through == "head"
-            with tap:
-                with canvas_of(self.model, source) as canvas, input_errors(self.model, source.inputs):
-                    output = tap.run(source.inputs)
-                with torch.enable_grad():
-                    candidates = self._read(output, source)
-                    found = [
-                        objective_of(candidates, i, boxes, self.explain, each, place)
-                        for i, (boxes, place) in enumerate(zip(keep(candidates), source.places, strict=True))
-                    ]
-                if not any(len(one) for one in found):
-                    return self._result(source, candidates, found, None, min_score)
-                layouts = self._layouts(tap, source)
-                room = len(found) * (top or max(map(len, found)))
-                maps = self._level_maps(tap, layouts, found, room)
-                if self._unseen(source, found, maps):
-                    return None
-                heat = []
-                for i, one in enumerate(found):
-                    place, whole = canvas.of(i)
-                    own = [level[i, : len(one)] for level in maps]
-                    heat.append(heat_of(own, place, whole, self.fuse, size))
-                return self._result(source, candidates, found, heat, min_score)
-
+    def _explained(self, source: Prepared, asked: _Asked) -> Detections:
+        """By one pass, mostly; the first ones show what later ones need not do."""
+        separate = self.through == "head" and not self._level_maps.knows
         with self._kept_ordinary():
-            result = self._tried(run)
-        return self._explained(source, keep, size, top, each, min_score) if result is None else result
+            for left in reversed(range(_PASSES)):
+                result = self._tried(functools.partial(self._pass, source, asked, separate, left == 0))
+                if isinstance(result, Detections):
+                    return result
+                separate = result
+        raise AssertionError("the last pass has a result")
 
-    def _unseen(self, source: Prepared, found: list[Objective], maps: list[Tensor]) -> bool:
-        """Whether a box has no heat at any level, and a search by its image finds further ones: larger images have more."""
-        if self._named:
+    def _pass(self, source: Prepared, asked: _Asked, separate: bool, last: bool) -> Detections | bool:
+        """The result; or, where it takes another pass, whether the levels must be ``separate`` in it, each with its graph."""
+        near = self.through == "head" and not separate and not last
+        tap = Tap(self.model, self._modules, names=self._names, eval_mode=self.eval_mode, quirks=self._quirks)
+        tap.separate = self.through == "head" and not near
+        with tap:
+            with canvas_of(self.model, source) as canvas, input_errors(self.model, source.inputs):
+                output = tap.run(source.inputs)
+            with torch.enable_grad():
+                candidates = self._read(output, source)
+                found = [
+                    objective_of(candidates, i, boxes, self.explain, asked.each, place)
+                    for i, (boxes, place) in enumerate(zip(asked.keep(candidates), source.places, strict=True))
+                ]
+            if not any(len(one) for one in found):
+                return self._result(source, candidates, found, None, asked.min_score)
+            layouts = self._layouts(tap, source)
+            room = len(found) * (asked.top or max(map(len, found)))
+            maps = self._level_maps(tap, layouts, found, room, near)
+        if maps is None:
+            return True
+        blank = [] if near or last else _without_heat(found, maps)
+        if blank and self._has_more_levels(source, blank):
+            return self.through == "head"
+        if blank and tap.separate and self._level_maps.knows:
             return False
-        for image, one in enumerate(found):
-            size = source.inputs.image.shape[1:]
-            if size in self._searched or all(
-                any(bool(level[image, k].any()) for level in maps) for k in range(len(one))
-            ):
-                continue
-            before = self._names
-            self._find(source.one(image))
-            if len(self._names) > len(before):
-                return True
-            self._names, self._modules = before, resolve(self.model, before)[1]
+        heat = []
+        for i, one in enumerate(found):
+            place, whole = canvas.of(i)
+            heat.append(heat_of([level[i, : len(one)] for level in maps], place, whole, self.fuse, asked.size))
+        return self._result(source, candidates, found, heat, asked.min_score)
+
+    def _has_more_levels(self, source: Prepared, images: list[int]) -> bool:
+        """Whether a search by one of ``images``, of a size in which none was made, finds further levels: larger ones have more."""
+        size = source.inputs.image.shape[1:]
+        if self._named or size in self._searched:
+            return False
+        before, modules = self._names, self._modules
+        self._find(source.one(images[0]))
+        if len(self._names) > len(before):
+            return True
+        self._names, self._modules = before, modules
         return False
 
     def _layouts(self, tap: Tap, source: Prepared) -> list[Layout]:
@@ -316,6 +328,14 @@ class DetectionExplainer(NamesItsArguments):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__}, {self.method!r}, layers={self._names})"
+
+
+def _without_heat(found: Sequence[Objective], maps: Sequence[Tensor]) -> list[int]:
+    """The images in which a box has no heat at any level."""
+    heated = [
+        torch.stack([level[i, : len(one)].flatten(1).any(1) for level in maps]).any(0) for i, one in enumerate(found)
+    ]
+    return [i for i, boxes in enumerate(heated) if not bool(boxes.all())]
 
 
 def _sum(values: Tensor) -> Tensor:

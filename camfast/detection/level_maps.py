@@ -2,9 +2,12 @@
 
 K boxes of each image go back in one batched pass through the head: gradients ``[K, N, C, h, w]`` at each level. Where the
 candidates are the levels' positions in order, as in YOLO's heads, a box depends on a few positions around its own, at one
-level alone. The first pass, which assumes nothing, shows whether that is so and how far it reaches. From then on the
-other levels are left out, and boxes that are too far apart to meet share a row of the pass; a gradient beyond the reach
-that was seen ends that for good.
+level alone. The first pass, in which every level begins a graph of its own and nothing is assumed, shows whether that is so
+and how far it reaches. From then on the other levels are left out, and boxes that are too far apart to meet share a row of
+the pass; a gradient beyond the reach that was seen ends that for good.
+
+A box in which a method finds nothing positive at its own level, as it happens where activations are mostly negative, is
+explained by what reached that level from the others: by the gradient at all of them.
 """
 
 from __future__ import annotations
@@ -44,8 +47,18 @@ class LevelMaps:
         self._reach: dict[int, int] = {}  # by level: how many positions from its own a box depends on
         self._local = True  # as far as was seen
 
-    def __call__(self, tap: Tap, layouts: Sequence[Layout], found: Sequence[Objective], room: int) -> list[Tensor]:
+    @property
+    def knows(self) -> bool:
+        """Whether boxes were seen to depend on what is around them, at one level alone."""
+        return self._local and len(self._reach) > 0
+
+    def __call__(
+        self, tap: Tap, layouts: Sequence[Layout], found: Sequence[Objective], room: int, near: bool
+    ) -> list[Tensor] | None:
         """Of each level the maps of K boxes of each image, ``[N, K, h, w]``, not negative.
+
+        With ``near`` those of boxes that depend on one level, as was seen before, in a pass whose levels stay in one graph;
+        None where that does not hold of these boxes, so that a pass which assumes nothing must come first.
 
         Args:
             tap: after its pass.
@@ -59,11 +72,11 @@ class LevelMaps:
         padded = torch.cat([values, values.new_zeros(max(0, room - len(values)))])
         grids = [layout.view(A) for layout, A in zip(layouts, tap.activations, strict=True)]
         cells = self._cells(found, grids)
-        if cells is not None and self._local and {level for row in cells for level, _, _ in row} <= set(self._reach):
-            near = self._near(tap, layouts, grids, padded, cells)
-            if near is not None:
-                return near
-        return self._dense(tap, layouts, grids, padded, found, cells)
+        if not near:
+            return self._dense(tap, layouts, grids, padded, found, cells)
+        if cells is None or not {level for row in cells for level, _, _ in row} <= set(self._reach):
+            return None
+        return self._near(tap, layouts, grids, padded, cells)
 
     def _dense(
         self,
@@ -88,7 +101,7 @@ class LevelMaps:
             rows = seeds[first : first + at_once]
             gradients = tap.gradients(values, rows, missing_ok=True, keep=first + at_once < many)
             slopes = [None if G is None else layout.view(G) for G, layout in zip(gradients, layouts, strict=True)]
-            if cells is not None and self._local:
+            if cells is not None and self._local and tap.separate:
                 self._learn(slopes, cells, first)
             reached = reached or any(G is not None for G in slopes)
             changed = changed or any(G is not None and bool(G.any()) for G in slopes)
@@ -178,17 +191,45 @@ class LevelMaps:
             (gradient,) = tap.gradients(values, seeds, missing_ok=True, keep=True, only=[level])
             if gradient is None:
                 raise NoGradient(CUT)
-            packed = self._map(A, layouts[level].view(gradient), count)
-            left = packed.clone()
+            G = layouts[level].view(gradient)
+            packed, beyond = self._map(A, G, count), (G != 0).any(2)
             for row, image, k in rows:
                 _, y, x = cells[image][k]
                 window = (slice(max(0, y - reach), y + reach + 1), slice(max(0, x - reach), x + reach + 1))
                 maps[level][image, k][window] = packed[image, row][window]
-                left[image, row][window] = 0
-            if bool(left.any()):
+                beyond[row, image][window] = False
+            if bool(beyond.any()):
                 self._local = False
                 return None
+        blank = [
+            [k for k, (level, _, _) in enumerate(row) if not maps[level][image, k].any()]
+            for image, row in enumerate(cells)
+        ]
+        if any(blank):
+            self._fill(tap, layouts, grids, values, maps, starts, blank)
         return maps
+
+    def _fill(
+        self,
+        tap: Tap,
+        layouts: Sequence[Layout],
+        grids: Sequence[Tensor],
+        values: Tensor,
+        maps: list[Tensor],
+        starts: Sequence[int],
+        blank: list[list[int]],
+    ) -> None:
+        """The maps of the boxes ``blank`` of each image, by their gradient at every level."""
+        count = max(map(len, blank))
+        seeds = torch.zeros(count, len(values), dtype=values.dtype, device=values.device)
+        for image, boxes in enumerate(blank):
+            for row, k in enumerate(boxes):
+                seeds[row, starts[image] + k] = 1
+        gradients = tap.gradients(values, seeds, missing_ok=True)
+        for of_level, A, G, layout in zip(maps, grids, gradients, layouts, strict=True):
+            own = self._map(A, None if G is None else layout.view(G), count)
+            for image, boxes in enumerate(blank):
+                of_level[image, boxes] = own[image, : len(boxes)]
 
 
 _Cell = tuple[int, int, int]
