@@ -85,10 +85,17 @@ def torchvision_model(name: str) -> nn.Module:
         options |= {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)}
     backbone = resnet_fpn_backbone(**options)
     if "rcnn" in name:
-        few = {f"box_{key}": value for key, value in few.items() if key != "num_classes"} | {"num_classes": 4}
+        few = {f"box_{key}": value for key, value in few.items() if key != "num_classes"}
+        from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+
+        few |= {"box_head": TwoMLPHead(256 * 49, 32), "box_predictor": FastRCNNPredictor(32, 4), "num_classes": None}
+        if name == "mask_rcnn":
+            from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+
+            few |= {"mask_head": MaskRCNNHeads(256, (16,), 1), "mask_predictor": MaskRCNNPredictor(16, 16, 4)}
         few |= {"rpn_post_nms_top_n_test": 40, "rpn_pre_nms_top_n_test": 60}
     kind = {"faster_rcnn": "FasterRCNN", "mask_rcnn": "MaskRCNN", "retinanet": "RetinaNet", "fcos": "FCOS"}[name]
-    return getattr(detection, kind)(backbone, min_size=96, max_size=160, **few).eval()
+    return getattr(detection, kind)(backbone, min_size=64, max_size=96, **few).eval()
 
 
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}
@@ -100,6 +107,10 @@ def huggingface(name: str) -> nn.Module:
     """A detector of Hugging Face, made from a small configuration."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
+    if name == "OwlViT":
+        return _owl(transformers)
+    if name == "RfDetr":
+        return _rf_detr(transformers)
     stages = {"out_features": ["stage2", "stage3", "stage4"]} if name not in ("Detr", "ConditionalDetr") else {}
     backbone = transformers.ResNetConfig(**RESNET, **(stages or {"out_features": ["stage4"]}))
     plain = {
@@ -140,7 +151,32 @@ def huggingface(name: str) -> nn.Module:
     }
     config = getattr(transformers, f"{name}Config")(**options[name])
     kind = "YolosForObjectDetection" if name == "Yolos" else f"{name}ForObjectDetection"
-    return getattr(transformers, kind)(config).eval()
+    model = getattr(transformers, kind)(config).eval()
+    if name == "Yolos":  # tokens of zeros would all find the same
+        torch.nn.init.normal_(model.vit.embeddings.detection_tokens)
+    return model
+
+
+def _owl(transformers: Any) -> nn.Module:
+    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    texts = {**tower, "vocab_size": 50, "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1}
+    images = {**tower, "image_size": 96, "patch_size": 16}
+    config = transformers.OwlViTConfig(text_config=texts, vision_config=images, projection_dim=32)
+    model = transformers.OwlViTForObjectDetection(config).eval()
+    with torch.no_grad():
+        heads = (model.box_head, model.class_head.logit_scale, model.class_head.logit_shift)
+        for parameter in (parameter for head in heads for parameter in head.parameters()):
+            parameter.mul_(0.01)  # each patch's box is about where the patch is, as in a trained one
+    return model
+
+
+def _rf_detr(transformers: Any) -> nn.Module:
+    trunk = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 112, "num_windows": 2}
+    trunk |= {"out_features": ["stage2", "stage3"], "window_block_indexes": [0]}
+    small = {"d_model": 32, "decoder_layers": 2, "decoder_ffn_dim": 32, "group_detr": 1, "c2f_num_blocks": 1}
+    small |= {"decoder_self_attention_heads": 2, "decoder_cross_attention_heads": 2, "num_queries": 7, "num_labels": 5}
+    config = transformers.RfDetrConfig(backbone_config=transformers.RfDetrDinov2Config(**trunk), **small)
+    return transformers.RfDetrForObjectDetection(config).eval()
 
 
 def plain_gradients(

@@ -199,10 +199,10 @@ class DetectionExplainer(NamesItsArguments):
     def _find(self, source: Prepared) -> None:
         """Finds the levels, by one image in which there is a box."""
 
-        def objectives(output: Any) -> tuple[Tensor, Tensor | None]:
+        def objectives(output: Any) -> tuple[Tensor, Tensor | None, Tensor]:
             candidates = self._read(output, source)
             boxes = candidates.boxes[0]
-            return _sum(candidates.everything(0)), _sum(boxes) if boxes.requires_grad else None
+            return _sum(candidates.everything(0)), _sum(boxes) if boxes.requires_grad else None, boxes
 
         with self._kept_ordinary():
             names = self._tried(lambda: find_levels(self.model, source.inputs, objectives))

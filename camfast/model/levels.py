@@ -31,12 +31,14 @@ from .untouched import quiet
 
 __all__ = ["Objectives", "find_levels", "layout_of_level"]
 
-Objectives = Callable[[Any], tuple[Tensor, Tensor | None]]
-"""From what the model returned: a scalar of all class scores, and one of all boxes, or None where boxes have no graph."""
+Objectives = Callable[[Any], tuple[Tensor, Tensor | None, Tensor]]
+"""From what the model returned: a scalar of all class scores; one of all boxes, or None where boxes have no graph; and the
+boxes themselves, ``[A, 4]``."""
 
 _ROUNDS = 4  # how deep containers are looked into for the map that they return beside others
 _PLAIN = 2  # doubts of a candidate that is rather something else, such as attention
-_ALIKE = 1.25
+_ALIKE = 1.25  # of proportions
+_IN_ORDER = 0.5  # correlation of boxes with the places of a grid
 
 
 def find_levels(model: nn.Module, inputs: Inputs, objectives: Objectives) -> list[str]:
@@ -176,7 +178,7 @@ def _reached(model: nn.Module, inputs: Inputs, maps: list[Candidate], objectives
     for _ in range(_ROUNDS):
         with Tap(model, [c.step.module for c in maps]) as tap:
             output = tap.run(inputs)
-            scores, boxes = _of(objectives, output)
+            scores, boxes, corners = _of(objectives, output)
             of_scores = tap.gradients(scores, missing_ok=True, keep=True)
             of_boxes = of_scores if boxes is None else tap.gradients(boxes, missing_ok=True)
             activations = tap.activations
@@ -191,12 +193,28 @@ def _reached(model: nn.Module, inputs: Inputs, maps: list[Candidate], objectives
     found = []
     for candidate, A, *both in zip(maps, activations, of_scores, of_boxes, strict=True):
         # A module that ran several times, on maps of different sizes, is tapped at its last call.
-        if tuple(A.shape) == candidate.step.shape and all(_at_places(candidate.layout, G) for G in both):
+        if tuple(A.shape) != candidate.step.shape or not all(_at_places(candidate.layout, G) for G in both):
+            continue
+        if not _are_queries(candidate, corners.detach()):
             found.append(_Reached(candidate, A))
     return found
 
 
-def _of(objectives: Objectives, output: Any) -> tuple[Tensor, Tensor | None]:
+def _are_queries(candidate: Candidate, boxes: Tensor) -> bool:
+    """Whether tokens stand for boxes ``[A, 4]`` instead of places: as many, and their boxes do not lie as places would."""
+    shape, grid = candidate.step.shape, candidate.layout.map
+    if len(shape) != 3 or len(boxes) not in shape[:2]:
+        return False
+    if math.prod(grid) != len(boxes):
+        return True
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    centres = (boxes[:, :2] + boxes[:, 2:]).float().cpu()
+    together = torch.stack([centres[:, 0], columns.flatten().float(), centres[:, 1], rows.flatten().float()])
+    alike = torch.corrcoef(together).nan_to_num(0)
+    return bool(alike[0, 1] < _IN_ORDER or alike[2, 3] < _IN_ORDER)
+
+
+def _of(objectives: Objectives, output: Any) -> tuple[Tensor, Tensor | None, Tensor]:
     with torch.enable_grad():
         return objectives(output)
 
@@ -215,7 +233,7 @@ def _frontier(model: nn.Module, inputs: Inputs, reached: list[_Reached], objecti
     while reached:
         with Tap(model, [one.candidate.step.module for one in reached]) as tap:
             tap.separate = True
-            scores, _ = _of(objectives, tap.run(inputs))
+            scores, _, _ = _of(objectives, tap.run(inputs))
             gradients = tap.gradients(scores, missing_ok=True)
         last = [one for one, G in zip(reached, gradients, strict=True) if _at_places(one.candidate.layout, G)]
         if not last:

@@ -262,11 +262,11 @@ def test_box_quality(tmp_path):
 def test_the_heat_of_a_mask(kind, tmp_path):
     made = {"torchvision": lambda: detectors.torchvision_model("mask_rcnn")}
     model = made.get(kind, lambda: detectors.yolo(tmp_path, "yolo11n-seg"))()
-    images = torch.rand(1, 3, 96, 128)
+    images = torch.rand(1, 3, 64, 96)
     of_score = camfast.explain_detections(model, images, min_score=0.0, top=2)
     explainer = camfast.DetectionExplainer(model, explain="mask")
     result = explainer(images, min_score=0.0, top=2)
-    assert result.masks[0].shape == (2, 96, 128) and result.masks[0].dtype == torch.bool
+    assert result.masks[0].shape == (2, 64, 96) and result.masks[0].dtype == torch.bool
     assert torch.equal(result.boxes[0], of_score.boxes[0])
     assert result.heatmaps[0].any() and not torch.equal(result.heatmaps[0], of_score.heatmaps[0])
     with pytest.raises(ValueError, match="explain='mask' needs a detector that gives masks"):
