@@ -67,7 +67,7 @@ def load(case: DetectCase) -> tuple[nn.Module, Tensor]:
         model = _yolo(case.network)
         photo = photos.read(_assets() / "python" / "ultralytics" / "assets" / "bus.jpg")
         return model, _squared(torch.from_numpy(photo), case.side)
-    build = _detr if case.network == "detr" else functools.partial(_torchvision, case.network)
+    build = _detr if case.network == "detr" else functools.partial(_torchvision, case.network, case.side)
     return build().eval(), torch.rand(1, 3, case.side, case.side)
 
 
@@ -135,9 +135,11 @@ def _yolo(name: str) -> nn.Module:
     return ultralytics.YOLO(file).model.float().eval().fuse(verbose=False)
 
 
-def _torchvision(name: str) -> nn.Module:
+def _torchvision(name: str, side: int) -> nn.Module:
     detection = importlib.import_module("torchvision.models.detection")
     model = getattr(detection, name)(weights=None, weights_backbone=None)
+    if model.transform.fixed_size is None:  # else it would enlarge the picture to 800 pixels
+        model.transform.min_size, model.transform.max_size = (side,), side
     for part in (model, getattr(model, "roi_heads", None)):
         for threshold in ("score_thresh", "box_score_thresh"):
             if hasattr(part, threshold):
