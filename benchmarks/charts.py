@@ -28,6 +28,7 @@ COLORS = {
     "torchcam": "#b8860b",
     "captum": "#0f8b8d",
     "MONAI": "#d2691e",
+    "ultralytics": "#042aff",
     "OpenCV": "#444444",
     "make_grid": "#1b6ca8",
     "batched torch": "#5aa9e6",
@@ -41,6 +42,7 @@ MARKS = {
     "torchcam": "v",
     "captum": "P",
     "MONAI": "d",
+    "ultralytics": "D",
     "OpenCV": "X",
 }
 LOSS = "#c8102e"
@@ -49,6 +51,7 @@ TITLES = {
     "methods": "Methods",
     "grid": "Grids of feature maps",
     "training": "Training steps with a loss on heat",
+    "detect": "Heat of sixteen boxes",
 }
 
 

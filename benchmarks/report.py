@@ -47,6 +47,8 @@ _PACKAGES = (
     "torch",
     "torchvision",
     "timm",
+    "transformers",
+    "ultralytics",
     "triton",
     "numpy",
     "opencv-python-headless",

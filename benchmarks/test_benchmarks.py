@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_compat
+import bench_detect
 import bench_methods
 import bench_training
 import charts
@@ -124,6 +125,18 @@ def test_methods_are_compared_and_written_down(tmp_path: Path, monkeypatch: pyte
     wrong["other"] = method_cases.Candidate(lambda: torch.eye(9).flip(0)[None])
     with pytest.raises(ValueError, match=r"other: expected camfast's heatmap, got a difference of 1"):
         bench_methods._check(method_cases.CASES[2], wrong, {})
+
+
+def test_detectors_are_compared_and_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "detect.json"
+    arguments = ["--only", "ssdlite", "--boxes", "2", "--seconds", "0.05", "--no-memory", "--output", str(path)]
+    monkeypatch.setattr(sys, "argv", ["bench_detect.py", *arguments])
+    assert bench_detect.main() == 0
+    (case,) = json.loads(path.read_text())["cases"]
+    rows = {row["candidate"]: row for row in case["rows"]}
+    assert rows["forward"]["over_forward"] == 1 and rows[report.OURS]["over_forward"] > 0 and case["layers"]
+    assert "pytorch-grad-cam" in {*rows, *case["refused"]}
+    assert path.with_suffix(".png").stat().st_size > 5000
 
 
 def test_one_script_runs_on_both_libraries(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,26 +1,24 @@
-"""A detector: what of the picture made it find a box, for each of its boxes.
+"""A detector: why each of its boxes is there.
 
     python examples/detector.py detector.png
 
 torchvision's Faster R-CNN with a small backbone, which is trained on the spot to find three shapes. With one of your own, such
-as `fasterrcnn_resnet50_fpn`, only the last lines are needed.
+as `fasterrcnn_resnet50_fpn` or YOLO, only the last lines are needed; `camfast detect street.jpg -m yolo26n.pt` does it from the
+shell.
 """
 
 from __future__ import annotations
 
 import sys
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
-from shapes import NAMES, SIDE, on_shapes, pictures, sheet, trained
+from shapes import NAMES, SIDE, on_shapes, pictures, trained
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
 import camfast
-from camfast.targets import Detection
 
 
 def network() -> FasterRCNN:
@@ -54,32 +52,21 @@ def loss_of(model: nn.Module, images: Tensor, kinds: Tensor, boxes: Tensor, mask
     return sum(model(list(images), truth).values(), torch.zeros(()))
 
 
-def with_boxes(picture: Tensor, boxes: Tensor) -> Tensor:
-    """``picture``, RGB uint8 ``[H, W, 3]``, with ``boxes`` ``[D, 4]`` drawn on a copy."""
-    page = Image.fromarray(picture.numpy().copy())
-    for box in boxes.tolist():
-        ImageDraw.Draw(page).rectangle(box, outline="white")
-    return torch.from_numpy(np.array(page))
-
-
 if __name__ == "__main__":
     model = trained(network, loss_of, rate=1e-3, steps=100, count=8)
     images, kinds, _, masks = pictures(8, torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        found = model(images)
-    print("found:", "; ".join(", ".join(NAMES[label - 1] for label in one["labels"].tolist()) for one in found))
+    names = ["ground", *NAMES]
 
-    # The best box of each image, by its place and its class. A bare number k would be the image's k-th box.
-    targets = [Detection(one["boxes"][:1], one["labels"][:1]) for one in found]
-    # HiResCAM, which is faithful place by place: a box depends on its own places, which Grad-CAM's mean would blur.
-    result = camfast.hires_cam(model, images, targets)
+    # One call: the boxes that the detector keeps, and a heatmap of each. HiResCAM is faithful place by place.
+    result = camfast.explain_detections(model, images, min_score=0.7, method="hires_cam", class_names=names)
+    print("found:", "; ".join(", ".join(found) for found in result.names))
 
-    best = torch.stack([one["labels"][0] - 1 for one in found])  # which shape it is
-    own = masks[torch.arange(len(masks)), (kinds == best[:, None]).int().argmax(1)]
-    print(f"{result.method} of {', '.join(result.layers)}: {on_shapes(result.heatmap, own)}")
+    heat, own = [], []  # of each box: its heat, and the mask of the shape that it says it is
+    for n, labels in enumerate(result.labels):
+        for label, heatmap in zip(labels, result.heatmaps[n], strict=True):
+            if (kinds[n] == label - 1).any():
+                heat.append(heatmap)
+                own.append(masks[n, (kinds[n] == label - 1).int().argmax()])
+    print(f"{result.method} of {', '.join(result.layers)}: {on_shapes(torch.stack(heat), torch.stack(own))}")
 
-    pixels = (images * 255).to(torch.uint8).permute(0, 2, 3, 1)
-    boxes = torch.stack([with_boxes(p, one["boxes"]) for p, one in zip(pixels, found, strict=True)])
-    heat = torch.stack([with_boxes(p, one["boxes"][:1]) for p, one in zip(result.overlay(), found, strict=True)])
-    rows = {"what the detector finds": boxes, "why it finds its best box": heat}
-    sheet(rows, sys.argv[1] if len(sys.argv) > 1 else "detector.png")
+    result[:2].save(sys.argv[1] if len(sys.argv) > 1 else "detector.png")

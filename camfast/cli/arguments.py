@@ -26,6 +26,7 @@ __all__ = [
     "add_smooth",
     "add_threads",
     "best_device",
+    "fraction",
     "load_network",
     "method_name",
     "not_negative",
@@ -77,24 +78,25 @@ def add_colormap(parser: Any, default: str) -> None:
     parser.add_argument("--colormap", type=_colormap, default=default, metavar="C", help=f"{known}, ... (%(default)s)")
 
 
-def add_heat(parser: argparse.ArgumentParser) -> Any:
-    """The heat's arguments; returns their group."""
+def add_heat(
+    parser: argparse.ArgumentParser, method: str | None = "grad_cam", usual: str = "%(default)s", targets: bool = True
+) -> Any:
+    """The heat's arguments, with ``method`` as the default, which help calls ``usual``; returns their group."""
     heat = parser.add_argument_group("the heat")
-    heat.add_argument(
-        "--method", type=method_name, default="grad_cam", metavar="M", help=f"{', '.join(METHODS)} (%(default)s)"
-    )
+    heat.add_argument("--method", type=method_name, default=method, metavar="M", help=f"{', '.join(METHODS)} ({usual})")
     heat.add_argument(
         "--layer", action="append", metavar="L", help="layer to explain, repeatable (the last one with a spatial map)"
     )
-    heat.add_argument(
-        "--target",
-        action="append",
-        metavar="CLASS",
-        help="a class by name or number, repeatable, or top5 for the five best (the best one)",
-    )
+    if targets:
+        heat.add_argument(
+            "--target",
+            action="append",
+            metavar="CLASS",
+            help="a class by name or number, repeatable, or top5 for the five best (the best one)",
+        )
     add_colormap(heat, colormaps.COLORMAP)
     heat.add_argument(
-        "--alpha", type=_fraction, default=colormaps.ALPHA, metavar="A", help="weight of the heat, 0 to 1 (%(default)s)"
+        "--alpha", type=fraction, default=colormaps.ALPHA, metavar="A", help="weight of the heat, 0 to 1 (%(default)s)"
     )
     return heat
 
@@ -102,7 +104,7 @@ def add_heat(parser: argparse.ArgumentParser) -> Any:
 def add_smooth(heat: Any) -> None:
     """``--smooth``, for streams."""
     what = "share of the past in the heat, below 1 (%(default)g)"
-    heat.add_argument("--smooth", type=_fraction, default=0.0, metavar="S", help=what)
+    heat.add_argument("--smooth", type=fraction, default=0.0, metavar="S", help=what)
 
 
 def load_network(options: argparse.Namespace) -> zoo.Network:
@@ -220,7 +222,8 @@ def _colormap(word: str) -> str:
     return word
 
 
-def _fraction(word: str) -> float:
+def fraction(word: str) -> float:
+    """A number from 0 to 1."""
     try:
         value = float(word)
     except ValueError:

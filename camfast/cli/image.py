@@ -139,7 +139,7 @@ def _tell(
         place = Path(options.html).expanduser()
         title = f"What {network.name} saw in {len(done)} photograph{'s' * (len(done) != 1)}"
         note = _summary(options, explainer, done, seconds) if rows else ""
-        save_text(as_page(entries, place, title, note), place)
+        save_text(as_page([found for _, found in entries], place, title, note), place)
 
 
 def _listing(rows: Sequence[Overlay]) -> str:

@@ -6,7 +6,8 @@ import argparse
 
 from ..video.live.serve import serve
 from ..video.realtime import Realtime
-from .arguments import add_heat, add_network, add_smooth, add_threads, load_network, stream_engine
+from .arguments import add_heat, add_network, add_smooth, add_threads
+from .detectors import add_stream_detector, stream
 
 __all__ = ["add_arguments", "run"]
 
@@ -30,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_threads(parser)
     add_network(parser, fit="stretch")
-    add_smooth(add_heat(parser))
+    add_stream_detector(parser)
+    add_smooth(add_heat(parser, None, "grad_cam; of a detector layer_cam"))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -40,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     """
 
     def engine() -> Realtime:
-        return stream_engine(options, load_network(options))
+        return stream(options)[1]
 
     source = None if options.source == "browser" else options.source
     serve(engine, source, loop=options.loop, host=options.host, port=options.port, read_only=options.read_only)

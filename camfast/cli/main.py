@@ -1,4 +1,4 @@
-"""The command line: ``camfast image | video | live | features | layers | ...``.
+"""The command line: ``camfast image | detect | video | live | features | layers | ...``.
 
 A command's module holds its arguments and what it does, and is imported when the command is asked for. What answers
 without one, ``camfast --help`` and ``camfast --version``, imports neither torch nor numpy.
@@ -20,6 +20,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "image": "explain photographs: one overlay each, and a table of the classes",
+    "detect": "explain the boxes that a detector finds in photographs, one by one",
     "video": "explain a video: a clip of as many frames, with its sound",
     "live": "explain a camera, a file or a stream while it runs, on a page",
     "features": "show what a network's layers make of photographs",
@@ -33,6 +34,7 @@ COMMANDS = {
 
 NEEDS = {
     "image": {"PIL": "vision", "tqdm": "vision"},
+    "detect": {"PIL": "vision", "tqdm": "vision"},
     "video": {"av": "video", "PIL": "vision", "tqdm": "vision"},
     "live": {"aiohttp.web": "live", "av": "video", "PIL": "vision"},
     "features": {"PIL": "vision", "tqdm": "vision"},

@@ -1,17 +1,18 @@
-"""What ``camfast image`` found, as one page of HTML: pictures with names and scores, to search and to sort, without a server."""
+"""What was found in photographs, as one page of HTML: pictures with names and scores, to search and to sort, without a server."""
 
 from __future__ import annotations
 
 import html
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote
 
 from ..pictures.photos import PhotoError
-from .report import Entry
 
-__all__ = ["as_page"]
+__all__ = ["Card", "as_page"]
 
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
@@ -75,11 +76,34 @@ show();
 """
 
 
-def as_page(entries: Sequence[Entry], place: Path, title: str, note: str) -> str:
+@dataclass(frozen=True)
+class Card:
+    """A picture of the page, what is in it, and how sure that is, in [0, 1]."""
+
+    class_name: str
+    score: float
+    photo: Path
+    file: Path
+
+
+class _Shown(Protocol):
+    """What a card is made of, such as :class:`camfast.cli.photographs.Overlay`."""
+
+    @property
+    def class_name(self) -> str: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def photo(self) -> Path: ...
+    @property
+    def file(self) -> Path: ...
+
+
+def as_page(photographs: Iterable[Sequence[_Shown] | PhotoError], place: Path, title: str, note: str) -> str:
     """The page, for a file at ``place``: its links are relative, so that a folder can be moved or sent as a whole."""
     cards: list[str] = []
     errors: list[str] = []
-    for _, found in entries:
+    for found in photographs:
         if isinstance(found, PhotoError):
             errors.append(f"<li>{html.escape(str(found))}</li>")
             continue

@@ -14,7 +14,7 @@ from ..pictures.photos import PhotoError
 from ..version import __version__
 from .photographs import Overlay
 
-__all__ = ["Entry", "as_csv", "as_json", "save_text"]
+__all__ = ["Entry", "as_csv", "as_document", "as_json", "save_text", "table_text"]
 
 Entry = tuple[Path | None, list[Overlay] | PhotoError]
 """A photograph, or a place without any (None), and what became of it."""
@@ -35,18 +35,16 @@ COLUMNS = (
 
 def as_csv(entries: Sequence[Entry]) -> str:
     """A row per photograph and class."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
+    rows: list[Sequence[Any]] = []
     for photo, found in entries:
         if isinstance(found, PhotoError):
-            table.writerow([photo or "", *[""] * (len(COLUMNS) - 2), found])
+            rows.append([photo or "", *[""] * (len(COLUMNS) - 2), found])
             continue
         for row in found:
             numbers = f"{row.score:.6f}", f"{row.milliseconds:.2f}", row.batch
             names = row.photo, row.rank, row.class_name, row.class_number
-            table.writerow([*names, *numbers, row.file, row.maps or "", ""])
-    return text.getvalue()
+            rows.append([*names, *numbers, row.file, row.maps or "", ""])
+    return table_text(COLUMNS, rows)
 
 
 def as_json(entries: Sequence[Entry], facts: dict[str, Any]) -> str:
@@ -69,7 +67,23 @@ def as_json(entries: Sequence[Entry], facts: dict[str, Any]) -> str:
         first = found[0]
         entry = {"photo": str(photo), "milliseconds": first.milliseconds, "batch": first.batch, "classes": classes}
         listed.append(entry if first.maps is None else {**entry, "maps": str(first.maps)})
-    return json.dumps({"camfast": __version__, **facts, "photographs": listed}, indent=1, ensure_ascii=False) + "\n"
+    return as_document(facts, listed)
+
+
+def table_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """``rows`` below ``columns``, as CSV."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def as_document(facts: dict[str, Any], photographs: Sequence[dict[str, Any]]) -> str:
+    """``facts`` of the run and what is known of each photograph, as JSON."""
+    return (
+        json.dumps({"camfast": __version__, **facts, "photographs": photographs}, indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 def save_text(text: str, path: str | Path) -> Path:

@@ -8,16 +8,8 @@ from pathlib import Path
 
 from ..errors import require
 from ..video import explain_video, summary
-from .arguments import (
-    add_heat,
-    add_network,
-    add_smooth,
-    add_threads,
-    load_network,
-    not_negative,
-    positive,
-    stream_engine,
-)
+from .arguments import add_heat, add_network, add_smooth, add_threads, not_negative, positive
+from .detectors import add_stream_detector, stream
 
 __all__ = ["add_arguments", "run"]
 
@@ -48,15 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     part.add_argument("--every", type=positive, default=1, metavar="N", help="look at each N-th frame (%(default)s)")
     add_threads(parser)
     add_network(parser, fit="stretch")
-    add_smooth(add_heat(parser))
+    add_stream_detector(parser)
+    add_smooth(add_heat(parser, None, "grad_cam; of a detector layer_cam"))
 
 
 def run(options: argparse.Namespace) -> int:
     """Explains the clip; the exit code is 0 for a whole one, 1 for a part, 130 on Ctrl-C."""
-    network = load_network(options)
+    network, engine = stream(options, every=options.every)
     tqdm = require("tqdm", "vision").tqdm
     output = Path(options.output).expanduser()
-    engine = stream_engine(options, network, every=options.every)
     bar = tqdm(unit="frame", file=sys.stderr, dynamic_ncols=True)
 
     def progress(done: int, expected: int | None) -> None:
@@ -86,14 +78,14 @@ def run(options: argparse.Namespace) -> int:
     files = [output]
     if not options.no_summary and report.rows:
         files.append(summary.write_table(report.rows, network.class_name, output.with_suffix(".csv")))
-        title = f"{Path(options.clip).name}: what {options.model} saw"
+        title = f"{Path(options.clip).name}: what {network.name} saw"
         files.append(summary.write_chart(report.rows, network.class_name, output.with_suffix(".png"), title))
     rate = report.frames / max(report.elapsed, 1e-9)
     print(
         f"{report.frames} frames, {report.seconds:.2f} s of the clip, {rate:.1f} frames/s: {', '.join(map(str, files))}"
     )
     threads = "" if engine.threads is None else f", {engine.threads} thread{'s' if engine.threads != 1 else ''}"
-    print(f"{options.method} of {options.model} at {', '.join(engine.layers_in_use)}{threads}")
+    print(f"{engine.method} of {network.name} at {', '.join(engine.layers_in_use)}{threads}")
     if report.stopped:
         print(
             f"camfast video: {report.stopped}; {report.frames} frames, up to {report.seconds:.2f} s, are in {output}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from .detections import Detections
 
-__all__ = ["drawn", "figure_of", "frame_of", "reach_of"]
+__all__ = ["drawn", "figure_of", "frame_of", "outlined", "reach_of"]
 
 # Colours of classes that differ for most eyes, on light and dark ground.
 _COLORS: tuple[Color, ...] = (
@@ -79,7 +80,11 @@ def drawn(
     if within:  # the colour of no heat is no colour
         share = (2 * heat).clamp(max=1)[..., None]
         picture = (frame + (picture.float() - frame) * share).round().to(torch.uint8)
-    return _outlined(picture, result, image, which, boxes) if labels else picture
+    if not labels:
+        return picture
+    numbers = [int(result.labels[image][k]) for k in which]
+    words = [f"{result.names[image][k]} {float(result.scores[image][k]):.0%}" for k in which]
+    return outlined(picture, boxes, numbers, words)
 
 
 def reach_of(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -94,7 +99,8 @@ def reach_of(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return sides[0][:, :, None] * sides[1][:, None]
 
 
-def _outlined(picture: Tensor, result: Detections, image: int, which: list[int], boxes: Tensor) -> Tensor:
+def outlined(picture: Tensor, boxes: Tensor, labels: Sequence[int], words: Sequence[str]) -> Tensor:
+    """``picture``, uint8 ``[H, W, 3]``, with a line around each of ``boxes`` ``[D, 4]``, and its words; a colour per label."""
     require("PIL", "vision")
     from PIL import Image, ImageDraw
 
@@ -106,18 +112,19 @@ def _outlined(picture: Tensor, result: Detections, image: int, which: list[int],
     edges = boxes.clone()
     edges[:, 0::2] = edges[:, 0::2].clamp(0, width - 1)
     edges[:, 1::2] = edges[:, 1::2].clamp(0, height - 1)
-    for index, (x0, y0, x1, y1) in reversed(list(zip(which, edges.tolist(), strict=True))):  # the best on top
-        color = _COLORS[int(result.labels[image][index]) % len(_COLORS)]
+    for label, line_of, (x0, y0, x1, y1) in reversed(
+        list(zip(labels, words, edges.tolist(), strict=True))
+    ):  # best on top
+        color = _COLORS[label % len(_COLORS)]
         if x1 < x0 or y1 < y0:
             continue
         draw.rectangle((x0, y0, x1, y1), outline=color, width=line)
-        words = f"{result.names[image][index]} {float(result.scores[image][index]):.0%}"
-        room = draw.textlength(words, font(text, words)) + text
+        room = draw.textlength(line_of, font(text, line_of)) + text
         top = y0 - 1.4 * text if y0 >= 1.4 * text else y0
         left = max(0.0, min(x0, width - room))
         draw.rectangle((left, top, left + room, top + 1.4 * text), fill=color)
         ink = (0, 0, 0) if sum(color) > 380 else (255, 255, 255)
-        write_line(draw, (left + 0.5 * text, top + 0.08 * text), words, text, ink, width)
+        write_line(draw, (left + 0.5 * text, top + 0.08 * text), line_of, text, ink, width)
     return torch.from_numpy(np.array(page))
 
 

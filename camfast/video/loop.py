@@ -230,5 +230,8 @@ def _row(frame: int, seconds: float, result: RealtimeResult, classes: int) -> Ro
     for number in result.targets.flatten().tolist() if isinstance(result.targets, Tensor) else []:
         own = probabilities[number]
         explained[number] = (int((probabilities > own).sum()) + 1, float(own))
+    if result.found is not None:  # a class without a box has no score
+        scores = [score for score in scores if score > 0]
+        numbers = numbers[: len(scores)]
     others = dict(zip(numbers[:KEPT], scores, strict=False))
     return Row(frame, seconds, numbers[:classes], scores[:classes], explained, others)

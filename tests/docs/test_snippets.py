@@ -32,9 +32,18 @@ def network():
     return zoo.load("efficientnet-lite0")
 
 
+@pytest.fixture(scope="module")
+def detector():
+    """With random weights, and boxes all the same."""
+    detection = pytest.importorskip("torchvision.models.detection")
+    torch.manual_seed(0)
+    options = {"weights": None, "weights_backbone": None, "num_classes": 4, "box_score_thresh": 0.0}
+    return detection.fasterrcnn_mobilenet_v3_large_320_fpn(**options).eval()
+
+
 @pytest.fixture
-def scope(network, tmp_path, monkeypatch, request) -> dict[str, Any]:
-    """What a page takes for given: a model, two images, frames of a clip, and something that shows a picture."""
+def scope(network, detector, tmp_path, monkeypatch, request) -> dict[str, Any]:
+    """What a page takes for given: a model, a detector, two images, frames of a clip, and something that shows a picture."""
     from skimage import data
 
     monkeypatch.chdir(tmp_path)
@@ -45,6 +54,7 @@ def scope(network, tmp_path, monkeypatch, request) -> dict[str, Any]:
         "camfast": camfast,
         "torch": torch,
         "model": network.model,
+        "detector": detector,
         "images": images,
         "class_names": network.class_names,
         "frames": [data.cat()] * 2,

@@ -13,6 +13,7 @@ GIVEN = """
 from typing import Any
 import torch
 model: torch.nn.Module
+detector: torch.nn.Module
 images: torch.Tensor
 class_names: list[str]
 frames: Any

@@ -18,11 +18,13 @@ pytest.importorskip("aiohttp")
 import numpy as np
 import torch
 from chromium import chromium
+from clips import make
 from live_server import NAMES, Served, sleepy_hub, small_clip, small_hub, threads_left
 from PIL import Image
 
+import camfast
 from camfast.methods import METHODS
-from camfast.video.live import Keys, Source
+from camfast.video.live import Hub, Keys, Source
 
 
 @pytest.fixture(scope="module")
@@ -356,3 +358,40 @@ def test_webcam_and_photograph_of_the_browser(hub, page, tmp_path):
         page["file"].send_keys(str(photograph))  # as by the button
         page.wait(lambda: page.width() == 120)
         assert page.complaints() == []
+
+
+def test_controls_of_a_detector(clip, page):
+    """The least score and the classes of boxes, on the page of a detector alone."""
+    from squares import LIGHT, RED, Squares, scene
+
+    frames = [scene((LIGHT, 2, 1 + i), (LIGHT, 4, 1 + i), (RED, 5, 9)) for i in range(8)]
+    engine = camfast.Realtime(Squares().eval(), detect=True, input_size=96)
+    hub = Hub(Source(str(make(clip.parent / "squares.mp4", frames)), loop=True), engine, engine.layer_names())
+    with serving(hub) as address:
+        page.browser.get(address)
+        page.wait(lambda: page.width() == 96 and not page.dim())
+        page.wait(lambda: page.texts(".score span:first-child") == ["light \u00d7 2", "red"])
+        assert page["min_score"].is_displayed() and page["min_score-value"].text == "25 %"
+        assert not page["fix"].is_displayed() and page["auto"].text == "All classes"
+        assert page["chart-what"].text == "Surest box:" and page.fits()
+        page.picture(f"detector-{page.kind}")
+        page["target"].click()
+        page["target"].send_keys("red, green\n")
+        page.wait(lambda: hub.engine.targets == (RED, 2))
+        page.wait(lambda: page.texts(".score span:first-child") == ["red"])
+        slide = "arguments[0].value = 0.95; arguments[0].dispatchEvent(new Event('input'))"
+        page.browser.execute_script(slide, page["min_score"])
+        page.wait(lambda: hub.engine.min_score == 0.95)
+        page.wait(lambda: page["doubt"].is_displayed() and "No box of these classes" in page["doubt"].text)
+        page["auto"].click()
+        page.wait(lambda: hub.engine.targets is None)
+        assert page.fits() and page.complaints() == []
+        page.picture(f"no-box-{page.kind}")
+
+
+def test_a_classifier_has_no_least_score(hub, page):
+    with serving(hub) as address:
+        page.browser.get(address)
+        page.wait(lambda: page.width() == 64 and not page.dim())
+        assert not page["min_score"].is_displayed() and page["fix"].is_displayed()
+        assert page["auto"].text == "Top class"

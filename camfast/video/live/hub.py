@@ -6,6 +6,7 @@ import io
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ class Hub:
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.source, self.engine, self.layers = source, engine, list(layers)
+        self._names = (*SETTINGS, "min_score") if engine.detects else SETTINGS  # of the settings
         self.latest: Shown | None = None
         self.state = State("idle")
         self.problem: tuple[str, str] = ("", "")  # a control that did not act, and why
@@ -150,15 +152,15 @@ class Hub:
         self._cancelled.set()
 
     def set(self, changes: Any) -> None:
-        """Changes settings: a dict of ``SETTINGS`` and "paused".
+        """Changes settings: a dict of ``SETTINGS``, of a detector "min_score", and "paused".
 
         Raises ``ValueError`` or ``TypeError`` for other names and for unusable values; those before them are set.
         """
         if not isinstance(changes, dict):
             raise TypeError(f"expected settings by name, got {type(changes).__name__}")
-        unknown = sorted(set(changes) - {*SETTINGS, "paused"})
+        unknown = sorted(set(changes) - {*self._names, "paused"})
         if unknown:
-            raise ValueError(f"expected settings of {', '.join(SETTINGS)}, paused, got {unknown[0]!r}")
+            raise ValueError(f"expected settings of {', '.join(self._names)}, paused, got {unknown[0]!r}")
         self.problem = ("", "")
         for name, value in changes.items():
             if name == "paused":
@@ -174,6 +176,7 @@ class Hub:
             "colormaps": colormaps.names(),
             "classes": [] if names is None else list(names),
             "layers": self.layers,
+            "detects": self.engine.detects,
             "source": "" if self.source is None else self.source.label,
             "settings": self.controls(),
         }
@@ -191,7 +194,7 @@ class Hub:
         return {**self.standing(), "guest": guest.name if guest else ""}
 
     def _settings(self) -> dict[str, Any]:
-        return {name: getattr(self.engine, name) for name in SETTINGS}
+        return {name: getattr(self.engine, name) for name in self._names}
 
     # The thread.
 
@@ -282,7 +285,7 @@ class Hub:
         except Exception as error:
             if asked == self._good:
                 raise
-            wrong = [name for name in SETTINGS if asked[name] != self._good[name]]
+            wrong = [name for name in self._names if asked[name] != self._good[name]]
             self.problem = (wrong[0], _sentence(error))
             self._take_back(self._good)
             return False
@@ -306,7 +309,7 @@ class Hub:
             "rate": round(1 / (self._gap or gap), 1),
             "latency": round((now - came) * 1000, 1),
             "engine": round(result.milliseconds, 1),
-            "scores": result.ranking(5),
+            "scores": _counted(result) if self.engine.detects else result.ranking(5),
             "explained": result.labels(),
             "layers": self.engine.layers_in_use,
             "doubt": _doubt(result),
@@ -368,8 +371,17 @@ def _slow(method: str) -> bool:
     return not issubclass(METHODS[method], GradientExplainer)
 
 
+def _counted(result: RealtimeResult) -> list[tuple[str, float]]:
+    """The classes of the boxes, with their numbers where there are several of one, and the best score of each."""
+    counts = Counter(name for name, _ in result.labels())
+    best = {name: score for name, score in reversed(result.labels())}  # the surest comes first
+    return [(name if counts[name] == 1 else f"{name} \u00d7 {counts[name]}", best[name]) for name in counts]
+
+
 def _doubt(result: RealtimeResult) -> str:
     """Why the heat says nothing, where it does not: a page of even colour would look as if it did."""
+    if result.found is not None and not result.labels():
+        return "No box of these classes with this score or more."
     top = result.heatmap.float().amax().item()  # of several classes, one that shows something is enough
     if top > 0:
         return ""

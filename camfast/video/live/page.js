@@ -5,7 +5,7 @@ const SILENCE = 6000;  // ms without a word from the server, which says somethin
 const LATE = 4000;  // ms without a picture of a stream that is said to run
 const DELAYS = [1, 2, 4, 8, 15, 30];
 let socket, last, url, facts, heard = 0, pictured = 0, tries = 0, retry = 0;
-let settings = {}, classes = [], layers = [], steers = true, state = "opening", busy = false, camera = null;
+let settings = {}, classes = [], layers = [], steers = true, detects = false, state = "opening", busy = false, camera = null;
 let followed = "";  // what the chart of scores is of
 const past = {scores: [], rate: [], latency: []};
 
@@ -100,10 +100,10 @@ function tell(message) {
   at("doubt").hidden = !message.doubt;
   const explained = new Set(message.explained.map(([name]) => name));
   const rows = message.scores.slice();
-  for (const entry of message.explained) if (!rows.some(([name]) => name === entry[0])) rows.push(entry);
+  if (!detects) for (const entry of message.explained) if (!rows.some(([name]) => name === entry[0])) rows.push(entry);
   at("scores").replaceChildren(...rows.map(([name, score]) => {
     const row = text("div", ""), line = text("div", ""), track = text("i", ""), bar = text("b", "");
-    row.className = "score" + (explained.has(name) ? " on" : "");
+    row.className = "score" + (detects || explained.has(name) ? " on" : "");
     const known = text("span", name);
     known.title = name;
     line.append(known, text("span", Number.isFinite(score) ? (score * 100).toFixed(1) + " %" : ""));
@@ -113,8 +113,9 @@ function tell(message) {
     return row;
   }));
   const [name, score] = message.explained[0] ?? ["the class", NaN];
-  const auto = settings.targets === null, what = auto ? "Top class:" : "Score of";
-  if (followed !== what + (auto ? "" : name)) { followed = what + (auto ? "" : name); past.scores = []; }
+  const auto = settings.targets === null && !detects, what = auto ? "Top class:" : detects ? "Surest box:" : "Score of";
+  const same = auto || detects ? "" : name;
+  if (followed !== what + same) { followed = what + same; past.scores = []; }
   if (at("chart-what").textContent !== what) at("chart-what").textContent = what;
   if (at("chart-class").textContent !== name) at("chart-class").textContent = name;
   draw("scores", score, 1, at("chart-score"), Number.isFinite(score) ? (score * 100).toFixed(1) + " %" : "");
@@ -172,7 +173,13 @@ function fill(element, values) {  // options that stay are kept: the list may be
 }
 
 function choices(message) {
-  ({classes, layers, steers} = message);
+  ({classes, layers, steers, detects} = message);
+  at("boxes").hidden = !detects;
+  at("fix").hidden = detects;
+  at("auto").textContent = detects ? "All classes" : "Top class";
+  at("target-label").textContent = detects ? "Classes" : "Class";
+  at("target").placeholder = detects ? "all; or names, with commas" : "a name or number";
+  at("layer").placeholder = detects ? "the maps its head reads" : "the last with a map";
   fill(at("method"), message.methods.map(({name, slow}) => [name, name + (slow ? " (slow)" : "")]));
   fill(at("colormap"), message.colormaps.map(name => [name, name]));
   at("source").dataset.name = message.source;
@@ -185,13 +192,14 @@ function choices(message) {
 function stand(now) {
   settings = now;
   for (const id of ["method", "colormap"]) at(id).value = now[id];
-  for (const id of ["alpha", "smooth"]) {
+  for (const id of detects ? ["alpha", "smooth", "min_score"] : ["alpha", "smooth"]) {
     if (document.activeElement !== at(id)) at(id).value = now[id];
     at(id + "-value").textContent = Math.round(now[id] * 100) + " %";
   }
   const auto = now.targets === null;
   at("auto").setAttribute("aria-pressed", auto);
-  if (document.activeElement !== at("target")) at("target").value = auto ? "" : classes[now.targets] ?? now.targets;
+  if (document.activeElement !== at("target"))
+    at("target").value = auto ? "" : [now.targets].flat().map(target => classes[target] ?? target).join(", ");
   if (document.activeElement !== at("layer")) at("layer").value = (now.layers ?? []).join(", ");
   at("pause").setAttribute("aria-pressed", now.paused);
   at("pause").textContent = now.paused ? "Go on" : "Pause";
@@ -246,7 +254,10 @@ function picker(input, list, values, choose) {
   };
 }
 
-picker(at("target"), at("target-list"), () => classes, value => send({targets: value || null}));
+picker(at("target"), at("target-list"), () => classes, value => {  // a class may have a comma in its name
+  const names = detects ? value.split(",").map(name => name.trim()).filter(Boolean) : [value];
+  send({targets: !value ? null : names.length > 1 && !classes.includes(value) ? names : value});
+});
 picker(at("layer"), at("layer-list"), () => layers, value => {
   const names = value.split(",").map(name => name.trim()).filter(Boolean);
   send({layers: names.length ? names : null});
@@ -255,7 +266,7 @@ at("auto").onclick = () => send({targets: null});
 at("fix").onclick = () => { if (facts) send({targets: facts.explained[0][0]}); };
 at("method").onchange = ({target}) => send({method: target.value});
 at("colormap").onchange = ({target}) => send({colormap: target.value});
-for (const id of ["alpha", "smooth"]) at(id).oninput = ({target}) => send({[id]: Number(target.value)});
+for (const id of ["alpha", "smooth", "min_score"]) at(id).oninput = ({target}) => send({[id]: Number(target.value)});
 at("pause").onclick = () => send({paused: !settings.paused});
 at("cancel").onclick = () => send({cancel: true});
 at("restart").onclick = () => send({restart: true});

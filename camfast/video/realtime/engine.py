@@ -22,7 +22,7 @@ from ...model.layers import Layer
 from ...model.tap import unwrapped
 from ...ops.colormaps import ALPHA, COLORMAP
 from ...pictures.frames import Box, rgb_frames
-from ...pictures.preparation import Preparation
+from .detector import DetectorStep
 from .network import placed, prepared_by, threads
 from .result import RealtimeResult
 from .settings import Adjustable, Settings
@@ -65,22 +65,25 @@ class Realtime(Adjustable):
 
     Args:
         model: ``[N, 3, h, w]`` to scores ``[N, classes]``, or with further axes: a detector's boxes or queries, positions.
-        method: a name of :data:`camfast.METHODS`.
+        method: a name of :data:`camfast.METHODS`; None: "grad_cam", or "layer_cam" with ``detect``.
         layers: names or modules; None finds the last layer with a spatial map.
         targets: None for each frame's top class, a class (number or name), a list of classes or ``TopK(k)`` for several
-            maps a frame, or a callable ``scores_of_one_image -> scalar``.
+            maps a frame, or a callable ``scores_of_one_image -> scalar``. With ``detect`` the classes whose boxes are kept.
         frame_size: ``(height, width)`` of the frames expected; others are taken as well.
-        input_size: the network's input, an int or ``(height, width)``.
-        mean, std: of values in [0, 1], a number a channel; default ImageNet's.
+        input_size: the network's input, an int or ``(height, width)``; None: 224. With ``detect`` an int, the longer
+            side: the frame keeps its proportions, and None is the size that the detector was made for.
+        mean, std: of values in [0, 1], a number a channel; default ImageNet's. With ``detect`` those of the detector's kind.
         dtype: the network's; None: as it is.
         colormap, alpha: of the overlay, as in :func:`camfast.ops.overlay`.
         smooth: share of the past in the map and its range, 0 (off) to below 1; a scene cut starts anew.
         device: where to run; None: where the model is.
         every: explain each n-th frame, and draw its map over those between.
-        sticky: how much likelier, in probability, another class must be before it takes the place of the last frame's.
+        sticky: how much likelier, in probability, another class must be before it takes the place of the last frame's; with
+            ``detect``, how far below ``min_score`` a box may fall that the frame before had, so that boxes do not flicker.
         fit: ``"stretch"`` squeezes the whole frame into the input; ``"crop"`` takes the largest part from its middle that
             has the input's proportions.
-        preparation: the network's own, as in :class:`camfast.zoo.Network`; it replaces input size, mean, std and fit.
+        preparation: the network's own, as in :class:`camfast.zoo.Network`; it replaces input size, mean, std and fit. With
+            ``detect`` a function or an image processor, as ``prepare`` of :class:`camfast.DetectionExplainer`.
         class_names: names of the classes, in the order of the scores.
         channels_last: True runs a copy of the network in this memory layout, the faster one for half precision on CUDA,
             False one in the usual layout. None takes the network as it is, and its input in the layout of its weights;
@@ -90,6 +93,10 @@ class Realtime(Adjustable):
             seconds, elsewhere and where that is not faster by ``torch.compile``, in a minute. Where it cannot be compiled,
             :attr:`compile_problem` says why, and there is a warning. "auto": by oneDNN Graph or not at all.
         graph: on CUDA, capture the whole step in a CUDA graph; where it cannot be, :attr:`graph_problem` says why.
+        detect: True explains the boxes that a detector keeps, each by what raised its score, and draws them with their names;
+            "quality" and "mask" as in :class:`camfast.DetectionExplainer`. Compiling and graphs are not for it.
+        min_score: with ``detect``, the least score of a box.
+        top: with ``detect``, the most boxes of a frame.
         options: further arguments of the method's class.
 
     Raises ``TypeError`` and ``ValueError`` for arguments that do not fit.
@@ -98,12 +105,12 @@ class Realtime(Adjustable):
     def __init__(
         self,
         model: nn.Module,
-        method: str = "grad_cam",
+        method: str | None = None,
         layers: Layer | Sequence[Layer] | None = None,
         targets: Any = None,
         *,
         frame_size: tuple[int, int] = (1080, 1920),
-        input_size: int | tuple[int, int] = 224,
+        input_size: int | tuple[int, int] | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         dtype: torch.dtype | None = None,
@@ -114,31 +121,35 @@ class Realtime(Adjustable):
         every: int = 1,
         sticky: float = 0.0,
         fit: Literal["stretch", "crop"] = "stretch",
-        preparation: Preparation | None = None,
+        preparation: Any = None,
         class_names: Sequence[str] | None = None,
         channels_last: bool | None = None,
         compile: bool | Literal["auto"] = False,
         graph: bool = True,
+        detect: bool | Literal["score", "quality", "mask"] = False,
+        min_score: float = 0.25,
+        top: int = 16,
         options: dict[str, Any] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         self.frame_size = tuple(frame_size)
         self._original = unwrapped(model)
-        self._step = Step(
-            placed(self._original, device, dtype, channels_last),
-            preparation or prepared_by(input_size, mean, std, fit),
-            class_names=class_names,
-            channels_last=channels_last,
-            compile=compile,
-            graph=graph,
-            options=dict(options or {}),
-        )
+        self.detects = bool(detect)
+        given: dict[str, Any] = {"class_names": class_names, "options": dict(options or {})}
+        network = placed(self._original, device, dtype, channels_last)
+        if detect:
+            what = "score" if detect is True else detect
+            self._step: Step = DetectorStep(network, preparation, side=input_size, what=what, top=top, **given)
+        else:
+            given |= {"channels_last": channels_last, "compile": compile, "graph": graph}
+            steps = preparation or prepared_by(224 if input_size is None else input_size, mean, std, fit)
+            self._step = Step(network, steps, **given)
         self._state = StreamState()
         self._closed = False
         self._settings_lock, self._running = threading.Lock(), threading.Lock()
         self._settings = Settings(
-            self._checked_method(method),
+            self._checked_method(method or ("layer_cam" if detect else "grad_cam")),
             self._checked_layers(layers),
             self._checked_targets(targets),
             self._checked_colormap(colormap),
@@ -146,10 +157,11 @@ class Realtime(Adjustable):
             self._checked_smooth(smooth),
             self._checked_sticky(sticky),
             self._checked_every(every),
+            self._checked_min_score(min_score),
         )
 
     # What the step is made of, and what it found out.
-    preparation = _OfTheStep[Preparation]("The network's own steps from a frame to its input.")
+    preparation = _OfTheStep[Any]("The network's own steps from a frame to its input.")
     class_names = _OfTheStep["Sequence[str] | None"]("Names of the classes, in the order of the scores.")
     options = _OfTheStep[dict[str, Any]]("Further arguments of the method's class.")
     device = _OfTheStep[torch.device]("Where the network runs.")
@@ -166,8 +178,7 @@ class Realtime(Adjustable):
     @property
     def layers_in_use(self) -> list[str]:
         """Names of the layers; empty until the first frame has found one."""
-        explainer = self._step.explainer
-        return [] if explainer is None else explainer.layers
+        return self._step.layers
 
     def layer_names(self) -> list[str]:
         """Names of all layers that :attr:`layers` may be set to, whether they give a map or not."""
@@ -175,7 +186,7 @@ class Realtime(Adjustable):
 
     def box(self, height: int, width: int) -> Box:
         """``(left, top, right, bottom)``: the part of a frame of this size that the network sees."""
-        return self.preparation.box(height, width)
+        return self._step.box(height, width)
 
     def __call__(self, frames: Frames) -> RealtimeResult:
         """Explains ``frames``: RGB, uint8 ``[H, W, 3]``, or ``[N, H, W, 3]`` of consecutive ones; tensor or array.
@@ -226,8 +237,12 @@ class Realtime(Adjustable):
         milliseconds = (time.perf_counter() - start) * 1000
         box = self.box(*given.shape[-3:-1])
         exclusive = self._step.rows.exclusive
+        found = None
+        if self.detects:  # a detector's targets are what it found
+            found = targets[-1] if given.ndim == 3 else targets
+            targets = found.labels if given.ndim == 3 else [one.labels for one in found]
         return RealtimeResult(
-            overlay, heat, scores, targets, milliseconds, box, shown.explained, self.class_names, exclusive
+            overlay, heat, scores, targets, milliseconds, box, shown.explained, self.class_names, exclusive, found
         )
 
     def attempt(self, frames: Frames, method: str) -> None:
@@ -269,7 +284,7 @@ class Realtime(Adjustable):
         if step.adopt(settings):
             state.forget()
         state.adopt(settings, self.device)
-        with threads(step.choose_threads(len(frames))):
+        with threads(step.choose_threads(frames)):
             return self._explained(frames, settings)
 
     def _explained(self, frames: Tensor, settings: Settings) -> Shown:
@@ -281,7 +296,7 @@ class Realtime(Adjustable):
         else:
             fresh = step.explain(frames[due], settings, state) if due else None
             explained = list(state.spread(N, due, fresh))
-            overlay = step.draw(frames, explained[0], settings)
+            overlay = step.draw(frames, explained, settings)
         heat, scores, targets = explained
         shown = Shown(overlay, heat, scores, targets, bool(due))
         state.keep(shown, settings.every)

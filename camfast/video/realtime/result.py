@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...brief import few
 from ...ops.colormaps import ALPHA, COLORMAP
 from ...pictures.frames import Box, as_frames, draw
+from .boxes import Found, named, painted
 
 __all__ = ["RealtimeResult"]
 
@@ -32,6 +34,9 @@ class RealtimeResult:
         explained: False where an earlier map was drawn again (``every``, ``paused``).
         class_names: names of the classes where they are known.
         exclusive: whether a softmax of :attr:`scores` gives probabilities; False: they are some already.
+        found: with ``detect``, the boxes that were kept, their labels and scores (:class:`Found`); a list of N for N frames.
+            The heatmap is then, everywhere, the hottest of theirs; the scores are each class's best box's, and the targets
+            the boxes' labels.
     """
 
     picture: Tensor
@@ -43,6 +48,7 @@ class RealtimeResult:
     explained: bool = True
     class_names: Sequence[str] | None = None
     exclusive: bool = True
+    found: Found | list[Found] | None = None
 
     def overlay(self, frames: Any = None, colormap: str | Tensor | None = None, alpha: float | None = None) -> Tensor:
         """The frame with the heat over it: the picture that the engine drew, or one over other ``frames``.
@@ -71,14 +77,12 @@ class RealtimeResult:
         if tuple(given.shape[1:3]) != size:
             raise ValueError(f"expected frames of {size[0]} x {size[1]} pixels, got {list(given.shape)}")
         each = given.repeat_interleave(many.numel() // len(given), 0)
-        drawn = draw(
-            each,
-            heat.flatten(0, -3) if heat.ndim > 2 else heat[None],
-            self.box,
-            COLORMAP if colormap is None else colormap,
-            ALPHA if alpha is None else alpha,
-        )
-        return drawn.reshape(self.picture.shape)
+        heat = heat.flatten(0, -3) if heat.ndim > 2 else heat[None]
+        look = COLORMAP if colormap is None else colormap, ALPHA if alpha is None else alpha
+        if self.found is None:
+            return draw(each, heat, self.box, *look).reshape(self.picture.shape)
+        pictures = [painted(*drawn, self._name, *look) for drawn in zip(each, heat, self._found(), strict=True)]
+        return torch.stack(pictures).reshape(self.picture.shape)
 
     def __repr__(self) -> str:
         """Such as ``RealtimeResult('tabby' 0.65: picture [300, 451, 3], heatmap [7, 7], 8.3 ms)``."""
@@ -92,10 +96,18 @@ class RealtimeResult:
     def ranking(self, count: int = 5) -> list[tuple[str, float]]:
         """The ``count`` likeliest classes, names (or numbers) and probabilities; of N frames, the last one's."""
         values, ids = self.probabilities().sort(descending=True)
+        if self.found is not None:  # what was not found has no probability
+            values, ids = values[values > 0], ids[values > 0]
         return [(self._name(i), p) for p, i in zip(values[:count].tolist(), ids[:count].tolist(), strict=True)]
 
     def labels(self) -> list[tuple[str, float]]:
-        """Name and probability of each class that is explained, in the order of the maps; of N frames, the last one's."""
+        """Name and probability of each class that is explained, in the order of the maps; of N frames, the last one's.
+
+        Of a detector's frame each box's, the surest first.
+        """
+        if self.found is not None:
+            _, labels, scores = self._found()[-1]
+            return [(self._name(i), s) for i, s in zip(labels.tolist(), scores.tolist(), strict=True)]
         if not isinstance(self.targets, Tensor):
             return [(getattr(t, "__name__", type(t).__name__), float("nan")) for t in self.targets[-1:]]
         probabilities = self.probabilities()
@@ -108,4 +120,7 @@ class RealtimeResult:
         return scores.softmax(0) if self.exclusive else scores
 
     def _name(self, number: int) -> str:
-        return f"class {number}" if self.class_names is None else str(self.class_names[number])
+        return named(self.class_names, number)
+
+    def _found(self) -> list[Found]:
+        return [] if self.found is None else self.found if isinstance(self.found, list) else [self.found]

@@ -33,6 +33,7 @@ class Settings(Brief):
     smooth: float
     sticky: float
     every: int
+    min_score: float = 0.25
     paused: bool = False
 
 
@@ -65,9 +66,11 @@ class Adjustable:
     smooth = _Setting("Share of the past, from 0 to below 1.")
     sticky = _Setting("Lead in probability that another class needs.")
     every = _Setting("Each how manieth frame is explained.")
+    min_score = _Setting("Of a detector: the least score of a box.")
     paused = _Setting("True returns the last result again, whatever the frame.")
 
     class_names: Sequence[str] | None
+    detects: bool  # whether boxes are explained
     _original: nn.Module  # whose layers are meant
     _settings: Settings
     _settings_lock: threading.Lock
@@ -84,6 +87,9 @@ class Adjustable:
         return None if layers is None else tuple(resolve(self._original, layers)[0])
 
     def _checked_targets(self, targets: Any) -> Any:
+        if self.detects and (isinstance(targets, (TopK, Policy)) or callable(targets)):
+            got = getattr(targets, "__name__", None) or repr(targets)
+            raise ValueError(f"targets of a detector must be classes, whose boxes are kept, got {got}")
         if targets is None or isinstance(targets, (TopK, Policy)) or callable(targets):
             return targets
         if isinstance(targets, (Tensor, np.ndarray)):
@@ -124,6 +130,9 @@ class Adjustable:
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise ValueError(f"every must be a positive int, got {every!r}")
         return every
+
+    def _checked_min_score(self, min_score: float) -> float:
+        return _between("min_score", min_score, 0, 1)
 
     def _checked_paused(self, paused: bool) -> bool:
         return bool(paused)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ... import ops
 from ...errors import NothingFound, reason
 from ...methods import METHODS, Explainer
-from ...pictures.frames import draw
+from ...pictures.frames import Box, draw
 from ...pictures.preparation import Preparation
 from .compiled import compiled
 from .graphs import Captured, pieces
@@ -90,10 +90,10 @@ class Step:
         self._compiled.clear()
         return True
 
-    def choose_threads(self, count: int) -> int | None:
-        """How many threads ``count`` images run with; measured once where :attr:`threads` is "auto". None: as they are."""
+    def choose_threads(self, frames: Tensor) -> int | None:
+        """How many threads ``frames`` run with; measured once where :attr:`threads` is "auto". None: as they are."""
         if self.threads == "auto":
-            images = torch.ones(count, 3, *self.preparation.crop, dtype=self.dtype)
+            images = self.prepared(frames)
             self.threads = fastest_threads(self.model, images) if self.device.type == "cpu" else None
         return self.threads
 
@@ -108,7 +108,7 @@ class Step:
 
         def step(frames: Tensor) -> Any:
             explained = self.explain(frames, settings, state)
-            return self.draw(frames, explained[0], settings), *explained
+            return self.draw(frames, explained, settings), *explained
 
         if not (frames.is_cuda and self.graph) or callable(settings.targets):
             return step(frames)
@@ -138,16 +138,7 @@ class Step:
 
     def explain(self, frames: Tensor, settings: Settings, state: StreamState) -> Explained:
         """Maps ``[N, (K,) h, w]``, scores ``[N, classes]`` and targets of ``frames``."""
-        prepared = self.preparation
-        images = ops.preprocess(
-            frames,
-            prepared.crop,
-            prepared.mean,
-            prepared.std,
-            self.dtype,
-            box=prepared.box(*frames.shape[1:3]),
-            channels_last=bool(self.channels_last),
-        )
+        images = self.prepared(frames)
         explainer = self._explainer_for(images)
         try:
             with self.rows.watching(self.model):
@@ -168,19 +159,31 @@ class Step:
             class_names=self.class_names,
             **self.options,
         )
-        prepared = self.preparation
-        box = prepared.box(*frames.shape[1:3])
-        images = ops.preprocess(frames, prepared.crop, prepared.mean, prepared.std, self.dtype, box=box)
         try:
-            heat = explainer(images, policy(settings.targets, 0.0), "map").heatmap
+            heat = explainer(self.prepared(frames), policy(settings.targets, 0.0), "map").heatmap
         except NothingFound:  # a frame without objects says nothing against the method
             return
         if heat.ndim not in (3, 4):
             raise ValueError(f"expected a layer with a map of two dimensions, got heatmaps {list(heat.shape)}")
 
-    def draw(self, frames: Tensor, heat: Tensor, settings: Settings) -> Tensor:
-        """The heat over the frames, uint8 ``[N, (K,) H, W, 3]``."""
-        box = self.preparation.box(*frames.shape[1:3])
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers; empty until the first frame has found one."""
+        return [] if self.explainer is None else self.explainer.layers
+
+    def box(self, height: int, width: int) -> Box:
+        """``(left, top, right, bottom)``: the part of a frame of this size that the network sees."""
+        return self.preparation.box(height, width)
+
+    def prepared(self, frames: Tensor) -> Tensor:
+        """The network's input for uint8 ``[N, H, W, 3]``."""
+        steps, last = self.preparation, bool(self.channels_last)
+        box = self.box(*frames.shape[1:3])
+        return ops.preprocess(frames, steps.crop, steps.mean, steps.std, self.dtype, box=box, channels_last=last)
+
+    def draw(self, frames: Tensor, explained: Sequence[Any], settings: Settings) -> Tensor:
+        """The heat, ``explained[0]``, over the frames, uint8 ``[N, (K,) H, W, 3]``."""
+        heat, box = explained[0], self.box(*frames.shape[1:3])
         if heat.ndim == 3:
             return draw(frames, heat, box, settings.colormap, settings.alpha)
         each = [draw(frames, heat[:, k], box, settings.colormap, settings.alpha) for k in range(heat.shape[1])]

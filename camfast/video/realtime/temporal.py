@@ -99,8 +99,11 @@ class Smoother:
             self._share = torch.tensor(share, device=device)
         self._share.fill_(share)
 
-    def __call__(self, maps: Tensor, images: Tensor) -> Tensor:
-        """``maps``, raw and signed, ``[N, (K,) h, w]``, smoothed and in [0, 1]; ``images`` are the network's inputs."""
+    def __call__(self, maps: Tensor, images: Tensor, stretch: bool = True) -> Tensor:
+        """``maps``, raw and signed, ``[N, (K,) h, w]``, smoothed and in [0, 1]; ``images`` are the network's inputs.
+
+        ``stretch=False`` is for maps that are in [0, 1] already: what is gone from them fades away.
+        """
         maps = maps.clamp(min=0)
         scenes = F.adaptive_avg_pool2d(images.float(), SCENE_GRID)
         if self._maps is None or self._maps.shape != maps.shape[1:] or self._maps.device != maps.device:
@@ -117,6 +120,9 @@ class Smoother:
             known = same & self._top.isfinite()
             self._maps.copy_(torch.where(known, torch.lerp(now, self._maps, self._share), now))
             self._top.copy_(torch.where(known, torch.lerp(top, self._top, self._share), top))
+            if not stretch:
+                smoothed.append(self._maps.clamp(max=1))  # a copy
+                continue
             low = self._maps.amin((-2, -1), keepdim=True)
             smoothed.append(((self._maps - low) / (self._top + RANGE_EPS)).clamp(max=1))
         return torch.stack(smoothed)

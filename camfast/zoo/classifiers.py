@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .brief import Brief
-from .errors import closest, or_rather, require
-from .model import checkpoints
-from .pictures.preparation import Preparation
+from ..brief import Brief
+from ..errors import closest, or_rather, require
+from ..model import checkpoints
+from ..pictures.preparation import Preparation
 
-__all__ = ["DEFAULT", "Network", "labels_from", "load", "untrained"]
+__all__ = ["DEFAULT", "Network", "labels_from", "load", "published", "untrained"]
 
 DEFAULT = "efficientnet-lite0"
 
@@ -142,7 +142,7 @@ def _torchvision(name: str, state: dict[str, Tensor] | None, source: object) -> 
     trainings = models.get_model_weights(name)
     training = trainings.DEFAULT
     if state is None:
-        model = _published(partial(models.get_model, name, weights=training), name)
+        model = published(partial(models.get_model, name, weights=training), name)
         classes = len(training.meta["categories"])
     else:
         # A file under its published name tells which training it comes from, and so which preparation it wants.
@@ -166,7 +166,7 @@ def _timm(name: str, state: dict[str, Tensor] | None, source: object) -> Network
     timm = require("timm", "vision")
     model: Any
     if state is None:
-        model = _published(partial(timm.create_model, name, pretrained=True), name)
+        model = published(partial(timm.create_model, name, pretrained=True), name)
     else:
         model, _ = _filled(partial(timm.create_model, name), state, source)
     config = require("timm.data", "vision").resolve_model_data_config(model)
@@ -191,7 +191,7 @@ def _filled(build: Callable[..., Any], state: dict[str, Tensor], source: object)
     return checkpoints.load(model, state, str(source)), classes
 
 
-def _published(build: Callable[[], nn.Module], name: str) -> nn.Module:
+def published(build: Callable[[], nn.Module], name: str) -> nn.Module:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # where torch.hub tells of its progress, results belong
             return build()
