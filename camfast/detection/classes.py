@@ -47,16 +47,22 @@ def as_mapping(names: ClassNames | None) -> dict[int, str] | None:
     return {int(k): v for k, v in names.items()} if isinstance(names, Mapping) else dict(enumerate(names))
 
 
-def numbers_of(wanted: Wanted, names: Mapping[int, str] | None) -> list[int] | None:
-    """The numbers of the classes that are asked for.
+def numbers_of(wanted: Wanted, names: Mapping[int, str] | None, count: int | None) -> list[int] | None:
+    """The numbers of the classes that are asked for, of ``count`` where that is known.
 
-    Raises ``ValueError`` for a name that no class has, with those that are close to it.
+    Raises ``ValueError`` for a name that no class has, with those that are close to it, and for a number out of range.
     """
     if wanted is None:
         return None
     listed: list[Any] = [wanted] if isinstance(wanted, (int, str)) else list(wanted)
     whole = None if names is None else [names.get(number, "") for number in range(max(names) + 1)]
-    return [find_class(one, whole) if isinstance(one, str) else int(one) for one in listed]
+    numbers = [find_class(one, whole) if isinstance(one, str) else int(one) for one in listed]
+    last = max(names) if names else count  # which may count a background or not
+    for number in numbers:
+        if number < 0 or (last is not None and number > last):
+            known = f"from 0 to {last}" if last is not None else "from 0 on"
+            raise ValueError(f"classes must be numbers {known}, or names, got {number}")
+    return numbers
 
 
 def name_of(label: int, names: Mapping[int, str] | None) -> str:

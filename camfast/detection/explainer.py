@@ -170,7 +170,7 @@ class DetectionExplainer(NamesItsArguments):
             raise ValueError(f"min_score must be from 0 to 1, got {min_score!r}")
         if top is not None and (not isinstance(top, int) or top < 1):
             raise ValueError(f"top must be a number of boxes, 1 or more, or None, got {top!r}")
-        wanted = numbers_of(classes, self.names)
+        wanted = numbers_of(classes, self.names, self._counted)
         source = prepared(images, self.model, self.prepare, self.image_size)
 
         def keep(candidates: Candidates) -> list[Kept]:

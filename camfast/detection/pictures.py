@@ -67,16 +67,16 @@ def drawn(
     if not which:
         return legend(frame.clone(), [(f"no box found above {result.min_score:g}", math.nan)]) if labels else frame
     size = (frame.shape[0], frame.shape[1])
-    own = result.images[image].shape if result.images else (*size, 3)
-    given = own[1:] if own[0] in (1, 3) and own[-1] != 3 else own[:2]
+    shape = result.images[image].shape if result.images else (*size, 3)
+    given = shape[1:] if shape[0] in (1, 3) and shape[-1] != 3 else shape[:2]
     boxes = result.boxes[image].cpu()[which] * torch.tensor([size[1] / given[1], size[0] / given[0]] * 2)
-    heat = result.heatmaps[image].cpu()[which].float()
-    if tuple(heat.shape[1:]) != size:
-        heat = ops.resize_normalize(heat.contiguous(), size, normalize=False)
-    if within:
-        heat = heat * reach_of(boxes, size)
-    heat = heat.amax(0)
-    picture = ops.overlay(frame.contiguous(), heat.contiguous(), colormap, alpha)
+    heat = torch.zeros(size)
+    for k, box in zip(which, boxes, strict=True):  # one at a time: of a large photograph all would be gigabytes
+        own = result.heatmaps[image][k].cpu().float()
+        if tuple(own.shape) != size:
+            own = ops.resize_normalize(own[None].contiguous(), size, normalize=False)[0]
+        heat = torch.maximum(heat, own * reach_of(box[None], size)[0] if within else own)
+    picture = ops.overlay(frame.contiguous(), heat, colormap, alpha)
     if within:  # the colour of no heat is no colour
         share = (2 * heat).clamp(max=1)[..., None]
         picture = (frame + (picture.float() - frame) * share).round().to(torch.uint8)
@@ -150,5 +150,8 @@ def figure_of(result: Detections, frames: Any, colormap: str | Tensor, alpha: fl
     by = f"{result.method} at {', '.join(result.layers)}" if result.layers else result.method
     words = "first each box's heat within reach of the box; then the whole heat of each, by its own range"
     foot = lambda width, size, margin: strip(width, size, colormap, ("none", "most"), [words], margin=margin)  # noqa: E731
+    found = any(len(boxes) for boxes in result.boxes)
     width = max(640, _WIDTH * most // _ACROSS)
-    return figures.compose(rows, title or "Why is this box here?", by, width, _WIDTH / 1600 * 0.8, foot)
+    return figures.compose(
+        rows, title or "Why is this box here?", by, width, _WIDTH / 1600 * 0.8, foot if found else None
+    )

@@ -103,15 +103,17 @@ class GraphTap(Tap):
         seeds: Tensor | None = None,
         missing_ok: bool = False,
         keep: bool = False,
+        only: Sequence[int] | None = None,
     ) -> list[Any]:
         """As :meth:`Tap.gradients`, with a graph; K seeds take K backward passes of the head."""
-        wanted = self.captured
+        places = range(len(self.names)) if only is None else only
+        wanted, names = [self.captured[place] for place in places], [self.names[place] for place in places]
         rank = outputs.ndim if isinstance(outputs, Tensor) else 2
         several = seeds is not None and seeds.ndim > rank
         with _gathered(self.model):
             rows = [_gradients(outputs, wanted, seed) for seed in (seeds if several else [seeds])]  # type: ignore[union-attr]
         columns = list(zip(*rows, strict=True))
-        missing = [name for name, column in zip(self.names, columns, strict=True) if column[0] is None]
+        missing = [name for name, column in zip(names, columns, strict=True) if column[0] is None]
         if missing and not missing_ok:
             raise self._cut_off(missing)
         stacked = lambda column: None if column[0] is None else torch.stack(column)  # noqa: E731

@@ -281,12 +281,14 @@ def _other_grid(found: Layout, answers: Sequence[Answer], image: Sequence[int]) 
     """A doubt, where a row of tokens read as ``found`` may as well be another grid, or behind other tokens before it."""
     if len(found.order) != 3 or math.prod(found.map) >= _PLENTY:
         return None
+    if len(found.map) == 1 and found.order[1] < found.order[2]:
+        return None  # a signal, which has no class token before it
     along = found.along if found.along is not None else range(len(image) - len(found.map), len(image))
     count = found.prefix + math.prod(found.map)
     bound = (movement(found, answers) + agreement(found, answers)) / 2 - _GRID_MARGIN
     for grid, prefix in rows_as_grids(count, tuple(image[axis] for axis in along)):
-        rival = found._replace(map=grid, prefix=prefix)
-        if rival == found or not _fits(rival, image):
+        rival = found._replace(kind="axes", axes=found.order, map=grid, prefix=prefix)
+        if (grid, prefix) == (found.map, found.prefix) or not _fits(rival, image):
             continue
         moves = movement(rival, answers)
         if moves / 2 + 0.5 > bound and (moves + agreement(rival, answers)) / 2 > bound:

@@ -194,3 +194,15 @@ def test_no_trace_is_left():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     hooks = [hook for module in model.modules() for hook in (*module._forward_hooks, *module._forward_pre_hooks)]
     assert not hooks
+
+
+def test_a_class_that_there_is_not():
+    model = Colours().eval()
+    model.names = {0: "red", 1: "green", 2: "blue"}
+    for wanted, words in (
+        (7, "from 0 to 2, or names, got 7"),
+        (-1, "got -1"),
+        ("gren", "one of 'red', 'green', 'blue', got 'gren'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            camfast.explain_detections(model, spots(*TWO), classes=wanted)

@@ -176,7 +176,9 @@ def test_heat_of_nothing_but_rounding_is_said_to_be_so():
 
 def test_heat_that_cancels_out_over_channels_is_said_to_be_rounding():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Whole(), nn.Linear(8, 3))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Whole(), nn.Linear(8, 3)
+    )
     with pytest.warns(camfast.errors.DoubtWarning, match="nothing but rounding"):
         camfast.hires_cam(model.eval(), torch.full((1, 3, 8, 8), 0.5), layers="0")
 
