@@ -219,10 +219,10 @@ def _sizes_tell(first: Layout, shape: Sequence[int], image: Sequence[int], model
     Where every position sees the whole image, as in the last maps of a deep network for small images, nothing else can
     tell.
     """
-    rank = len(first.map)
-    if rank < 2 or not first.plausible or first.kind != "channels_first" or len(shape) != rank + 2:
+    rank, size = len(first.map), size_of(image, model)
+    if rank < 2 or len(size) != rank or len(shape) != rank + 2:
         return False
-    return not same_proportions(shape[1:-1], size_of(image, model))
+    return first.plausible and first.kind == "channels_first" and not same_proportions(shape[1:-1], size)
 
 
 def _is_clear(first: Layout, rivals: Sequence[Layout], answers: Sequence[Answer]) -> bool:
