@@ -78,17 +78,14 @@ def read(
     """
     image = source.inputs.image
     images = image.shape[0] if images is None else images
-    reading = known(model, layer, name, activations, source.inputs, images)
-    if reading is not None:
-        return reading
+    before = known(model, layer, name, activations, source.inputs, images)
+    if before is not None:
+        return _noted(model, image, before)
     seen = activations if same_mode else source.activations(layer, name, None)
     reading, each = _read(model, layer, name, seen, source)
     if activations.isfinite().all():
         _remembered(model, layer)[_of_what(name, source.inputs), tuple(image.shape[1:]), each] = reading
-    if reading.layout is not None and reading.layout.along is not None:
-        axes = _axes.setdefault(model, {})
-        axes[tuple(image.shape[1:]), len(reading.layout.map)] = reading.layout.along
-    return reading
+    return _noted(model, image, reading)
 
 
 def read_layer(
@@ -106,7 +103,7 @@ def read_layer(
     """
     before = known(model, layer, name, activations, inputs, inputs.batch)
     if before is not None:
-        return before
+        return _noted(model, inputs.image, before)
     try:
         return read(model, layer, name, activations, Planted(model, inputs.first()), inputs.batch, eval_mode)
     except PassFailed:
@@ -116,6 +113,17 @@ def read_layer(
     except PassFailed as error:
         what = f"a pass of a changed image raised {type(error.__cause__).__name__}, so that nothing was seen of layer {name!r}"
         return Reading(_hint(tuple(activations.shape), inputs.image, model), what)
+
+
+def _noted(model: nn.Module, image: Tensor, reading: Reading) -> Reading:
+    """``reading``, with a note of the image's dimensions that it follows: the last layer that was read counts."""
+    if reading.layout is not None:
+        axes, key = _axes.setdefault(model, {}), (tuple(image.shape[1:]), len(reading.layout.map))
+        if reading.layout.along is None:
+            axes.pop(key, None)
+        else:
+            axes[key] = reading.layout.along
+    return reading
 
 
 def _remembered(model: nn.Module, layer: nn.Module) -> dict[Any, Reading]:

@@ -20,7 +20,7 @@ from .choices import Choices  # noqa: E402
 from .kept import KEPT  # noqa: E402
 
 NETWORKS = int(os.environ.get("CAMFAST_PROPERTY_NETWORKS", "0"))
-MOST_WRONG = 0.02  # of drawn networks; see test_drawn_networks_are_right_or_said_so
+MOST_WRONG = 0.01  # of drawn networks; see test_drawn_networks_are_right_or_said_so
 SEED = int(os.environ.get("CAMFAST_PROPERTY_SEED", "1"))
 
 
@@ -58,7 +58,7 @@ def test_networks(case: Case) -> None:
 def test_drawn_networks_are_right_or_said_so() -> None:
     """A ratchet: of networks that people have, how many may be explained wrongly without a word, and how many refused.
 
-    The aim is none of the first (``test_networks``); today about one in a hundred is wrong. Lower the bound with every mend.
+    The aim is none of the first (``test_networks``); today about two in a thousand are wrong. Lower the bound with every mend.
     """
     count = 100
     outcomes = [case_of(SEED * 1_000_000 + i).outcome for i in range(count)]
