@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DoubtWarning
-from .layer_map import LayerMap
+from .layer_map import LayerMap, SummedMap
 
 __all__ = ["blank_rows", "warn_of_blank", "warn_of_rounding"]
 
@@ -79,7 +79,7 @@ def warn_of_rounding(maps: Sequence[LayerMap], scores: Tensor, method: Any, laye
     least = eps * float(scores.detach().abs().nan_to_num(0, 0, 0).amax())
     for name, layer in zip(layers, maps, strict=False):
         A, G = layer.activations, layer.weights
-        if G.shape[1 - A.ndim :] != A.shape[1:]:
+        if isinstance(layer, SummedMap) or G.shape[1 - A.ndim :] != A.shape[1:]:
             continue  # weights of channels, which nothing cancelled, or a map that is summed already
         rank = A.ndim - 2
         wide = A if G.ndim == A.ndim else A.unsqueeze(1)

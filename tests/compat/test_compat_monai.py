@@ -74,12 +74,12 @@ def test_networks(network, name):
         return getattr(visualize, name)(nn_module=model, target_layers=RELU, **options)(x=x, layer_idx=-1)
 
     # Where a map's range is a small part of its values (6 % for Grad-CAM++ of DenseNet121 in 3-D), scaling it to [0, 1]
-    # enlarges the rounding of both: then what MONAI itself is off by is the measure.
+    # enlarges the rounding of both: then what MONAI itself is off by is the measure, in either direction.
     exact = script(visualize(OURS), exact_model, x.double())
     assert exact.min() == 0 and exact.max() == 1
     cam = getattr(visualize(OURS), name)(model, RELU, **options)
     assert cam.feature_map_size(x.shape) == cam.compute_map(x).shape
-    both(script, atol=max(PARITY, float((script(visualize(PEER)) - exact).abs().max())))
+    both(script, atol=max(PARITY, 2 * float((script(visualize(PEER)) - exact).abs().max())))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
