@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..detection import DetectionExplainer
-from ..errors import require
 from ..pictures import photos
+from . import rounds
 from .arguments import add_heat, add_photos
 from .detections import Explained, Style, write_detections
 from .detectors import add_boxes, add_detector, class_words, load_detector
@@ -72,17 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Explains the photographs; the exit code is 1 where some could not be done."""
-    tqdm = require("tqdm", "vision").tqdm
-    require("PIL", "vision")
     start = time.perf_counter()
-    folder = Path(options.output).expanduser()
-    files, errors = photos.find(options.photos, without=[folder])
-    entries: list[Entry] = [(None, error) for error in errors]
-    for error in errors:
-        print(f"camfast detect: {error}", file=sys.stderr)
+    folder, files, entries = rounds.find(options, "detect")
     if not files:
         return 1
-    folder.mkdir(parents=True, exist_ok=True)
     detector = load_detector(options)
     explainer = DetectionExplainer(
         detector.model,
@@ -96,16 +88,11 @@ def run(options: argparse.Namespace) -> int:
     wanted = {"classes": class_words(options), "min_score": options.min_score, "top": options.top}
     style = Style(options.colormap, options.alpha, f".{options.format}", options.each)
     results = write_detections(files, explainer, folder, wanted, places=options.photos, style=style)
-    bar = tqdm(results, total=len(files), unit="photo", disable=len(files) == 1, file=sys.stderr)
     try:
-        for result, file in zip(bar, files, strict=True):
-            entries.append((file, result))
-            if isinstance(result, photos.PhotoError):
-                tqdm.write(f"camfast detect: {result}", file=sys.stderr)
+        rounds.collect(results, files, entries, "detect")
     finally:  # also after Ctrl-C: what is done is told
-        bar.close()
         _tell(options, detector.name, explainer, entries, time.perf_counter() - start)
-    return 1 if any(isinstance(found, photos.PhotoError) for _, found in entries) else 0
+    return rounds.exit_code(entries)
 
 
 def _tell(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import require
 from ..methods import METHODS
 from ..methods.explainer import Explainer
 from ..pictures import photos
 from ..zoo import Network
+from . import rounds
 from .arguments import add_heat, add_network, add_photos, load_network, positive, value_range, wanted_targets
 from .names import file_stems
 from .page import as_page
@@ -70,17 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Explains the photographs; the exit code is 1 where some could not be done."""
-    tqdm = require("tqdm", "vision").tqdm
-    require("PIL", "vision")
     start = time.perf_counter()
-    folder = Path(options.output).expanduser()
-    files, errors = photos.find(options.photos, without=[folder])
-    entries: list[Entry] = [(None, error) for error in errors]
-    for error in errors:
-        print(f"camfast image: {error}", file=sys.stderr)
+    folder, files, entries = rounds.find(options, "image")
     if not files:
         return 1
-    folder.mkdir(parents=True, exist_ok=True)
     network = load_network(options)
     explainer = METHODS[options.method](network.model, options.layer)
     device = next(network.model.parameters()).device
@@ -103,16 +95,11 @@ def run(options: argparse.Namespace) -> int:
         batch_size=options.batch_size or (8 if device.type == "cuda" else 1),
         style=style,
     )
-    bar = tqdm(results, total=len(files), unit="photo", disable=len(files) == 1, file=sys.stderr)
     try:
-        for result, file in zip(bar, files, strict=True):
-            entries.append((file, result))
-            if isinstance(result, photos.PhotoError):
-                tqdm.write(f"camfast image: {result}", file=sys.stderr)
+        rounds.collect(results, files, entries, "image")
     finally:  # also after Ctrl-C: what is done is told
-        bar.close()
         _tell(options, network, explainer, entries, time.perf_counter() - start)
-    return 1 if any(isinstance(found, photos.PhotoError) for _, found in entries) else 0
+    return rounds.exit_code(entries)
 
 
 def _tell(
