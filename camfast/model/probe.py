@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from .evidence import Answer, agreement, leading, movement, sharpness
+from .evidence import Answer, agreement, movement, sharpness
 from .inputs import Inputs
 from .layers import call_of
 from .layouts import Layout, has_channels_second, layout_of, same_proportions, size_of
 from .planting import TURNS, PassFailed, Planted, usual_axes, where
-from .readings import readings_of, rows_as_grids
+from .readings import readings_of
+from .rows import course_of, line_of, other_grid
 
 __all__ = ["Planted", "Reading", "image_axes", "known", "read", "read_layer"]
 
@@ -33,8 +34,6 @@ _FAIR = 0.3  # agreement and movement of several changes
 _AGAINST = 0.6  # the same, where sizes speak for another reading
 _AGAINST_SHORT = 0.75  # the same of maps with sides of four positions or fewer, among which much happens by chance
 _SHORT = 4
-_PLENTY = 40  # positions, of which another grid is told apart
-_GRID_MARGIN = 0.15  # by how much a row of fewer tokens must be explained better than by another grid
 _MANY = 12  # positions: the answer of fewer to one change may have any shape by chance
 _MARGIN = 0.2  # by how much a reading must agree better than its rivals
 _LOOKED_AT = 12  # readings whose answers move best
@@ -268,95 +267,21 @@ def _decided(
     lines = [rival for rival in close if len(rival.order) == 3 and max(rival.map) == math.prod(rival.map)]
     doubt = None
     if lines and len(lines) == len(close):  # one and the same line, with tokens before it or without
-        courses = {_course(line, len(image)) for line in lines}
-        if first is not None and len(first.map) == 1 and courses == {_course(first, len(image))} and first.prefix:
+        courses = {course_of(line, len(image)) for line in lines}
+        if first is not None and len(first.map) == 1 and courses == {course_of(first, len(image))} and first.prefix:
             close = [first]  # what a patch embedding tells
         else:
-            line, doubt = _line(lines, moved, answers, image)
+            line, doubt = line_of(lines, moved, answers, image)
             close = [line]
     if first is not None and first in close and best >= (_AGAINST if contested or _is_short(first) else _FAIR):
-        return Reading(first, doubt or _other_grid(first, answers, image))
+        return Reading(first, doubt or other_grid(first, answers, image))
     # Against what the sizes say it takes more: a few changes may look like anything, if there are many ways to look.
     if len(close) != 1:
         return None
     short = _is_short(close[0]) or (first is not None and _is_short(first))
     if best < (_AGAINST_SHORT if short else _AGAINST):
         return None
-    return Reading(close[0], doubt or _other_grid(close[0], answers, image))
-
-
-def _other_grid(found: Layout, answers: Sequence[Answer], image: Sequence[int]) -> str | None:
-    """A doubt, where a row of tokens read as ``found`` may as well be another grid, or behind other tokens before it."""
-    if len(found.order) != 3 or math.prod(found.map) >= _PLENTY:
-        return None
-    if len(found.map) == 1 and found.order[1] < found.order[2]:
-        return None  # a signal, which has no class token before it
-    along = found.along if found.along is not None else range(len(image) - len(found.map), len(image))
-    count = found.prefix + math.prod(found.map)
-    bound = (movement(found, answers) + agreement(found, answers)) / 2 - _GRID_MARGIN
-    for grid, prefix in rows_as_grids(count, tuple(image[axis] for axis in along)):
-        rival = found._replace(kind="axes", axes=found.order, map=grid, prefix=prefix)
-        if (grid, prefix) == (found.map, found.prefix) or not _fits(rival, image):
-            continue
-        moves = movement(rival, answers)
-        if moves / 2 + 0.5 > bound and (moves + agreement(rival, answers)) / 2 > bound:
-            return f"{count} tokens in a row may be {_sides(found)} positions, or {_sides(rival)}"
-    return None
-
-
-def _fits(row: Layout, image: Sequence[int]) -> bool:
-    """Whether the sides of a row's grid are what strides leave of the image."""
-    along = row.along if row.along is not None else range(len(image) - len(row.map), len(image))
-    return all(
-        side == 1 or any(side in (full // stride, -(-full // stride)) for stride in range(1, full + 1))
-        for side, full in ((side, image[axis]) for side, axis in zip(row.map, along, strict=True))
-    )
-
-
-def _sides(row: Layout) -> str:
-    before = f" behind {row.prefix} others" if row.prefix else ""
-    return " x ".join(map(str, row.map)) + before
-
-
-def _line(
-    lines: Sequence[Layout], moved: Mapping[Layout, float], answers: Sequence[Answer], image: Sequence[int]
-) -> tuple[Layout, str | None]:
-    """Of readings of a line of tokens that differ in how many are before it, the one that is borne out; a doubt.
-
-    Two things speak: the first tokens, which are no positions where they answer to every change alike, and the number of
-    positions, which is what a stride leaves of the image.
-    """
-    plain = min(lines, key=lambda line: line.prefix)
-    if len({_course(line, len(image)) for line in lines}) > 1:
-        line = max(lines, key=moved.__getitem__)
-        return line, f"{max(line.map)} positions in a line may follow one dimension of the image or another"
-    fits = [line for line in lines if _fits(line, image)]
-    seen = plain.prefix + leading(plain, answers)
-    told = next((line for line in lines if line.prefix == seen), plain)
-    if plain not in fits:
-        line = told if told in fits or not fits else min(fits, key=lambda line: line.prefix)
-        if len(fits) == 1:
-            return line, None
-        return (
-            line,
-            f"{plain.prefix + max(plain.map)} tokens in a line may be {_counted(fits or lines)} positions behind others",
-        )
-    if told is plain or told not in fits:
-        return plain, None
-    return (
-        plain,
-        f"{max(plain.map)} tokens in a line may be so many positions, or {max(told.map)} behind {seen} of another kind",
-    )
-
-
-def _course(line: Layout, rank: int) -> tuple[tuple[int, ...], int]:
-    """Which dimension of the output a line runs along, and which of an image of ``rank`` dimensions it follows."""
-    side = line.map.index(max(line.map))
-    return line.order, line.along[side] if line.along is not None else rank - len(line.map) + side
-
-
-def _counted(lines: Sequence[Layout]) -> str:
-    return " or ".join(str(max(line.map)) for line in lines[:3])
+    return Reading(close[0], doubt or other_grid(close[0], answers, image))
 
 
 def _is_short(layout: Layout) -> bool:
