@@ -46,6 +46,7 @@ NEWEST, OLDEST = (
     "7.5",
 )  # native code and PTX for a machine without a GPU: every GPU from the oldest on can run it
 
+STANDARD = "-std=c++17"  # for every torch; newer standards' headers take longer to read
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]  # torch 2.11; cpp_extension adds Py_LIMITED_API
 OPTIMISATION = ["-O0", "-g"] if DEBUG else ["-O3", "-DNDEBUG", "-g0"]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-psabi", "-Wno-missing-field-initializers"]
@@ -58,7 +59,8 @@ def sources(*patterns):
 
 
 def headers():
-    return sources("csrc/**/*.h", "csrc/**/*.cuh")
+    """What the units in ``csrc/units`` are made of: all other sources too."""
+    return [name for name in sources("csrc/**/*.*") if not name.startswith("csrc/units/")]
 
 
 def why_no_cuda():
@@ -75,10 +77,12 @@ def why_no_cuda():
 def cpu_extension():
     return cpp_extension.CppExtension(
         "camfast._C",
-        sources("csrc/*.cpp", "csrc/cpu/*.cpp"),
+        sources("csrc/units/cpu_*.cpp"),
         depends=headers(),
         py_limited_api=True,
-        extra_compile_args={"cxx": [*STABLE_ABI, *OPTIMISATION, *WARNINGS, *RELATIVE_PATHS, "-fvisibility=hidden"]},
+        extra_compile_args={
+            "cxx": [STANDARD, *STABLE_ABI, *OPTIMISATION, *WARNINGS, *RELATIVE_PATHS, "-fvisibility=hidden"]
+        },
         extra_link_args=["-Wl,--as-needed", "-Wl,-s"] if not DEBUG else [],
     )
 
@@ -125,11 +129,12 @@ def cuda_extension():
     host = [f"-Xcompiler={flag}" for flag in [*RELATIVE_PATHS, "-fvisibility=hidden", "-Wall"]]
     extension = cpp_extension.CUDAExtension(
         "camfast._C_cuda",
-        sources("csrc/cuda/*.cpp", "csrc/cuda/*.cu"),
+        sources("csrc/units/cuda_*.cpp", "csrc/units/cuda_*.cu"),
         depends=headers(),
         py_limited_api=True,
         extra_compile_args={
             "cxx": [
+                STANDARD,
                 *STABLE_ABI,
                 "-DUSE_CUDA",
                 compiled_for,
@@ -138,7 +143,7 @@ def cuda_extension():
                 *RELATIVE_PATHS,
                 "-fvisibility=hidden",
             ],
-            "nvcc": [*STABLE_ABI, "-DUSE_CUDA", *nvcc, *host, *flags, "--expt-relaxed-constexpr"],
+            "nvcc": [STANDARD, *STABLE_ABI, "-DUSE_CUDA", *nvcc, *host, *flags, "--expt-relaxed-constexpr"],
         },
         extra_link_args=[
             "-Wl,--as-needed",

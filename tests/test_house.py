@@ -56,6 +56,14 @@ COMMANDS = {
 }
 
 
+def test_every_source_is_compiled_in_one_unit() -> None:
+    for device, folders in (("cpu", ("", "cpu")), ("cuda", ("cuda",))):
+        units = [unit.read_text() for unit in (ROOT / "csrc/units").glob(f"{device}_*")]
+        included = [line for unit in units for line in re.findall(r'^#include "\.\./(.+)"$', unit, re.MULTILINE)]
+        files = [file for folder in folders for end in ("*.cpp", "*.cu") for file in (ROOT / "csrc" / folder).glob(end)]
+        assert sorted(included) == sorted(file.relative_to(ROOT / "csrc").as_posix() for file in files)
+
+
 def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 

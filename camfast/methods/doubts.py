@@ -14,7 +14,7 @@ from .layer_map import LayerMap, SummedMap
 
 __all__ = ["blank_rows", "warn_of_blank", "warn_of_rounding"]
 
-_ROUNDING = 16  # epsilons of fp32, times the scores: what sums of a few hundred terms that cancel out leave
+_ROUNDING = 32  # epsilons of fp32, times the scores: what sums of a few hundred terms that cancel out leave
 
 
 def blank_rows(heatmap: Tensor, rank: int) -> Tensor:
@@ -83,8 +83,9 @@ def warn_of_rounding(maps: Sequence[LayerMap], scores: Tensor, method: Any, laye
             continue  # weights of channels, which nothing cancelled, or a map that is summed already
         rank = A.ndim - 2
         wide = A if G.ndim == A.ndim else A.unsqueeze(1)
-        moved = (wide * G).abs().flatten(-rank - 1).sum(-1)  # [N] or [N, K]
-        terms = (wide.abs().flatten(-rank).amax(-1) * G.abs().flatten(-rank).mean(-1)).sum(-1)
+        products = (wide * G).abs().sum(-rank - 1).flatten(-rank)  # [N, (K,) positions]
+        moved = products.sum(-1)
+        terms = (wide.abs().flatten(-rank).amax(-1) * G.abs().flatten(-rank).mean(-1)).sum(-1).maximum(products.amax(-1))
         heat = layer(None, normalize=False).abs().flatten(-rank).amax(-1)
         small = (heat > 0) & ((moved < least) | (heat < eps * terms))
         if small.any():

@@ -50,6 +50,8 @@ CAMFAST_INLINE T sum_of(const T* x, int64_t n) {
 
 template <Rule rule, class T>
 struct ChannelBackward {
+  using Scalar = T;
+
   template <int bytes>
   static CAMFAST_INLINE void run(const Rows<T>& rows) {
     constexpr int W = bytes / sizeof(T);

@@ -30,6 +30,7 @@ inline int64_t piece_scratch(Layout layout, int64_t S) {
 template <class In, Rule rule>
 struct SumPositionsAdjacent {
   using T = AccOf<In>;
+  using Scalar = T;
 
   // Adds `count` channels from `c` on, lane by lane; the last vector's lanes gather in a place of their own. The first ones
   // of a sum overwrite what was there.
@@ -105,6 +106,7 @@ struct SumPositionsAdjacent {
 template <class In, Rule rule>
 struct SumChannelsAdjacent {
   using T = AccOf<In>;
+  using Scalar = T;
 
   template <int W>
   static CAMFAST_INLINE Vec<T, W> term(const In* a, const In* g, const T* w) {

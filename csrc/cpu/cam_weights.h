@@ -118,6 +118,7 @@ CAMFAST_INLINE Vec<T, W> weight_term(const In* g, const In* a, const T* sum_a) {
 template <class In, Rule rule>
 struct ColumnWeights {
   using T = AccOf<In>;
+  using Scalar = T;
   template <int bytes>
   static CAMFAST_INLINE void run(const Piece<In>& p, const int64_t& c0, const int64_t& n, T* const& w, T* const& sum_a) {
     // By value: behind a reference everything would be read again after each store.

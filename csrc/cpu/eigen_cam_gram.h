@@ -39,6 +39,8 @@ CAMFAST_INLINE Vec<double, W> load_double(const In* p) {
 // The mean of channels [first, last) over positions; not finite where the channel is not.
 template <class In>
 struct ChannelMeans {
+  using Scalar = In;
+
   template <int bytes>
   static CAMFAST_INLINE void run(const ImageView<In>& x, const int64_t& first, const int64_t& last, double* const& means) {
     constexpr int W = bytes / sizeof(double);
@@ -86,6 +88,8 @@ inline int64_t gram_panel_size(int64_t np) { return gram_panel_depth(np) * np; }
 
 template <class In>
 struct PackPanel {
+  using Scalar = In;
+
   // Row k of the panel holds element `from + k` of the longer side. Columns n..np are zero and stay so.
   template <int W>
   static CAMFAST_INLINE void pack(const GramPiece<In>& p, int64_t from, int64_t depth) {

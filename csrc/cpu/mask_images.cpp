@@ -32,6 +32,7 @@ CAMFAST_INLINE void store_as(Half* p, Vec<float, W> v) {
 template <class In>
 struct MaskRows {
   using T = AccOf<In>;
+  using Scalar = T;
   const In* image;
   In* out;
   int64_t planes, begin, end;

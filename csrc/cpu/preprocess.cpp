@@ -97,7 +97,7 @@ struct SumAlong {
   }
 };
 
-struct Job {
+struct PreprocessJob {
   const PreprocessInputs& a;
   const Taps &rows, &columns;
   int left, right; // the columns of the frame that are looked at
@@ -114,7 +114,7 @@ void write_row(const float* row, int64_t w, const Normalise& by, bool channels_l
 }
 
 template <class Out>
-void preprocess_rows(const Job& job, const uint8_t* frame, int begin, int end, Out* out) {
+void preprocess_rows(const PreprocessJob& job, const uint8_t* frame, int begin, int end, Out* out) {
   const PreprocessInputs& a = job.a;
   const int64_t n = 3 * int64_t(job.right - job.left);
   const auto sum = std::make_unique<float[]>(n + 1);
@@ -132,7 +132,7 @@ void preprocess_all(const PreprocessInputs& a) {
   const auto* frames = static_cast<const uint8_t*>(a.frames.const_data_ptr());
   auto* out = static_cast<Out*>(a.out.mutable_data_ptr());
   const Taps rows(a.rows), columns(a.columns);
-  Job job{a, rows, columns, int(a.W), 0};
+  PreprocessJob job{a, rows, columns, int(a.W), 0};
   for (int x = 0; x < a.w; ++x) {
     if (columns.count[x] == 0) continue;
     job.left = std::min(job.left, columns.first[x]);

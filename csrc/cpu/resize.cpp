@@ -5,6 +5,8 @@ namespace camfast {
 
 template <class T>
 struct FindRanges {
+  using Scalar = T;
+
   template <int bytes>
   static CAMFAST_INLINE void run(const Resize<T>& resize, const T* const& map, Ranges<T>* const& result) {
     constexpr int W = bytes / sizeof(T);
@@ -54,6 +56,8 @@ Ranges<T> find_ranges(const Resize<T>& resize, const T* map) {
 
 template <class T>
 struct WriteRows {
+  using Scalar = T;
+
   template <int bytes>
   static CAMFAST_INLINE void run(const Resize<T>& resize, const T* const& map, const Normalizer<T>& normalizer,
                                  const int64_t& begin, const int64_t& end, T* const& out) {

@@ -50,6 +50,8 @@ CAMFAST_INLINE void range_of(const T* x, int64_t n, T* low, T* high, T* finite) 
 // The transposed resize: every output's derivative goes to the samples it was read from.
 template <class T>
 struct Scatter {
+  using Scalar = T;
+
   template <int bytes>
   static CAMFAST_INLINE void run(const Job<T>& job, const MinMaxSlope<T>& slope, const bool& normalize) {
     const Resize<T>& resize = *job.resize;

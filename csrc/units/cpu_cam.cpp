@@ -1,0 +1,2 @@
+// The Grad-CAM family for 32 and 64 bits.
+#include "../cpu/cam.cpp"

@@ -1,0 +1,2 @@
+// Eigen-CAM and KPCA-CAM.
+#include "../cpu/eigen_cam.cpp"

@@ -1,0 +1,2 @@
+// The Grad-CAM family's kernels.
+#include "../cuda/cam_kernel.cu"

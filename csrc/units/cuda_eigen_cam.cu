@@ -1,0 +1,2 @@
+// The kernels of Eigen-CAM and KPCA-CAM.
+#include "../cuda/eigen_cam_kernel.cu"

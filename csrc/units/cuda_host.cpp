@@ -1,0 +1,11 @@
+// What checks the arguments of the CUDA kernels and launches them.
+#include "../cuda/cam.cpp"
+#include "../cuda/cam_backward.cpp"
+#include "../cuda/eigen_cam.cpp"
+#include "../cuda/library.cpp"
+#include "../cuda/mask_images.cpp"
+#include "../cuda/overlay.cpp"
+#include "../cuda/preprocess.cpp"
+#include "../cuda/resize_normalize.cpp"
+#include "../cuda/resize_normalize_backward.cpp"
+#include "../cuda/tile_maps.cpp"
