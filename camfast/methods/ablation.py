@@ -28,9 +28,10 @@ class AblationCAM(HeadExplainer):
     """Ablation-CAM: a channel's weight is the share of the score that is lost without it (Desai 2020, https://doi.org/10.1109/WACV45572.2020.9093360).
 
     ``w_c = (s - s_c) / s``, the score s_c taken with channel c at 0, or, where an image's least activation is not 0,
-    far below that. The head alone runs for each channel. ``channels`` limits the work to that many channels of largest
-    variance an image; the others get weight 0. None ablates all of them. With ``all_tokens`` a channel goes in a
-    transformer's extra tokens too, such as the class token, and not in the map's alone.
+    far below that. Where s is exactly 0, ``w_c = -s_c``: nothing can be lost of it. The head alone runs for each channel.
+    ``channels`` limits the work to that many channels of largest variance an image; the others get weight 0. None ablates
+    all of them. With ``all_tokens`` a channel goes in a transformer's extra tokens too, such as the class token, and not in
+    the map's alone.
     """
 
     name: ClassVar[str] = "ablation_cam"
@@ -72,7 +73,7 @@ class AblationCAM(HeadExplainer):
         ablated_scores = torch.cat(found)  # [channels, (K)]
         score = chosen.values(index, replay.recorded, 1)
         weights = ablated_scores.new_zeros(grid.shape[1], *ablated_scores.shape[1:])
-        weights[ablated] = (score - ablated_scores) / score
+        weights[ablated] = (score - ablated_scores) / torch.where(score == 0, 1, score)
         return weights.movedim(0, -1)
 
 

@@ -16,7 +16,20 @@ from ..errors import NothingFound
 from ..model.class_axis import ClassAxis, Classes
 from ..model.outputs import detections_in, field_of, found_nothing, row_of, rows_in, scores_of
 from ..model.precision import wide
-from ..targets import ALL, ClassNames, Field, Logit, Policy, Scalar, Targets, TopK, listed_names, value_of
+from ..targets import (
+    ALL,
+    Class,
+    ClassNames,
+    Field,
+    Logit,
+    Policy,
+    Probability,
+    Scalar,
+    Targets,
+    TopK,
+    listed_names,
+    value_of,
+)
 from .reading import Reader, kind_of, rows_of_boxes
 
 __all__ = ["Chosen", "choose", "count_per_image", "scores_for"]
@@ -63,6 +76,13 @@ class Chosen(Brief):
             return output
         scores = scores_of(output, count)
         return output if scores.ndim < 2 else self._axis(scores).softmax(wide(scores.detach()))
+
+    def of_probabilities(self) -> Chosen:
+        """The same, with the probability of a class wherever a target is a class in a field of the output."""
+        if isinstance(self.targets, Tensor):
+            return self  # see softmax()
+        targets = [[_probability(t) for t in row] if _nested(row) else _probability(row) for row in self.targets]
+        return replace(self, targets=targets)
 
     def values(self, index: int, output: Any, count: int) -> Tensor:
         """What image ``index``'s targets make of ``output``, the model's for ``count`` changed copies of that image.
@@ -343,3 +363,14 @@ def _of_classes(columns: Tensor, ids: Tensor) -> Tensor:
     if missing > 0:  # a changed image in which a detector finds less
         columns = F.pad(columns, (0, missing))
     return columns[:, ids]
+
+
+def _probability(target: Any) -> Any:
+    """The probability of a class in place of a class in a field; other targets as they are."""
+    if isinstance(target, Field):
+        inner = target.target
+        plain = isinstance(inner, (int, str)) or (isinstance(inner, Class) and inner.axis is inner.over is None)
+        if plain:
+            return replace(target, target=Probability(getattr(inner, "category", inner)))
+        return replace(target, target=_probability(inner))
+    return target

@@ -85,7 +85,9 @@ def warn_of_rounding(maps: Sequence[LayerMap], scores: Tensor, method: Any, laye
         wide = A if G.ndim == A.ndim else A.unsqueeze(1)
         products = (wide * G).abs().sum(-rank - 1).flatten(-rank)  # [N, (K,) positions]
         moved = products.sum(-1)
-        terms = (wide.abs().flatten(-rank).amax(-1) * G.abs().flatten(-rank).mean(-1)).sum(-1).maximum(products.amax(-1))
+        terms = (
+            (wide.abs().flatten(-rank).amax(-1) * G.abs().flatten(-rank).mean(-1)).sum(-1).maximum(products.amax(-1))
+        )
         heat = layer(None, normalize=False).abs().flatten(-rank).amax(-1)
         small = (heat > 0) & ((moved < least) | (heat < eps * terms))
         if small.any():

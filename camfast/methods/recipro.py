@@ -28,7 +28,8 @@ class ReciproCAM(HeadExplainer):
 
     For each position of the map, activations are kept around it by a Gaussian of 3 positions a side (1/2 at the centre
     and 1/4 beside it, along each dimension) and are zero elsewhere; with ``gaussian=False`` that position alone stays.
-    The map holds the softmax probability of the target there; a callable target is given the scores themselves. Extra
+    The map holds the softmax probability of the target there; a callable target is given the scores themselves,
+    a class in a field of the output counts by its probability too. Extra
     tokens of a transformer stay as they are.
     """
 
@@ -54,6 +55,7 @@ class ReciproCAM(HeadExplainer):
         """``[*map]``, or ``[K, *map]`` for K targets, of one image."""
         replay, view = self.replay(index, layer, inputs)
         grid = view(replay.activations)
+        chosen = chosen.of_probabilities()
         found = []
         for part in masks.split(self.batch_size or batch_fitting(grid)):
             copies = replay.repeated(len(part))

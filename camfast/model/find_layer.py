@@ -38,9 +38,7 @@ Objective = Callable[[Any], Tensor]
 
 
 _AT_ONCE = 8  # candidates whose gradients are taken in one pass
-_DOUBTFUL = (
-    3  # candidates whose positions are in doubt, after which the last of them is taken: each costs several passes
-)
+_DOUBTFUL = 3  # candidates in doubt of their positions, each of several passes, after which the last of them is taken
 
 
 _ADAPTIVE = (
@@ -62,6 +60,7 @@ class Step:
     shape: tuple[int, ...]
     pooled: bool  # an adaptive pooling's output: what follows the map, not the map
     turn: int  # how many modules had returned before
+    returned: bool = False  # by the model itself: what it says, not what it saw
     inner: list[tuple[str, nn.Module]] = field(
         default_factory=list
     )  # those inside that returned it first, innermost first
@@ -290,6 +289,10 @@ def record(model: nn.Module, inputs: Inputs) -> tuple[list[Step], Any, int]:
     finally:
         for handle in handles:
             handle.remove()
+    for tensor in tensors_in(output):
+        reference, _, last = latest.get(id(tensor), (None, 0, None))
+        if last is not None and reference is not None and reference() is tensor:
+            last.returned = True
     return steps, output, last_weight
 
 
@@ -320,7 +323,7 @@ def candidate_maps(
         if folded and len(step.shape) == 4 and step.shape[2] == step.shape[3] and step.shape[2] in folded_counts:
             continue  # the attention of folded frames
         class_map = channels == classes and (segments or step.turn >= last_weight)
-        found.append(Candidate(step, layout, doubts=2 * inner + class_map))
+        found.append(Candidate(step, layout, doubts=2 * inner + class_map + (class_map and step.returned)))
     return sorted(found, key=lambda candidate: -candidate.doubts)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .evidence import Answer, agreement, movement, sharpness
 from .inputs import Inputs
 from .layers import call_of
-from .layouts import Layout, has_channels_second, layout_of, same_proportions, size_of
+from .layouts import Layout, has_channels_second, layout_of, size_of
 from .planting import TURNS, PassFailed, Planted, usual_axes, where
 from .readings import readings_of
 from .rows import course_of, line_of, other_grid
@@ -31,9 +31,10 @@ __all__ = ["Planted", "Reading", "image_axes", "known", "read", "read_layer"]
 
 _SURE = 0.5  # agreement of a reading with one planted change that needs no second
 _FAIR = 0.3  # agreement and movement of several changes
-_AGAINST = 0.6  # the same, where sizes speak for another reading
-_AGAINST_SHORT = 0.75  # the same of maps with sides of four positions or fewer, among which much happens by chance
-_SHORT = 4
+_CONTESTED = 0.6  # the same, where another reading comes close, or sides are short
+_AGAINST = 0.75  # the same, where sizes speak for another reading
+_AGAINST_AGREED = 0.58  # of it the agreement alone: of hundreds of readings some move as the changes do by chance
+_SHORT = 4  # sides of so few positions, among which much happens by chance
 _MANY = 12  # positions: the answer of fewer to one change may have any shape by chance
 _MARGIN = 0.2  # by how much a reading must agree better than its rivals
 _LOOKED_AT = 12  # readings whose answers move best
@@ -214,22 +215,21 @@ def _read(
         return found, each
     if first is None or agreement(first, answers) <= -_FAIR:
         return Reading(None), each
-    if moved[first] >= max(moved.values()) - _MARGIN / 2 and _sizes_tell(first, each, image.shape, model):
+    if moved[first] >= max(moved.values()) - _MARGIN / 2 and _sizes_tell(first, rivals, image.shape, model):
         return Reading(first), each
     what = f"changes planted in the image did not show where the positions of layer {name!r} are"
     return Reading(first, what), each
 
 
-def _sizes_tell(first: Layout, shape: Sequence[int], image: Sequence[int], model: nn.Module) -> bool:
-    """Whether a picture's proportions are those of a map read as ``first``, and of none with the channels elsewhere.
+def _sizes_tell(first: Layout, rivals: Sequence[Layout], image: Sequence[int], model: nn.Module) -> bool:
+    """Whether a picture's proportions are those of a map read as ``first``, and no other dimension can hold its channels.
 
     Where every position sees the whole image, as in the last maps of a deep network for small images, nothing else can
-    tell.
+    tell: more channels than the image has rows or columns are no positions.
     """
-    rank, size = len(first.map), size_of(image, model)
-    if rank < 2 or len(size) != rank or len(shape) != rank + 2:
+    if len(first.map) < 2 or len(size_of(image, model)) != len(first.map):
         return False
-    return first.plausible and first.kind == "channels_first" and not same_proportions(shape[1:-1], size)
+    return first.plausible and first.kind == "channels_first" and all(rival.order[1] == 1 for rival in rivals)
 
 
 def _is_clear(first: Layout, rivals: Sequence[Layout], answers: Sequence[Answer]) -> bool:
@@ -273,13 +273,12 @@ def _decided(
         else:
             line, doubt = line_of(lines, moved, answers, image)
             close = [line]
-    if first is not None and first in close and best >= (_AGAINST if contested or _is_short(first) else _FAIR):
+    if first is not None and first in close and best >= (_CONTESTED if contested or _is_short(first) else _FAIR):
         return Reading(first, doubt or other_grid(first, answers, image))
     # Against what the sizes say it takes more: a few changes may look like anything, if there are many ways to look.
     if len(close) != 1:
         return None
-    short = _is_short(close[0]) or (first is not None and _is_short(first))
-    if best < (_AGAINST_SHORT if short else _AGAINST):
+    if best < _AGAINST or agreement(close[0], answers) < _AGAINST_AGREED:
         return None
     return Reading(close[0], doubt or other_grid(close[0], answers, image))
 

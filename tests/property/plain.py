@@ -209,7 +209,8 @@ def _ablation(network: Network, module: nn.Module, at: Tapped, axes: Axes, objec
             view[:, channel] = value.view(-1, *(1,) * (view.ndim - 2))
             return tensor
 
-        weights[:, channel] = (whole - objective.each(_again(network, module, at.number, change))) / whole
+        lost = whole - objective.each(_again(network, module, at.number, change))
+        weights[:, channel] = lost / torch.where(whole == 0, 1, whole)
     return (weights.view(*weights.shape, *(1,) * (A.ndim - 2)) * A).sum(1)
 
 
@@ -223,6 +224,8 @@ def _score(network: Network, module: nn.Module, at: Tapped, axes: Axes, objectiv
     low, high = masks.flatten(2).amin(2), masks.flatten(2).amax(2)
     shape = (*low.shape, *(1,) * (A.ndim - 2))
     masks = (masks - low.view(shape)) / (high - low + 1e-8).view(shape)
+    flat = A.flatten(2).amax(2) - A.flatten(2).amin(2) < 1e-6 * A.flatten(2).abs().amax(2)
+    masks[flat] = 0  # a constant channel's mask, but for the rounding of its interpolation
     totals = []
     for channel in range(A.shape[1]):
         changed = {**network.inputs, name: image * masks[:, channel : channel + 1]}
