@@ -28,9 +28,8 @@ class ReciproCAM(HeadExplainer):
 
     For each position of the map, activations are kept around it by a Gaussian of 3 positions a side (1/2 at the centre
     and 1/4 beside it, along each dimension) and are zero elsewhere; with ``gaussian=False`` that position alone stays.
-    The map holds the softmax probability of the target there; a callable target is given the scores themselves,
-    a class in a field of the output counts by its probability too. Extra
-    tokens of a transformer stay as they are.
+    The map holds the softmax probability of the target there, of a class in a field of the output too; other callable
+    targets are given the scores themselves. Extra tokens of a transformer stay as they are.
     """
 
     name: ClassVar[str] = "recipro_cam"
