@@ -384,3 +384,34 @@ def test_bad_arguments(net):
         camfast.AblationCAM(net, "body", reshape=lambda t: t * 1)(images(1))
     with pytest.raises(TypeError, match="must return a tensor"):
         camfast.ScoreCAM(net, "body")(images(1), lambda scores: 3.0)
+
+
+class Fields(nn.Module):
+    """Scores in a field of what a network returns."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"features": x.mean((2, 3)), "logits": self.net(x)}
+
+
+@pytest.mark.parametrize("target", [1, camfast.targets.Class(1)])
+def test_a_class_in_a_field_counts_by_its_probability(net: SmallNet, target: object) -> None:
+    batch = images(2)
+    plain = camfast.recipro_cam(net, batch, targets=1, layers="body", normalize=False)
+    inside = camfast.recipro_cam(
+        Fields(net), batch, targets=camfast.targets.Field("logits", target), layers="net.body", normalize=False
+    )
+    torch.testing.assert_close(inside.heatmap, plain.heatmap)
+    assert float(inside.heatmap.min()) >= 0
+
+
+def test_of_a_score_of_zero_no_channel_has_a_share() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2), nn.ReLU())
+    nn.init.zeros_(net[4].weight)
+    nn.init.constant_(net[4].bias, -1.0)
+    with pytest.warns(camfast.errors.DoubtWarning, match="blank"):
+        result = camfast.ablation_cam(net, images(2), targets=0, layers="1")
+    assert not result.heatmap.any()
