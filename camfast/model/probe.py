@@ -31,7 +31,7 @@ __all__ = ["Planted", "Reading", "image_axes", "known", "read", "read_layer"]
 
 _SURE = 0.5  # agreement of a reading with one planted change that needs no second
 _FAIR = 0.3  # agreement and movement of several changes
-_CONTESTED = 0.6  # the same, where another reading comes close, or sides are short
+_CONTESTED = 0.6  # the same, where another reading comes close, or positions are few
 _AGAINST = 0.75  # the same, where sizes speak for another reading
 _AGAINST_AGREED = 0.58  # of it the agreement alone: of hundreds of readings some move as the changes do by chance
 _SHORT = 4  # sides of so few positions, among which much happens by chance
@@ -273,8 +273,10 @@ def _decided(
         else:
             line, doubt = line_of(lines, moved, answers, image)
             close = [line]
-    if first is not None and first in close and best >= (_CONTESTED if contested or _is_short(first) else _FAIR):
-        return Reading(first, doubt or other_grid(first, answers, image))
+    if first is not None and first in close:
+        little = contested or _is_short(first) or math.prod(first.map) < _MANY
+        if best >= (_CONTESTED if little else _FAIR):
+            return Reading(first, doubt or other_grid(first, answers, image))
     # Against what the sizes say it takes more: a few changes may look like anything, if there are many ways to look.
     if len(close) != 1:
         return None
