@@ -39,10 +39,10 @@ from report import RESULTS, metadata, write_json
 
 import camfast
 from camfast import ops, zoo
+from camfast.methods.compiled import compiled
 from camfast.pictures.frames import draw
 from camfast.threads import Ahead
 from camfast.video.realtime import IMAGENET_MEAN, IMAGENET_STD
-from camfast.video.realtime.compiled import compiled
 from camfast.video.realtime.network import faster_in_channels_last
 
 LAYERS = {"resnet50": "layer4", "mobilenet_v3_large": "features", "efficientnet-lite0": None}
