@@ -68,6 +68,7 @@ class CAM(LayerExplainer):
     name: ClassVar[str] = "cam"
     needs: ClassVar[Needs] = "activations"
     uses_gradients: ClassVar[bool] = False
+    repeats: ClassVar[tuple[str, ...]] = ("graph",)
     derivative = True
 
     def __init__(self, model: nn.Module, layers: Layers = None, **options: Unpack[LayerOptions]) -> None:

@@ -19,7 +19,7 @@ __all__ = ["compiled"]
 
 def compiled(
     explainer: Explainer, images: Tensor, quick: bool = False, splits: dict[Any, Split] | None = None
-) -> Explainer:
+) -> GradientExplainer:
     """``explainer`` with its network compiled for ``images``' shape; checked against it on these images.
 
     ``quick`` leaves ``torch.compile``, which takes a minute, out. ``splits`` keeps what was compiled, for other methods at
