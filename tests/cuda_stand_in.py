@@ -62,7 +62,10 @@ class Graph:
                 again = func(*args, **kwargs)
                 for before, now in zip(pytree.tree_leaves(result), pytree.tree_leaves(again), strict=True):
                     # A view, or what an operation in place returns, lies in memory that is up to date.
-                    if isinstance(before, Tensor) and before.untyped_storage().data_ptr() != now.untyped_storage().data_ptr():
+                    if (
+                        isinstance(before, Tensor)
+                        and before.untyped_storage().data_ptr() != now.untyped_storage().data_ptr()
+                    ):
                         before.copy_(now)
 
 
@@ -93,7 +96,7 @@ class StandIn:
         self._mode: Any = 0
         self._no_looks: Any = None
 
-    def CUDAGraph(self) -> Graph:  # noqa: N802
+    def CUDAGraph(self) -> Graph:
         self.graphs.append(Graph())
         return self.graphs[-1]
 

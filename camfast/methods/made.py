@@ -60,15 +60,17 @@ class Made(Generic[T]):
             self._watched, self._values = now.keep(values), values
             return False
 
-    def make(self, key: Hashable, model: nn.Module, make: Callable[[], T], values: bool) -> T | Refused | None:
-        """What ``make`` makes for ``key``, or why it failed; None where it is not yet due, or another thread is at it."""
+    def make(self, key: Hashable, model: nn.Module, make: Callable[[], T | None], values: bool) -> T | Refused | None:
+        """What ``make`` makes for ``key``, or why it failed; None where it makes nothing now, where it is not yet due, and where
+        another thread is at it.
+        """
         with self._lock:
             if not self._things.is_due(key):
                 return None
         if not self._making.acquire(blocking=False):
             return None
         try:
-            made: T | Refused = make()
+            made: T | Refused | None = make()
         except Exception as error:  # whatever a model, a compiler or a device has against it
             made = Refused(reason(error))
         finally:
@@ -80,6 +82,6 @@ class Made(Generic[T]):
             self._watched = after.keep(values)  # with what the passes themselves have noted on the model
             if isinstance(made, Refused):
                 self._refusals.put(key, made)
-            else:
+            elif made is not None:
                 self._things.put(key, made)
         return made

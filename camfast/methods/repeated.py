@@ -24,7 +24,7 @@ from .explanation import Explanation
 from .kinds import Call
 from .made import Made, Refused
 from .ranges import Normalize
-from .replayed import Replayed
+from .replayed import Replayed, capture
 
 if TYPE_CHECKING:
     from ..targets import Targets
@@ -84,7 +84,7 @@ class Repeated:
                     known = result = None
                 if known is None:
                     step = _step(copy.copy(explainer), twin)  # a graph must not keep its own explainer alive
-                    make = functools.partial(Replayed, call, step)
+                    make = functools.partial(capture, call, step)
                     known = self._graphs.make(key, model, make, values)
                     result = known(call) if isinstance(known, Replayed) else None
                 why = str(known) if isinstance(known, Refused) else None
@@ -118,7 +118,7 @@ class Repeated:
             if why is None or (told := f"{option}: {why}") in self._told:
                 return
             self._told.add(told)
-        warnings.warn(f"{option}=True: the call runs {how}, as ever: {why}", stacklevel=6)
+        warnings.warn(f"{option}=True: the call runs {how}, as ever: {why}", stacklevel=7)
 
 
 def check_repeats(cls: type[Explainer], graph: Any, compile: Any) -> None:

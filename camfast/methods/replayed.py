@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,24 +15,31 @@ from .explanation import Explanation
 from .kinds import Call
 from .ranges import in_range
 
-__all__ = ["Replayed"]
+__all__ = ["Replayed", "capture"]
+
+
+def capture(call: Call, step: Callable[..., Explanation]) -> Replayed | None:
+    """``step``, an explainer's call, captured for calls of the kind of ``call``; None where its classes are wrong ones.
+
+    Raises what the capture raises.
+    """
+    if not call.of_classes:
+        return Replayed(call, step, None)
+    try:
+        ids = step(call.inputs, call.targets, call.size, not call.raw).targets
+    except (TypeError, ValueError):
+        return None
+    with torch.inference_mode(False):
+        return Replayed(call, step, ids.clone())  # type: ignore[union-attr]
 
 
 class Replayed:
-    """``step``, an explainer's call, captured for calls of the kind of ``call``.
+    """A captured call, made by :func:`capture`; ``ids`` are the columns of its classes where these were given."""
 
-    Raises what ``step`` and the capture raise.
-    """
-
-    def __init__(self, call: Call, step: Callable[..., Explanation]) -> None:
+    def __init__(self, call: Call, step: Callable[..., Explanation], ids: Tensor | None) -> None:
         self._held = Watched(call.explainer.model).keep(), step  # the memory that the graph reads
-        targets: Any = call.targets
-        self._ids: Tensor | None = None  # the classes, where they were given
-        if call.of_classes:
-            chosen = step(call.inputs, targets, call.size, not call.raw).targets
-            with torch.inference_mode(False):
-                self._ids = chosen.clone()  # type: ignore[union-attr]
-            targets = Columns(self._ids)
+        self._ids = ids
+        targets = call.targets if ids is None else Columns(ids)
         self._captured = Captured(
             lambda *tensors: step(call.with_tensors(tensors), targets, call.size, not call.raw), *call.tensors
         )
