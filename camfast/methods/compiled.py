@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import reason
+from ..errors import DoubtWarning, reason
 from ..model.halves import Split, split
 from ..model.inputs import Inputs
 from ..model.layers import call_of
@@ -54,7 +55,9 @@ def compiled(
         aug_smooth=explainer.aug_smooth,
     )
     try:
-        found = twin(images, size="map")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DoubtWarning)  # said of the network itself
+            found = twin(images, size="map")
     except Exception as error:  # the compiler's own
         raise ValueError(f"torch.compile failed: {reason(error)}") from error
     tolerance = 1e-2 if images.dtype == torch.float32 else 1e-1

@@ -74,8 +74,8 @@ class Repeated:
         explainer, model = call.explainer, call.explainer.model
         why = call.against_graph
         if why is None:
-            key, values = (call.kind, twin is not None), bool(explainer.compile)
-            known = self._graphs.find(key)
+            values = bool(explainer.compile)
+            known = self._graphs.find(call.kind)
             result = known(call) if isinstance(known, Replayed) else None
             now = Watched(model)  # while the device computes
             why = _against(now, explainer)
@@ -85,7 +85,7 @@ class Repeated:
                 if known is None:
                     step = _step(copy.copy(explainer), twin)  # a graph must not keep its own explainer alive
                     make = functools.partial(capture, call, step)
-                    known = self._graphs.make(key, model, make, values)
+                    known = self._graphs.make(call.kind, model, make, values)
                     result = known(call) if isinstance(known, Replayed) else None
                 why = str(known) if isinstance(known, Refused) else None
         self.graph_problem = why

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from ..errors import reason
 from .onednn import fused_if_faster
 from .outputs import replace_first, scores_in
+from .shadow import shadow
 from .tap import is_map
 from .untouched import quiet
 
@@ -55,8 +56,7 @@ def split(model: nn.Module, layer: nn.Module, images: Tensor, quick: bool = Fals
     """
     with torch.inference_mode(False):  # what is made here must take part in a graph
         images = images.clone()
-        with quiet(model):
-            exported = _exported(model, layer, images)
+        exported = _exported(model, layer, images)
         trunk, head = _halves(exported.module(), call)
         fast = fused_if_faster(trunk, images)
         if fast is not None:
@@ -84,14 +84,14 @@ def _exported(model: nn.Module, layer: nn.Module, images: Tensor) -> Any:
     def mark(module: nn.Module, args: Any, output: Any) -> Any:
         return replace_first(output, is_map, torch.ops.camfast.cut)[0]
 
-    handle = layer.register_forward_hook(mark)
+    # Export puts stand-ins in the place of the weights while it runs, which other threads must not meet.
+    model, twins = shadow(model)
+    twins[layer].register_forward_hook(mark)
     try:
-        with torch.no_grad():
+        with quiet(model), torch.no_grad():
             return torch.export.export(_Scores(model), (images,), strict=False)
     except Exception as error:  # whatever a model does that export does not know
         raise ValueError(f"the model could not be exported as one graph: {reason(error)}") from error
-    finally:
-        handle.remove()
 
 
 def _halves(graph: fx.GraphModule, call: int | None = None) -> tuple[fx.GraphModule, fx.GraphModule]:
