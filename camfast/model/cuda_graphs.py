@@ -30,22 +30,31 @@ class Captured:
         self.device = inputs[0].device
         self._graph = cuda.CUDAGraph()
         self._lock = threading.Lock()
-        # In no mode of the caller's: later calls may be made in another, and write into these tensors.
-        with _one_capture, torch.inference_mode(False), torch.no_grad():
-            self.inputs = [tensor.detach().clone() for tensor in inputs]
-            stream = cuda.Stream(self.device)
-            stream.wait_stream(cuda.current_stream(self.device))
-            with cuda.stream(stream):
-                for _ in range(WARM_UP):
-                    step(*self.inputs)
-                with _no_waiting():
-                    step(*self.inputs)
-            cuda.current_stream(self.device).wait_stream(stream)
-            cuda.synchronize(self.device)
-            # Other threads may allocate and copy meanwhile; the backward pass launches from a thread of its own.
-            with cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-                self.results = step(*self.inputs)
+        self.inputs: list[Tensor] = []
+        self.results: Any = None
+        try:
+            # In no mode of the caller's: later calls may be made in another, and write into these tensors.
+            with _one_capture, torch.inference_mode(False), torch.no_grad():
+                self._capture(step, inputs)
+        except BaseException:
+            cuda.synchronize(self.device)  # what was begun is over
+            raise
         self._done = cuda.Event()
+
+    def _capture(self, step: Callable[..., Any], inputs: tuple[Tensor, ...]) -> None:
+        self.inputs = [tensor.detach().clone() for tensor in inputs]
+        stream = cuda.Stream(self.device)
+        stream.wait_stream(cuda.current_stream(self.device))
+        with cuda.stream(stream):
+            for _ in range(WARM_UP):
+                step(*self.inputs)
+            with _no_waiting():
+                step(*self.inputs)
+        cuda.current_stream(self.device).wait_stream(stream)
+        cuda.synchronize(self.device)
+        # Other threads may allocate and copy meanwhile; the backward pass launches from a thread of its own.
+        with cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+            self.results = step(*self.inputs)
 
     def __call__(self, *inputs: Tensor) -> Any:
         """The step's results for ``inputs``, in tensors that the next call overwrites."""

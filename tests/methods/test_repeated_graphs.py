@@ -174,6 +174,13 @@ def test_a_model_that_was_changed_is_captured_again(change, net, cuda_graphs):
     assert len(cuda_graphs.graphs) == 2 and cuda_graphs.graphs[1].replays
 
 
+def test_a_head_that_was_replaced_is_found_again(net):
+    explainer = camfast.CAM(net)
+    explainer(images(2), 1)
+    net.fc = nn.Linear(16, 7)
+    agree(explainer, net, images(2), 6)
+
+
 def test_another_dtype_and_back(net, cuda_graphs):
     explainer = warmed(net)
     net.double()
