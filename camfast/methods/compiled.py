@@ -54,6 +54,7 @@ def compiled(
         eigen_smooth=explainer.eigen_smooth,
         aug_smooth=explainer.aug_smooth,
     )
+    twin._asked = model
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DoubtWarning)  # said of the network itself

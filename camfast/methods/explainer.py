@@ -120,6 +120,7 @@ class Explainer(NamesItsArguments):
         self.graph = graph
         self.compile = compile
         self._repeated: Repeated | None = None  # what was captured and compiled
+        self._asked: nn.Module | None = None  # the model that tells of its classes, where another one runs
         self._closed = False
         self._shared: dict[Any, tuple[int, ...]] = {}  # by shapes: which tensors are the same for every image
         self._looked = False  # whether a heatmap was looked at, to be sure that it is not blank
@@ -228,7 +229,7 @@ class Explainer(NamesItsArguments):
 
     def classes(self, inputs: Inputs) -> Classes:
         """What is known of the classes of scores with further axes than images and classes."""
-        return Classes(None, self.model, inputs)
+        return Classes(None, self.model if self._asked is None else self._asked, inputs)
 
     def result(self, found: LayerMaps, size: Size = None, normalize: Normalize = True) -> Explanation:
         """The explanation of what a call found, with ``size`` and ``normalize`` of the call."""
@@ -327,7 +328,7 @@ class Explainer(NamesItsArguments):
         """Ends the use of this explainer and lets go of the model; nothing is registered on it between calls."""
         self._closed = True
         self.model = self._wrapper = nn.Module()
-        self._repeated = None
+        self._repeated = self._asked = None
 
     def __enter__(self: Self) -> Self:
         return self

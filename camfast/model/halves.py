@@ -85,9 +85,9 @@ def _exported(model: nn.Module, layer: nn.Module, images: Tensor) -> Any:
         return replace_first(output, is_map, torch.ops.camfast.cut)[0]
 
     # Export puts stand-ins in the place of the weights while it runs, which other threads must not meet.
-    model, twins = shadow(model)
-    twins[layer].register_forward_hook(mark)
     try:
+        model, twins = shadow(model)
+        twins[layer].register_forward_hook(mark)
         with quiet(model), torch.no_grad():
             return torch.export.export(_Scores(model), (images,), strict=False)
     except Exception as error:  # whatever a model does that export does not know

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import nn
 
 __all__ = ["shadow"]
@@ -21,12 +22,17 @@ def shadow(model: nn.Module) -> tuple[nn.Module, dict[nn.Module, nn.Module]]:
     """
     twins: dict[nn.Module, nn.Module] = {}
     for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):  # in memory of its own, which nothing here sets
+            twins[module] = module
+            continue
         twin = twins[module] = module.__new__(type(module))
         twin.__dict__ = dict(module.__dict__)
         for name, value in module.__dict__.items():
             if name in _OWN and isinstance(value, (dict, set)):
                 twin.__dict__[name] = copy.copy(value)
     for module, twin in twins.items():
+        if twin is module:
+            continue
         for name, child in module._modules.items():
             twin._modules[name] = None if child is None else twins[child]
     return twins[model], twins

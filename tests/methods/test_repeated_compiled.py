@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import camfast
 from camfast.methods import compiled
 from camfast.model import halves, onednn
+from camfast.model.shadow import shadow
 
 X = images(2)
 
@@ -80,6 +81,22 @@ def test_it_is_compiled_at_the_second_call_of_a_shape(net, made):
         for n in range(3, 9):
             agree(explainer, net, images(n))
     assert len(explainer._repeated._compiled) == 4
+
+
+def test_the_network_itself_is_asked_for_its_classes(made):
+    class Queries(SmallNet):
+        """Scores ``[N, 7, 5]``: seven queries of five classes."""
+
+        def forward(self, x):
+            return super().forward(x).unflatten(1, (7, 5)) + self.shift
+
+    model = Queries(35)
+    model.shift, model.num_classes = nn.Parameter(torch.randn(5)), 5
+    calibrated(model, images(4))
+    explainer = camfast.GradCAM(model, compile=True)
+    for seed in range(4):
+        agree(explainer, model, images(2, seed=seed), [seed, 1])
+    assert len(made) == 1 and explainer.compile_problem is None
 
 
 CHANGES = {
@@ -150,6 +167,25 @@ def test_what_cannot_be_compiled_says_why_once_and_runs(net, made):
     assert "through the layer alone" in quick.compile_problem
     with pytest.raises(ValueError, match="compile must be"):
         camfast.GradCAM(net, compile="fast")
+
+
+def test_a_shadow_may_be_changed(net):
+    net.again = net.stem  # one module, two names
+    net.scripted = torch.jit.trace(nn.Conv2d(2, 2, 1), torch.zeros(1, 2, 3, 3))
+    net.stem.register_forward_hook(lambda module, args, output: output * 2)
+    before = bystander_state(net)
+    twin, twins = shadow(net)
+    twin.eval()
+    expected = net.eval()(X)
+    net.train()
+    assert torch.equal(twin(X), expected)
+    assert twin.again is twin.stem is twins[net.stem] and twin.fc.weight is net.fc.weight
+    twin.fc.weight = nn.Parameter(torch.zeros(5, 16))
+    twin.stem[0] = nn.Identity()
+    twin.register_forward_hook(lambda *args: None)
+    twin.extra = 3
+    after = bystander_state(net)
+    assert all(before[kind] == after[kind] for kind in before if kind not in ("grad", "tensors"))
 
 
 def test_hooks_and_modes(net, made):
