@@ -3,7 +3,8 @@
     python benchmarks/bench_explain.py                     # CPU, about a quarter of an hour on two cores
     python benchmarks/bench_explain.py --quick
     python benchmarks/bench_explain.py --models resnet50 --batch 1 8 --targets 1 5
-    python benchmarks/bench_explain.py --device cuda
+    python benchmarks/bench_explain.py --compile           # camfast with compile=True as well, after a minute a case
+    python benchmarks/bench_explain.py --device cuda       # and with graph=True
 
 The heatmaps of all libraries are compared before anything is timed. Weights are random: they change neither time nor
 memory. Writes a JSON, prints tables, draws a chart.
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from explain_cases import NETWORKS, ExplainCase, explainers, load, min_max
+from explain_cases import NETWORKS, ExplainCase, explainers, load, min_max, repeated
 from explain_memory import bytes_needed, peak_in_process, peak_on_cuda
 from harness import HostTimer, Timer, measure, progress
 from report import OURS, RESULTS, losses, metadata, one_line, table, tick, write_json
@@ -81,6 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--memory", nargs="*", metavar="NAME", help="networks whose peak memory is measured (CPU)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--quick", action="store_true", help="two networks, about two minutes")
+    parser.add_argument("--compile", action="store_true", help="CPU: camfast with compile=True among the candidates")
     parser.add_argument("--seconds", type=float, help="time a case (default 12, quick 5, CUDA 1.5)")
     parser.add_argument(
         "--deadline", type=float, metavar="SECONDS", help="begin no case after this (default 800; 0: none)"
@@ -126,11 +128,19 @@ def _measure(case: ExplainCase, options: argparse.Namespace, report: dict[str, A
     calls = {"forward": _forward(model, images), **explainers(case, model, images)}
     synchronize = torch.cuda.synchronize if cuda else None
     refused: dict[str, str] = {}
+    try:
+        if cuda or options.compile:
+            calls |= repeated(case, model, images, **({"graph": True} if cuda else {"compile": True}))
+    except ValueError as error:
+        refused[f"{OURS}, {'graph' if cuda else 'compile'}=True"] = one_line(error)
     errors = _check(case, calls, refused)
     timers: dict[str, Timer] = {name: HostTimer(call, synchronize) for name, call in calls.items()}
     results = {"wall": measure(timers, seconds=options.seconds, min_rounds=2)}
     if cuda:
+        from cuda_timing import EventTimer
+
         graphs = _graphs({name: calls[name] for name in ("forward", OURS)}, refused)
+        graphs |= {name: EventTimer(call) for name, call in calls.items() if name.startswith(f"{OURS}, ")}
         results["graph"] = measure(graphs, seconds=options.seconds / 2)
     rows = []
     for mode, measured in results.items():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import camfast
 
-__all__ = ["NETWORKS", "ExplainCase", "Network", "explainers", "load", "min_max"]
+__all__ = ["NETWORKS", "ExplainCase", "Network", "explainers", "load", "min_max", "repeated"]
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,28 @@ def explainers(case: ExplainCase, model: nn.Module, images: Tensor) -> dict[str,
     images' size. captum does not choose classes; it is given them, chosen beforehand. Heatmaps are ``[N, H, W]``, or a
     list of K such; numpy where the library gives numpy.
     """
-    found = {"camfast": _camfast(case, model, images)}
+    found: dict[str, Callable[[], Any]] = {"camfast": _camfast(case, model, images)}
     for package, build in (("pytorch_grad_cam", _pytorch_grad_cam), ("torchcam", _torchcam), ("captum", _captum)):
         if importlib.util.find_spec(package) is not None:
             found[package.replace("_", "-")] = build(case, model, images)
     if NETWORKS[case.network].tokens:
         found.pop("captum", None)  # it cannot be told where the grid is in a sequence of tokens
     return found
+
+
+def repeated(case: ExplainCase, model: nn.Module, images: Tensor, **option: bool) -> dict[str, Callable[[], Any]]:
+    """camfast's explainer with ``graph=True`` or ``compile=True``, called until it is captured or compiled.
+
+    Raises ``ValueError`` with the reason where that was not possible.
+    """
+    call = _camfast(case, model, images, **option)
+    for _ in range(3):
+        call()
+    problem = call.explainer.graph_problem or call.explainer.compile_problem
+    if problem:
+        raise ValueError(problem)
+    ((name, _),) = option.items()
+    return {f"camfast, {name}=True": call}
 
 
 def min_max(maps: Any) -> Tensor:
@@ -121,10 +136,19 @@ def min_max(maps: Any) -> Tensor:
     return (maps - low) / ((maps - low).amax((-2, -1), keepdim=True) + 1e-7)
 
 
-def _camfast(case: ExplainCase, model: nn.Module, images: Tensor) -> Callable[[], Any]:
-    explainer = camfast.GradCAM(model, NETWORKS[case.network].layer)
-    targets = camfast.TopK(case.targets) if case.targets > 1 else None
-    return lambda: explainer(images, targets).heatmap
+@dataclass
+class _Camfast:
+    explainer: camfast.GradCAM
+    images: Tensor
+    targets: camfast.TopK | None
+
+    def __call__(self) -> Tensor:
+        return self.explainer(self.images, self.targets).heatmap
+
+
+def _camfast(case: ExplainCase, model: nn.Module, images: Tensor, **option: bool) -> _Camfast:
+    explainer = camfast.GradCAM(model, NETWORKS[case.network].layer, **option)
+    return _Camfast(explainer, images, camfast.TopK(case.targets) if case.targets > 1 else None)
 
 
 def _pytorch_grad_cam(case: ExplainCase, model: nn.Module, images: Tensor) -> Callable[[], Any]:

@@ -68,6 +68,7 @@ class CAM(LayerExplainer):
     name: ClassVar[str] = "cam"
     needs: ClassVar[Needs] = "activations"
     uses_gradients: ClassVar[bool] = False
+    repeats: ClassVar[tuple[str, ...]] = ("graph",)
     derivative = True
 
     def __init__(self, model: nn.Module, layers: Layers = None, **options: Unpack[LayerOptions]) -> None:
@@ -78,7 +79,7 @@ class CAM(LayerExplainer):
         if not isinstance(chosen.targets, Tensor):
             raise TypeError("CAM explains classes, got target callables; use grad_cam for those")
         activations = self.grids(tap, inputs)
-        if not self._heads:
+        if not self._heads or not {head.layer for head in self._heads} <= set(self.model.modules()):
             self._heads = [self._head(A, chosen.scores, name) for name, A in zip(self.layers, activations, strict=True)]
         maps: list[LayerMap] = []
         for head, A in zip(self._heads, activations, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,13 @@ from ..targets import (
 )
 from .reading import Reader, kind_of, rows_of_boxes
 
-__all__ = ["Chosen", "choose", "count_per_image", "scores_for"]
+__all__ = ["Chosen", "Columns", "choose", "class_columns", "count_per_image", "has_callables", "scores_for"]
+
+
+class Columns(NamedTuple):
+    """As targets: columns of the scores that are known to be there, and not looked at."""
+
+    ids: Tensor  # int64 [N] or [N, K]
 
 
 @dataclass(repr=False)
@@ -203,7 +209,7 @@ def choose(
     known.names = names
     reader = Reader(known, names)
     batch = scores.shape[0]
-    if targets is not None and not isinstance(targets, (str, TopK, Policy)):
+    if targets is not None and not isinstance(targets, (str, TopK, Policy, Columns)):
         each = _one_an_image(targets, batch)
         if len(each) != batch:
             raise ValueError(f"expected one target an image, {batch}, got {len(each)}")
@@ -216,6 +222,8 @@ def choose(
     everything = isinstance(targets, str) and targets == ALL
     if targets is None:
         ids = _likely(scores, axis).argmax(1)
+    elif isinstance(targets, Columns):
+        ids = targets.ids
     elif everything:
         ids = torch.arange(axis.start, axis.start + axis.classes, device=scores.device).expand(batch, -1)
     elif isinstance(targets, TopK):
@@ -229,6 +237,19 @@ def choose(
         ids = _class_ids(each, axis, reader).to(scores.device)
     everything = everything and not axis.start
     return Chosen(ids, scores, output, everything, axis, reader, _names_of_columns(names, axis, scores))
+
+
+def class_columns(targets: Any, scores: Tensor, class_names: ClassNames | None, classes: Classes) -> Tensor:
+    """The columns of ``scores`` that ``targets``, classes by number or name, mean: int64 ``[N]`` or ``[N, K]``.
+
+    Of the scores their shape counts, and where they lie. Raises as :func:`choose`.
+    """
+    return choose(targets, scores, class_names, classes=classes).targets  # type: ignore[return-value]
+
+
+def has_callables(targets: Any) -> bool:
+    """Whether any of ``targets`` is a callable."""
+    return _any_callable(targets) if _nested(targets) else callable(targets)
 
 
 def _likely(scores: Tensor, axis: ClassAxis) -> Tensor:

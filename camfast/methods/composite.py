@@ -72,6 +72,7 @@ class CompositeExplainer(LayerExplainer):
 class OnePassComposite(CompositeExplainer):
     """One whose pass and layer maps are the other method's own."""
 
+    repeats: ClassVar[tuple[str, ...]] = ("graph",)
     _base: LayerExplainer
 
     def __init__(

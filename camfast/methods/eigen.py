@@ -45,6 +45,7 @@ class ActivationExplainer(LayerExplainer):
     needs: ClassVar[Needs] = "activations"
     uses_gradients: ClassVar[bool] = False
     smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
+    repeats: ClassVar[tuple[str, ...]] = ("graph",)
 
     def map_of(self, activations: Tensor, size: Any, normalize: bool) -> Tensor:
         """``[N, *size]`` of activations ``[N, C, *map]``."""

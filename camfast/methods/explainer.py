@@ -24,6 +24,7 @@ from .doubts import blank_rows, warn_of_blank, warn_of_rounding
 from .explanation import Explanation
 from .layer_map import LayerMap, LayerMaps
 from .ranges import Normalize, Scale, check_normalize, in_range
+from .repeated import Repeated, check_repeats
 from .signatures import NamesItsArguments
 
 __all__ = ["MANY", "Explainer", "Layers", "Needs", "Options", "Size", "largest"]
@@ -44,6 +45,8 @@ class Options(TypedDict, total=False):
     class_names: ClassNames | None
     aug_smooth: bool
     eigen_smooth: bool
+    graph: bool | Literal["reuse"]
+    compile: bool | Literal["auto"]
 
 
 class Explainer(NamesItsArguments):
@@ -65,6 +68,13 @@ class Explainer(NamesItsArguments):
             pytorch-grad-cam; not scaled to [0, 1] again). Scores and targets are those of the images themselves.
         eigen_smooth: the first principal component of the weighted channels in place of their sum, which takes out
             noise. Its sign is arbitrary: the entry of largest magnitude is made positive.
+        graph: on CUDA, replay a call from a CUDA graph, from the second one on with inputs of a shape and targets of a
+            kind. Results lie in memory of their own; with ``"reuse"`` in the graph's, which the next such call overwrites.
+        compile: run the network compiled, from the second call on with images of a shape: on the CPU by oneDNN Graph, in
+            some seconds, elsewhere and where that is not faster by ``torch.compile``, in a minute; ``"auto"``: by oneDNN
+            Graph or not at all. Weights that have changed are noticed, and compiled at the second call that finds them
+            unchanged. Where either is not possible the call runs as ever; a warning, :attr:`graph_problem` and
+            :attr:`compile_problem` say why. Both are for methods of one pass, and leave differentiable calls as they are.
 
     Raises:
         TypeError: for something that is no module.
@@ -76,6 +86,7 @@ class Explainer(NamesItsArguments):
     uses_gradients: ClassVar[bool] = True
     derivative: bool = False  # whether heat can be differentiated: differentiable=True
     smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth", "eigen_smooth")  # the options that make sense
+    repeats: ClassVar[tuple[str, ...]] = ()  # the same of graph and compile
 
     def __init__(
         self,
@@ -86,6 +97,8 @@ class Explainer(NamesItsArguments):
         class_names: ClassNames | None = None,
         aug_smooth: bool = False,
         eigen_smooth: bool = False,
+        graph: bool | Literal["reuse"] = False,
+        compile: bool | Literal["auto"] = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -96,6 +109,7 @@ class Explainer(NamesItsArguments):
         for option, wanted in (("aug_smooth", aug_smooth), ("eigen_smooth", eigen_smooth)):
             if wanted and option not in self.smoothing:
                 raise ValueError(f"{type(self).__name__} has no {option}, got {option}={wanted!r}; leave it out")
+        check_repeats(type(self), graph, compile)
         self.model = unwrapped(model)
         # What a training step calls; DataParallel's copies of a module have no hooks.
         self._wrapper = self.model if isinstance(model, nn.DataParallel) else model
@@ -103,6 +117,10 @@ class Explainer(NamesItsArguments):
         self.class_names = class_names
         self.aug_smooth = aug_smooth
         self.eigen_smooth = eigen_smooth
+        self.graph = graph
+        self.compile = compile
+        self._repeated: Repeated | None = None  # what was captured and compiled
+        self._asked: nn.Module | None = None  # the model that tells of its classes, where another one runs
         self._closed = False
         self._shared: dict[Any, tuple[int, ...]] = {}  # by shapes: which tensors are the same for every image
         self._looked = False  # whether a heatmap was looked at, to be sure that it is not blank
@@ -112,6 +130,16 @@ class Explainer(NamesItsArguments):
     def layers(self) -> list[str]:
         """Names of the layers in use; empty until the first call has found one."""
         return list(self._names)
+
+    @property
+    def graph_problem(self) -> str | None:
+        """Why the last call ran without a CUDA graph, where one was asked for; None where nothing is against it."""
+        return None if self._repeated is None else self._repeated.graph_problem
+
+    @property
+    def compile_problem(self) -> str | None:
+        """Why the last call ran uncompiled, where it was to be compiled; None where nothing is against it."""
+        return None if self._repeated is None else self._repeated.compile_problem
 
     def __call__(
         self,
@@ -161,9 +189,18 @@ class Explainer(NamesItsArguments):
         check_normalize(normalize)
         if differentiable:
             return self.explain_with_graph(images, targets, size, normalize)
+        explain = self._again if self.graph or self.compile else self.explain
         if self.aug_smooth:
-            return augmentation.mean_explanation(self.explain, Inputs.of(images, self.model), targets, size, normalize)
-        return self.explain(images, targets, size, normalize)
+            return augmentation.mean_explanation(explain, Inputs.of(images, self.model), targets, size, normalize)
+        return explain(images, targets, size, normalize)
+
+    def _again(self, images: Images, targets: Targets, size: Size, normalize: Normalize) -> Explanation:
+        """The call itself, replayed or compiled where it can be."""
+        if self._closed:
+            return self.explain(images, targets, size, normalize)  # says so
+        if self._repeated is None:
+            self._repeated = Repeated()
+        return self._repeated(self, images, targets, size, normalize)  # type: ignore[arg-type]
 
     # The steps of a call; a method overrides those in which it differs.
 
@@ -192,7 +229,7 @@ class Explainer(NamesItsArguments):
 
     def classes(self, inputs: Inputs) -> Classes:
         """What is known of the classes of scores with further axes than images and classes."""
-        return Classes(None, self.model, inputs)
+        return Classes(None, self.model if self._asked is None else self._asked, inputs)
 
     def result(self, found: LayerMaps, size: Size = None, normalize: Normalize = True) -> Explanation:
         """The explanation of what a call found, with ``size`` and ``normalize`` of the call."""
@@ -291,12 +328,17 @@ class Explainer(NamesItsArguments):
         """Ends the use of this explainer and lets go of the model; nothing is registered on it between calls."""
         self._closed = True
         self.model = self._wrapper = nn.Module()
+        self._repeated = self._asked = None
 
     def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies capture and compile for themselves."""
+        return {**vars(self), "_repeated": None}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__}, layers={self._names})"

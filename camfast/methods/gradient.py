@@ -43,6 +43,7 @@ class GradientExplainer(LayerExplainer):
     """
 
     derivative = True
+    repeats: ClassVar[tuple[str, ...]] = ("graph", "compile")
     op: ClassVar[MapOp]
     uniform: ClassVar[Literal["gradient", "positive gradient"] | None] = None
     """The channels' weights where a gradient is the same at every position; None where they are something else."""

@@ -135,7 +135,7 @@ class LayerExplainer(Explainer):
             if not self._searched_again(inputs, targets):
                 raise
         else:
-            if not self._unreached(found.maps) or not self._searched_again(inputs, targets):
+            if not self.is_unreached(found.maps) or not self._searched_again(inputs, targets):
                 return found
         return self._passed(inputs, targets)
 
@@ -160,7 +160,13 @@ class LayerExplainer(Explainer):
             )
         return scores
 
-    def _unreached(self, maps: Sequence[LayerMap]) -> bool:
+    def known_layers(self, targets: Targets) -> tuple[str, ...]:
+        """Names of the layers that a call with ``targets`` explains, in use from here on; empty where none is found yet."""
+        if not self._named:
+            self._names, self._modules = self._found.get(kind_of(targets), ([], []))
+        return tuple(self._names)
+
+    def is_unreached(self, maps: Sequence[LayerMap]) -> bool:
         """Whether no gradient at all reached a layer that was found, for other targets of the same kind."""
         if self._named or not self.uses_gradients or maps[0].weights.device.type != "cpu":
             return False  # elsewhere the question would wait for the device

@@ -45,6 +45,7 @@ class LeGrad(LayerExplainer):
     """
 
     name: ClassVar[str] = "legrad"
+    repeats: ClassVar[tuple[str, ...]] = ("graph",)
     smoothing: ClassVar[tuple[str, ...]] = ("aug_smooth",)
 
     def __init__(
@@ -78,6 +79,10 @@ class LeGrad(LayerExplainer):
                 self._names, self._modules = resolve(self.model, blocks)
             self._blocks = blocks
         return inputs
+
+    def known_layers(self, targets: Targets) -> tuple[str, ...]:
+        """Names of the blocks; empty where they are not found yet."""
+        return tuple(self._names) if self._blocks else ()
 
     def layer_maps(self, images: Images, targets: Targets = None, *, differentiable: bool = False) -> LayerMaps:
         """The map of each block, which is not negative."""

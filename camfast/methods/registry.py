@@ -26,6 +26,7 @@ Layers = TypeVar("Layers", contravariant=True)
 Result = TypeVar("Result", bound=Explanation, covariant=True)
 
 _CALL = ("images", "targets", "size", "normalize")
+_OF_MANY_CALLS = ("graph", "compile")  # options of classes alone: a function's explainer is called once
 
 
 class Explains(Protocol[Result]):
@@ -73,6 +74,12 @@ def register(
     METHODS[own.name] = own
 
     def explain(*args: Any, **options: Any) -> Any:
+        for option in _OF_MANY_CALLS:
+            if options.get(option):
+                made = f"explainer = {own.__name__}(model, {option}={options[option]!r})"
+                raise TypeError(
+                    f"{own.name}() explains one call and is gone; for calls that come again keep an explainer: {made}"
+                )
         if "differentiable" in options:
             made = f"explainer = {own.__name__}(model), explainer(images, differentiable=True)"
             raise TypeError(f"{own.name}() explains one call and is gone; to train with heat keep an explainer: {made}")
@@ -99,7 +106,8 @@ def _signature(cls: type[Explainer]) -> Signature:
     first = [of_class.parameters["model"], call.parameters["images"], call.parameters["targets"]]
     if "layers" in of_class.parameters:
         first.append(of_class.parameters["layers"])
-    options = [p for name, p in of_class.parameters.items() if name not in ("model", "layers")]
+    given = {"model", "layers", *_OF_MANY_CALLS}
+    options = [p for name, p in of_class.parameters.items() if name not in given]
     parameters = [
         *(parameter.replace(kind=Parameter.POSITIONAL_OR_KEYWORD) for parameter in first),
         call.parameters["size"],

@@ -28,6 +28,7 @@ class ShapleyCAM(LayerExplainer):
     """
 
     name: ClassVar[str] = "shapley_cam"
+    repeats: ClassVar[tuple[str, ...]] = ("graph",)
     derivative = True
 
     def run(self, tap: Tap, inputs: Inputs) -> Any:

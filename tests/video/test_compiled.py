@@ -11,8 +11,9 @@ from torch import nn
 
 import camfast
 from camfast.errors import reason
-from camfast.video.realtime import onednn
-from camfast.video.realtime.compiled import compiled, split
+from camfast.methods.compiled import compiled
+from camfast.model import onednn
+from camfast.model.halves import split
 
 
 @pytest.fixture
@@ -28,9 +29,9 @@ def by(request, device, monkeypatch):
     if request.param == "oneDNN Graph":
         if device.type != "cpu":
             pytest.skip("oneDNN Graph is for the CPU")
-        monkeypatch.setattr("camfast.video.realtime.compiled.fused_if_faster", onednn.fused)
+        monkeypatch.setattr("camfast.model.halves.fused_if_faster", onednn.fused)
     else:
-        monkeypatch.setattr("camfast.video.realtime.compiled.fused_if_faster", lambda trunk, images: None)
+        monkeypatch.setattr("camfast.model.halves.fused_if_faster", lambda trunk, images: None)
     return request.param
 
 
@@ -94,9 +95,7 @@ def test_weights_are_those_of_the_first_frame(model, by):
 def test_auto_is_quick_or_not_at_all(model, device, monkeypatch):
     """No ``torch.compile``, which takes a minute, and no warning where oneDNN Graph is not faster."""
     asked = []
-    monkeypatch.setattr(
-        "camfast.video.realtime.compiled.fused_if_faster", lambda trunk, images: asked.append(images.shape)
-    )
+    monkeypatch.setattr("camfast.model.halves.fused_if_faster", lambda trunk, images: asked.append(images.shape))
     run, plain = engine(model, compile="auto"), engine(model)
     for frame in frames(2):
         torch.testing.assert_close(run(frame).scores, plain(frame).scores, rtol=0, atol=1e-5)

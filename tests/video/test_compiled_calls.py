@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from camfast.methods import METHODS
-from camfast.video.realtime.compiled import compiled
+from camfast.methods.compiled import compiled
 
 
 class Shared(nn.Module):
@@ -26,7 +26,7 @@ class Shared(nn.Module):
 
 @pytest.mark.parametrize("layer", ["activation#1", "activation#2"])
 def test_the_call_that_is_meant_is_explained(layer, monkeypatch):
-    monkeypatch.setattr("camfast.video.realtime.compiled.fused_if_faster", lambda trunk, images: trunk)
+    monkeypatch.setattr("camfast.model.halves.fused_if_faster", lambda trunk, images: trunk)
     torch.manual_seed(0)
     model, images = Shared().eval(), torch.randn(1, 3, 24, 24)
     plain = METHODS["grad_cam"](model, layer, layout="channels_first")

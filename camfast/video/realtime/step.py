@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from ... import ops
 from ...errors import NothingFound, reason
 from ...methods import METHODS, Explainer
+from ...methods.compiled import compiled
+from ...model.cuda_graphs import Captured, pieces
 from ...pictures.frames import Box, draw
 from ...pictures.preparation import Preparation
-from .compiled import compiled
-from .graphs import Captured, pieces
 from .network import faster_in_channels_last, fastest_threads, in_channels_last
 from .rows import Rows
 from .settings import Settings, policy

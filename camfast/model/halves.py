@@ -1,4 +1,4 @@
-"""A model compiled in two parts, before and after the explained layer, so that a gradient can start between them.
+"""A model compiled in two halves, before and after the explained layer, so that a gradient can start between them.
 
     image -> trunk (compiled without a graph: frozen weights) -> map -> head (with one) -> scores
 
@@ -15,75 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ...errors import reason
-from ...methods import Explainer
-from ...methods.gradient import GradientExplainer
-from ...model.inputs import Inputs
-from ...model.layers import call_of
-from ...model.outputs import replace_first, scores_in
-from ...model.tap import is_map
-from ...model.untouched import quiet
+from ..errors import reason
 from .onednn import fused_if_faster
+from .outputs import replace_first, scores_in
+from .shadow import shadow
+from .tap import is_map
+from .untouched import quiet
 
-__all__ = ["Split", "compiled", "split"]
+__all__ = ["Split", "split"]
 
 _library = torch.library.Library("camfast", "FRAGMENT")
 _library.define("cut(Tensor x) -> Tensor")
 _library.impl("cut", lambda x: x.clone(), "CompositeExplicitAutograd")
 torch.library.register_fake("camfast::cut", lambda x: torch.empty_like(x), lib=_library)
-
-
-def compiled(
-    explainer: Explainer, images: Tensor, quick: bool = False, splits: dict[Any, Split] | None = None
-) -> Explainer:
-    """``explainer`` with its network compiled for ``images``' shape; checked against it on these images.
-
-    ``quick`` leaves ``torch.compile``, which takes a minute, out. ``splits`` keeps what was compiled, for other methods at
-    the same layer. Raises ``ValueError`` with the reason where compiling is not possible.
-    """
-    if not isinstance(explainer, GradientExplainer):
-        raise ValueError(f"only methods of one gradient can be compiled, got {explainer.name}")
-    expected = explainer(images, size="map")
-    if len(explainer.layers) != 1:
-        raise ValueError(f"one layer can be compiled, got {len(explainer.layers)}")
-    model = explainer.model
-    splits = {} if splits is None else splits
-    key = (explainer.layers[0], images.shape)
-    if key not in splits:
-        name, call = call_of(key[0], dict(model.named_modules()))
-        if isinstance(call, str):
-            raise ValueError(f"one call of a layer can be compiled, got {key[0]}")
-        splits[key] = split(model, model.get_submodule(name), images, quick, call)
-    halves = splits[key]
-
-    inputs = Inputs.of(images)
-
-    def reshape(tensor: Tensor) -> Tensor:  # as the network itself was read, by the layer's own name
-        return explainer.to_grid(tensor, inputs, explainer.layers[0])(tensor)
-
-    twin = type(explainer)(
-        halves,
-        "layer",
-        reshape=reshape,
-        class_names=explainer.class_names,
-        eigen_smooth=explainer.eigen_smooth,
-        aug_smooth=explainer.aug_smooth,
-    )
-    try:
-        found = twin(images, size="map")
-    except Exception as error:  # the compiler's own
-        raise ValueError(f"torch.compile failed: {reason(error)}") from error
-    tolerance = 1e-2 if images.dtype == torch.float32 else 1e-1
-    scale = float(expected.scores.abs().amax())
-    if not torch.allclose(found.scores, expected.scores, rtol=0, atol=tolerance * max(scale, 1e-6), equal_nan=True):
-        raise ValueError("the compiled network gave other scores")
-    if _same(found.targets, expected.targets) and (found.heatmap - expected.heatmap).abs().amax() > 5 * tolerance:
-        raise ValueError("the compiled network gave other heatmaps")
-    return twin
-
-
-def _same(targets: Any, others: Any) -> bool:
-    return isinstance(targets, Tensor) and isinstance(others, Tensor) and torch.equal(targets, others)
 
 
 class Split(nn.Module):
@@ -112,8 +56,7 @@ def split(model: nn.Module, layer: nn.Module, images: Tensor, quick: bool = Fals
     """
     with torch.inference_mode(False):  # what is made here must take part in a graph
         images = images.clone()
-        with quiet(model):
-            exported = _exported(model, layer, images)
+        exported = _exported(model, layer, images)
         trunk, head = _halves(exported.module(), call)
         fast = fused_if_faster(trunk, images)
         if fast is not None:
@@ -141,14 +84,14 @@ def _exported(model: nn.Module, layer: nn.Module, images: Tensor) -> Any:
     def mark(module: nn.Module, args: Any, output: Any) -> Any:
         return replace_first(output, is_map, torch.ops.camfast.cut)[0]
 
-    handle = layer.register_forward_hook(mark)
+    # Export puts stand-ins in the place of the weights while it runs, which other threads must not meet.
     try:
-        with torch.no_grad():
+        model, twins = shadow(model)
+        twins[layer].register_forward_hook(mark)
+        with quiet(model), torch.no_grad():
             return torch.export.export(_Scores(model), (images,), strict=False)
     except Exception as error:  # whatever a model does that export does not know
         raise ValueError(f"the model could not be exported as one graph: {reason(error)}") from error
-    finally:
-        handle.remove()
 
 
 def _halves(graph: fx.GraphModule, call: int | None = None) -> tuple[fx.GraphModule, fx.GraphModule]:
