@@ -130,6 +130,20 @@ def test_ultralytics(name, through, tmp_path):
     assert (result.masks is not None) == ("-seg" in name)
 
 
+@pytest.mark.parametrize("name", YOLO)
+def test_ultralytics_by_windows(name, tmp_path):
+    """Once boxes are known to depend on what is around them, a window for each is enough."""
+    model = detectors.yolo(tmp_path, name).double()
+    images = torch.rand(2, 3, 256, 320, dtype=torch.float64)
+    explainer = camfast.DetectionExplainer(model)
+    expected = explainer(images, min_score=0.0, top=6)
+    with detectors.gradients_asked_for() as asked:
+        result = explainer(images, min_score=0.0, top=6)
+    assert not asked
+    for heat, other in zip(result.heatmaps, expected.heatmaps, strict=True):
+        assert heat.flatten(1).any(1).all() and (heat - other).abs().max() < TOLERANCE
+
+
 @pytest.mark.parametrize("name", HUGGINGFACE)
 def test_huggingface(name):
     model = detectors.huggingface(name).double()
