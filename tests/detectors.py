@@ -94,6 +94,10 @@ def torchvision_model(name: str) -> nn.Module:
     if name.startswith("ssd"):
         model = getattr(detection, name)(weights=None, weights_backbone=None, **few).eval()
         livened(model)
+        with torch.no_grad():
+            for layer in model.head.classification_head.module_list.modules():
+                if isinstance(layer, nn.Conv2d) and name == "ssd300_vgg16":
+                    layer.weight.mul_(0.05)  # scores that are not all 1
         return model
     options: dict[str, Any] = {"weights": None, "backbone_name": "resnet18"}
     if "rcnn" not in name:
