@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camfast.model.outputs import replace_first, tensors_in
-from camfast.model.tap import is_map
+from camfast.model.tap import Tap, is_map
 
 
 @contextlib.contextmanager
@@ -34,6 +34,21 @@ def ultralytics(settings: Any):
             del os.environ["YOLO_CONFIG_DIR"]
         else:
             os.environ["YOLO_CONFIG_DIR"] = before
+
+
+@contextlib.contextmanager
+def gradients_asked_for() -> Iterator[list[int]]:
+    """Inside, the list gets an entry for each time that gradients of a whole head are asked for: how many rows of them."""
+    rows: list[int] = []
+    gradients = Tap.gradients
+
+    def noted(self: Tap, outputs: Any, seeds: Tensor | None = None, *args: Any, **options: Any) -> list[Any]:
+        rows.append(1 if seeds is None else len(seeds))
+        return gradients(self, outputs, seeds, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tap, "gradients", noted)
+        yield rows
 
 
 def yolo(settings: Any, name: str, classes: int = 5) -> nn.Module:
@@ -79,6 +94,10 @@ def torchvision_model(name: str) -> nn.Module:
     if name.startswith("ssd"):
         model = getattr(detection, name)(weights=None, weights_backbone=None, **few).eval()
         livened(model)
+        with torch.no_grad():
+            for layer in model.head.classification_head.module_list.modules():
+                if isinstance(layer, nn.Conv2d) and name == "ssd300_vgg16":
+                    layer.weight.mul_(0.05)  # scores that are not all 1
         return model
     options: dict[str, Any] = {"weights": None, "backbone_name": "resnet18"}
     if "rcnn" not in name:

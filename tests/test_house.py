@@ -41,7 +41,7 @@ LONGER: dict[str, str] = {}  # files of more lines that hold one idea: which
 COMMANDS = {
     "image": "PHOTO -o --output --model --weights --labels --fit --device --batch-size --method --layer --target "
     "--colormap --alpha --format --legend --csv --json --html --maps --normalize",
-    "detect": "PHOTO -o --output --format --each --csv --json --html --model --weights --labels --size --trust --device "
+    "detect": "PHOTO -o --output --format --each --csv --json --html --maps --model --weights --labels --size --trust --device "
     "--classes --min-score --top --explain --method --layer --colormap --alpha",
     "video": "IN -o --output --layout --start --end --codec --quality --decoder --no-summary --every --model --weights "
     "--labels --fit --device --method --layer --target --colormap --alpha --smooth --detect --classes --min-score --top",

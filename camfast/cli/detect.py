@@ -33,6 +33,7 @@ COLUMNS = (
     "bottom",
     "milliseconds",
     "picture",
+    "maps",
     "error",
 )
 
@@ -58,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--csv", metavar="FILE", help="a table of photographs, boxes, classes, scores and files")
     out.add_argument("--json", metavar="FILE", help="the same as a document, with what was run")
     out.add_argument("--html", "--page", metavar="FILE", help="the pictures as a page, to search and to sort")
+    out.add_argument(
+        "--maps", choices=["npz"], help="boxes and heat of each photograph as arrays, a NumPy file beside its picture"
+    )
     add_detector(parser)
     boxes = add_boxes(parser)
     boxes.add_argument(
@@ -86,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         image_size=detector.side,
     )
     wanted = {"classes": class_words(options), "min_score": options.min_score, "top": options.top}
-    style = Style(options.colormap, options.alpha, f".{options.format}", options.each)
+    style = Style(options.colormap, options.alpha, f".{options.format}", options.each, options.maps is not None)
     results = write_detections(files, explainer, folder, wanted, places=options.photos, style=style)
     try:
         rounds.collect(results, files, entries, "detect")
@@ -145,7 +149,7 @@ def _rows(entries: Sequence[Entry]) -> list[list[Any]]:
         if isinstance(found, photos.PhotoError):
             rows.append([photo or "", *[""] * (len(COLUMNS) - 2), found])
             continue
-        end = [f"{found.milliseconds:.2f}", found.file, ""]
+        end = [f"{found.milliseconds:.2f}", found.file, found.maps or "", ""]
         for rank, box in enumerate(found.boxes, 1):
             corners = [f"{corner:.1f}" for corner in box.corners]
             rows.append([photo, rank, box.class_name, box.number, f"{box.score:.6f}", *corners, *end])
@@ -165,9 +169,8 @@ def _document(entries: Sequence[Entry], facts: dict[str, Any]) -> str:
             | ({} if box.file is None else {"picture": str(box.file)})
             for box in found.boxes
         ]
-        listed.append(
-            {"photo": str(photo), "milliseconds": found.milliseconds, "picture": str(found.file), "boxes": boxes}
-        )
+        files = {"picture": str(found.file)} | ({} if found.maps is None else {"maps": str(found.maps)})
+        listed.append({"photo": str(photo), "milliseconds": found.milliseconds, **files, "boxes": boxes})
     return as_document(facts, listed)
 
 

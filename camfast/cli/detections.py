@@ -19,6 +19,7 @@ from ..ops.colormaps import ALPHA, COLORMAP
 from ..pictures import photos
 from ..pictures.text import legend
 from ..video.realtime.boxes import Found, hottest, painted
+from .arrays import save_arrays
 from .names import free, mirrored, slug
 
 __all__ = ["Drawn", "Explained", "Style", "write_detections"]
@@ -45,6 +46,7 @@ class Explained:
     boxes: list[Drawn]  # the surest first
     file: Path  # the picture of all boxes
     milliseconds: float  # for boxes and heat
+    maps: Path | None = None  # the file of arrays
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Style:
     alpha: float = ALPHA
     suffix: str = ".jpg"
     each: bool = False  # a picture of each box alone too
+    maps: bool = False  # boxes and heat as arrays too
 
 
 def write_detections(
@@ -71,7 +74,7 @@ def write_detections(
     Yields, for each file in turn, what was found, or why it could not be read or its picture not be written; the others are
     done all the same. ``wanted`` are arguments of the explainer's call: classes, min_score, top. A picture is called like its
     photograph and lies in the same subfolder of the one of ``places`` it was found in; that of a box alone
-    ``<name>-<rank>-<class>``. No photograph is ever overwritten.
+    ``<name>-<rank>-<class>``. No photograph is ever overwritten. With ``style.maps`` the arrays are written beside, ``<name>.npz``.
     """
     style = style or Style()
     names = dict(zip(files, mirrored(files, places), strict=True))
@@ -91,7 +94,8 @@ def write_detections(
                 if style.each:
                     for rank, name in enumerate(result.names[0], 1):
                         paths.append(free(stem.with_name(f"{stem.name}-{rank}-{slug(name)}{style.suffix}"), taken))
-                given = file, photo, result, paths, milliseconds, style, wanted["min_score"]
+                maps = free(stem.with_name(f"{stem.name}.npz"), taken) if style.maps else None
+                given = file, photo, result, paths, maps, milliseconds, style, wanted["min_score"]
                 waiting.append(pool.submit(_written, *given))
             if len(waiting) > 2:  # drawn and written while the next ones are explained
                 yield _done(waiting.popleft())
@@ -134,11 +138,12 @@ def _written(
     photo: np.ndarray,
     result: Detections,
     paths: Sequence[Path],
+    maps: Path | None,
     milliseconds: float,
     style: Style,
     min_score: float,
 ) -> Explained | photos.PhotoError:
-    """Draws and writes the pictures of one photograph."""
+    """Draws and writes the pictures of one photograph, and its arrays."""
     frame = torch.from_numpy(photo)
     boxes, labels, scores = result.boxes[0].float().cpu(), result.labels[0].cpu(), result.scores[0].float().cpu()
     names = dict(zip(labels.tolist(), result.names[0], strict=True))
@@ -155,13 +160,31 @@ def _written(
     try:
         for path, which in zip(paths, shown, strict=True):
             photos.write(picture(which).numpy(), path)
+        if maps is not None:
+            path = maps
+            _save(result, maps)
     except OSError as error:
-        return photos.PhotoError(f"cannot write {path}, the picture of {file}: {error.strerror or error}")
+        return photos.PhotoError(f"cannot write {path}, of {file}: {error.strerror or error}")
     drawn = [
         Drawn(name, int(label), float(score), [float(corner) for corner in box], paths[k + 1] if style.each else None)
         for k, (name, label, score, box) in enumerate(zip(result.names[0], labels, scores, boxes, strict=True))
     ]
-    return Explained(file, drawn, paths[0], milliseconds)
+    return Explained(file, drawn, paths[0], milliseconds, maps)
+
+
+def _save(result: Detections, path: Path) -> None:
+    """Boxes and heat of one photograph; the heat covers it, at the size at which it was made."""
+    masks = {} if result.masks is None else {"masks": result.masks[0].cpu().numpy()}
+    save_arrays(
+        path,
+        heatmaps=result.heatmaps[0].float().cpu().numpy(),
+        boxes=result.boxes[0].float().cpu().numpy(),
+        labels=result.labels[0].cpu().numpy(),
+        names=np.array(result.names[0], dtype=np.str_),
+        scores=result.scores[0].float().cpu().numpy(),
+        layers=np.array(result.layers, dtype=np.str_),
+        **masks,
+    )
 
 
 def _done(one: photos.PhotoError | Future[Explained | photos.PhotoError]) -> Explained | photos.PhotoError:

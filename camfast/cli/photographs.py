@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections import deque
@@ -27,6 +26,7 @@ from ..pictures import photos
 from ..pictures.explained import Legend, explained
 from ..targets import Targets, TopK
 from ..zoo import Network
+from .arrays import save_arrays
 from .names import free, mirrored, slug
 
 __all__ = ["Found", "Overlay", "Style", "write_overlays"]
@@ -283,22 +283,15 @@ class _Work:
     def save_maps(self, found: Found, box: tuple[float, ...], path: Path) -> None:
         """The raw maps as a NumPy file, whole or not at all."""
         assert found.raw is not None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with open(partial, "wb") as file:
-                np.savez(
-                    file,
-                    maps=found.raw.numpy(),
-                    classes=np.array(found.classes),
-                    class_names=np.array([self.network.class_name(number) for number in found.classes]),
-                    scores=np.array(found.scores, np.float32),
-                    box=np.array(box, np.float32),
-                    layers=np.array(self.explainer.layers),
-                )
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        save_arrays(
+            path,
+            maps=found.raw.numpy(),
+            classes=np.array(found.classes),
+            class_names=np.array([self.network.class_name(number) for number in found.classes]),
+            scores=np.array(found.scores, np.float32),
+            box=np.array(box, np.float32),
+            layers=np.array(self.explainer.layers),
+        )
 
 
 def _done(

@@ -214,11 +214,16 @@ class DetectionExplainer(NamesItsArguments):
             result = self._tried(lambda: self._pass(source, asked))
             return self._tried(lambda: self._pass(source, asked)) if result is None else result
 
-    def _pass(self, source: Prepared, asked: _Asked) -> Detections | None:
-        tap = Tap(self.model, self._modules, names=self._names, eval_mode=self.eval_mode, quirks=self._quirks)
+    def _pass(self, source: Prepared, asked: _Asked, graph: bool = False) -> Detections | None:
+        alone = asked.each and self.explain == "score" and self.through == "head"
+        graph = graph or not alone or self._level_maps.needs_graph
+        tap = Tap(
+            self.model, self._modules, names=self._names, graph=graph, eval_mode=self.eval_mode, quirks=self._quirks
+        )
         tap.separate = self.through == "head"
+        watch = self._level_maps.watch(self.model, self._modules) if graph and alone else contextlib.nullcontext()
         with tap:
-            with canvas_of(self.model, source) as canvas, input_errors(self.model, source.inputs):
+            with watch as calls, canvas_of(self.model, source) as canvas, input_errors(self.model, source.inputs):
                 output = tap.run(source.inputs)
             with torch.enable_grad():
                 candidates = self._read(output, source)
@@ -230,7 +235,9 @@ class DetectionExplainer(NamesItsArguments):
                 return self._result(source, candidates, found, None, asked.min_score)
             layouts = self._layouts(tap, source)
             room = len(found) * (asked.top or max(map(len, found)))
-            maps = self._level_maps(tap, layouts, found, room)
+            maps = self._level_maps(tap, layouts, found, room, calls)
+        if maps is None:
+            return self._pass(source, asked, graph=True)
         blank = _without_heat(found, maps)
         if blank and self._has_more_levels(source, blank):
             return None

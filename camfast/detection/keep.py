@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from .candidates import Candidates
 
 __all__ = ["Kept", "kept_in", "overlaps"]
 
+_AT_ONCE = 128  # boxes that are compared with one another
 _MOST = 300  # boxes of an image, as detectors' own suppression has it
 
 
@@ -62,9 +64,9 @@ def kept_in(
         index, labels = (scores > min_score).nonzero().unbind(1)
         scores = scores[index, labels]
     else:
-        scores, labels = scores.max(1)
-        index = (scores > min_score).nonzero()[:, 0]
-        scores, labels = scores[index], labels[index]
+        best = scores.amax(1)
+        index = (best > min_score).nonzero()[:, 0]
+        scores, labels = best[index], scores[index].argmax(1)
     if classes is not None:
         wanted = torch.isin(labels, torch.as_tensor(list(classes), device=labels.device, dtype=labels.dtype))
         index, labels, scores = index[wanted], labels[wanted], scores[wanted]
@@ -73,10 +75,10 @@ def kept_in(
     boxes = boxes[index]
     most = _MOST if top is None else top
     if candidates.settled:
-        best = torch.arange(min(most, len(index)), device=index.device)
+        first = torch.arange(min(most, len(index)), device=index.device)
     else:
-        best = _suppressed(boxes, labels, most, overlap)
-    return Kept(index[best], labels[best], scores[best], boxes[best])
+        first = _suppressed(boxes, labels, most, overlap)
+    return Kept(index[first], labels[first], scores[first], boxes[first])
 
 
 def _wide(values: Tensor) -> Tensor:
@@ -85,22 +87,34 @@ def _wide(values: Tensor) -> Tensor:
 
 def _suppressed(boxes: Tensor, labels: Tensor, most: int, overlap: float) -> Tensor:
     """The first ``most`` boxes that overlap no earlier one of their class too much. Boxes come best first."""
-    left = torch.arange(len(boxes), device=boxes.device)
-    best: list[Tensor] = []
-    while len(left) and len(best) < most:
-        first = left[0]
-        best.append(first)
-        rest = left[1:]
-        far = (overlaps(boxes[first][None], boxes[rest])[0] <= overlap) | (labels[rest] != labels[first])
-        left = rest[far]
-    return torch.stack(best) if best else left
+
+    def clash(a: Tensor, b: Tensor) -> Tensor:
+        return (overlaps(boxes[a], boxes[b]) > overlap) & (labels[a][:, None] == labels[b][None])
+
+    best = torch.arange(0, device=boxes.device)
+    for part in torch.arange(len(boxes), device=boxes.device).split(_AT_ONCE):
+        part = part[~clash(best, part).any(0)]
+        loses = clash(part, part).cpu().numpy()
+        out = np.zeros(len(part), bool)
+        kept: list[int] = []
+        for i in range(len(part)):
+            if not out[i]:
+                kept.append(i)
+                out |= loses[i]
+            if len(best) + len(kept) == most:
+                break
+        best = torch.cat([best, part[torch.tensor(kept, dtype=torch.int64, device=part.device)]])
+        if len(best) == most:
+            break
+    return best
 
 
 def overlaps(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union ``[M, D]`` of boxes ``[M, 4]`` and ``[D, 4]``; 0 for boxes without an area."""
     low = torch.maximum(a[:, None, :2], b[None, :, :2])
     high = torch.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(2)
+    width, height = (high - low).clamp(min=0).unbind(2)
+    shared = width * height
     areas = [(boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1) for boxes in (a, b)]
     union = areas[0][:, None] + areas[1][None] - shared
     return torch.where(union > 0, shared / union, 0)

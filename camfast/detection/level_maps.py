@@ -12,17 +12,19 @@ explained by what reached that level from the others: by the gradient at all of 
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
 from ..errors import DoubtWarning
 from ..model.layouts import Layout
 from ..model.tap import NoGradient, Tap
 from .objectives import Objective
+from .windows import Box, Calls, Part, Window, part_of, windows_of
 
 __all__ = ["CUT", "LevelMaps"]
 
@@ -32,6 +34,8 @@ CUT = (
 )
 
 _ELEMENTS = 2**25  # of gradients at once, 128 MB in fp32
+_TRIES = 3  # passes in which parts of the head that score a level alone are looked for
+_EQUAL = 100  # units in the last place of a map's maximum, by which another order of sums may change it
 _POINTWISE = (ops.layer_cam, ops.hires_cam, ops.grad_cam_elementwise)  # a position's value is of its own gradient alone
 
 
@@ -46,32 +50,56 @@ class LevelMaps:
         """Of other levels nothing is known."""
         self._reach: dict[int, int] = {}  # by level: how many positions from its own a box depends on
         self._local = True  # as far as was seen
+        self._parts: dict[int, Part] = {}  # by level: what scores it, where that gave the same maps by windows
+        self._tries = _TRIES
+        self._fills = False  # whether boxes without heat at their own level were met
+
+    @property
+    def needs_graph(self) -> bool:
+        """Whether the next pass must record a graph, as far as is known."""
+        return self._fills or not self._parts
+
+    def watch(self, model: nn.Module, levels: Sequence[nn.Module]) -> contextlib.AbstractContextManager[Calls | None]:
+        """What to run a pass in, and to call this with afterwards: it notes which parts of ``model`` the ``levels`` go to."""
+        return Calls(model, levels) if self._local and self._tries else contextlib.nullcontext()
 
     @property
     def knows(self) -> bool:
         """Whether boxes were seen to depend on what is around them, at one level alone."""
         return self._local and len(self._reach) > 0
 
-    def __call__(self, tap: Tap, layouts: Sequence[Layout], found: Sequence[Objective], room: int) -> list[Tensor]:
+    def __call__(
+        self, tap: Tap, layouts: Sequence[Layout], found: Sequence[Objective], room: int, calls: Calls | None = None
+    ) -> list[Tensor] | None:
         """Of each level the maps of K boxes of each image, ``[N, K, h, w]``, not negative.
+
+        None where that takes a graph and the pass of ``tap`` has none.
 
         Args:
             tap: after its pass.
             layouts: of the levels.
             found: what is explained in each image.
             room: at least as many numbers as are explained: batches of any number of boxes look alike.
+            calls: what was seen in the pass, see :meth:`watch`.
         """
+        grids = [layout.view(A) for layout, A in zip(layouts, tap.activations, strict=True)]
+        cells = self._cells(found, grids, layouts) if tap.separate else None
+        levels = {level for row in cells or () for level, _, _ in row}
+        if cells is not None and levels <= set(self._parts):
+            maps = self._windowed(tap, layouts, grids, found, cells)
+            if maps is not None:
+                return maps
+        if not tap.graph:
+            return None
         values = torch.cat([one.values for one in found])
         if not values.requires_grad:
             raise NoGradient(CUT)
-        padded = torch.cat([values, values.new_zeros(max(0, room - len(values)))])
-        grids = [layout.view(A) for layout, A in zip(layouts, tap.activations, strict=True)]
-        cells = self._cells(found, grids, layouts) if tap.separate else None
-        if cells is not None and self.knows and {level for row in cells for level, _, _ in row} <= set(self._reach):
-            near = self._near(tap, grids, padded, cells)
-            if near is not None:
-                return near
-        return self._dense(tap, layouts, grids, padded, found, cells)
+        values = torch.cat([values, values.new_zeros(max(0, room - len(values)))])
+        near = self._near(tap, grids, values, cells) if cells is not None and levels <= set(self._reach) else None
+        maps = self._dense(tap, layouts, grids, values, found, cells) if near is None else near
+        if cells is not None and calls is not None:
+            self._try_windows(calls, grids, found, cells, maps)
+        return maps
 
     def _dense(
         self,
@@ -181,6 +209,8 @@ class LevelMaps:
 
     def _near(self, tap: Tap, grids: Sequence[Tensor], values: Tensor, cells: list[list[_Cell]]) -> list[Tensor] | None:
         """A pass for each level in which there are boxes, its rows shared by boxes that do not meet; None if they do."""
+        if not self.knows:
+            return None
         many = max(map(len, cells))
         maps = [A.new_zeros(A.shape[0], many, *A.shape[2:], dtype=_dtype(A)) for A in grids]
         starts = [sum(map(len, cells[:image])) for image in range(len(cells))]
@@ -216,6 +246,84 @@ class LevelMaps:
                 self._fill(tap, layouts, grids, gradients, maps, [(i, b[1], b[2]) for i, b in enumerate(blank)])
         return maps
 
+    def _windowed(
+        self,
+        tap: Tap,
+        layouts: Sequence[Layout],
+        grids: Sequence[Tensor],
+        found: Sequence[Objective],
+        cells: list[list[_Cell]],
+    ) -> list[Tensor] | None:
+        """By a window for each box; None if one does not give its box's score, or where a box's heat takes a graph."""
+        many = max(map(len, cells))
+        maps = [A.new_zeros(A.shape[0], many, *A.shape[2:], dtype=_dtype(A)) for A in grids]
+        for level, part in self._parts.items():
+            at, boxes = _boxes(found, cells, level)
+            if not boxes:
+                continue
+            try:
+                windows = windows_of(part, grids, boxes, self._reach[level])
+            except Exception:  # the part is another one now; the model itself knows what it is worth
+                windows = None
+            if windows is None:
+                self._parts.clear()
+                self._tries = 0
+                return None
+            blank = []
+            for (image, k), window, heat in zip(at, windows, self._heat_in(windows), strict=True):
+                maps[level][image, k, window.rows, window.columns] = heat
+                if not heat.any():
+                    blank.append((image, k, window))
+            if blank and not tap.graph:
+                self._fills = True
+                return None
+            if blank:
+                A = grids[level]
+                own = A.new_zeros(len(blank), *A.shape)
+                for i, (image, _, window) in enumerate(blank):
+                    own[i, image, :, window.rows, window.columns] = window.gradient
+                gradients: list[Tensor | None] = [None] * len(grids)
+                gradients[level] = own
+                self._fill(tap, layouts, grids, gradients, maps, [(i, b[0], b[1]) for i, b in enumerate(blank)])
+        return maps
+
+    def _heat_in(self, windows: Sequence[Window]) -> Tensor:
+        """The map in each window, ``[B, s, s]``."""
+        A, G = (torch.stack(one) for one in zip(*((w.activations, w.gradient) for w in windows), strict=True))
+        return self.op(A, G, None, False).clamp_(min=0)
+
+    def _try_windows(
+        self,
+        calls: Calls,
+        grids: Sequence[Tensor],
+        found: Sequence[Objective],
+        cells: list[list[_Cell]],
+        maps: Sequence[Tensor],
+    ) -> None:
+        """Uses windows from now on where they give the ``maps`` that a pass through the whole head gave."""
+        self._tries -= 1
+        for level in sorted({level for row in cells for level, _, _ in row} - set(self._parts)):
+            at, boxes = _boxes(found, cells, level)
+            if not self.knows or level not in self._reach:
+                return
+            try:
+                part = part_of(calls, level, grids, boxes)
+                windows = None if part is None else windows_of(part, grids, boxes, self._reach[level])
+            except Exception:  # what a part of a model makes of a window is its own affair; the maps are there
+                windows = None
+            if part is None or windows is None:
+                continue
+            equal = []
+            for (image, k), window, heat in zip(at, windows, self._heat_in(windows), strict=True):
+                if heat.any():  # else the map is that of what reached the level from others
+                    off = maps[level][image, k].clone()
+                    most = off.amax() * _EQUAL * torch.finfo(grids[level].dtype).eps
+                    off[window.rows, window.columns] -= heat
+                    equal.append(bool(off.abs().amax() <= most))
+            if equal and all(equal):
+                self._parts[level] = part
+                self._tries = _TRIES
+
     def _fill(
         self,
         tap: Tap,
@@ -239,6 +347,18 @@ class LevelMaps:
 
 _Cell = tuple[int, int, int]
 """Level, row and column."""
+
+
+def _boxes(found: Sequence[Objective], cells: list[list[_Cell]], level: int) -> tuple[list[tuple[int, int]], list[Box]]:
+    """The boxes at ``level``, and of each its image and its place among that image's boxes."""
+    at, boxes = [], []
+    for image, (one, row) in enumerate(zip(found, cells, strict=True)):
+        labels, values = one.labels.tolist(), one.values.detach()
+        for k, (own, y, x) in enumerate(row):
+            if own == level:
+                at.append((image, k))
+                boxes.append(Box(image, y, x, labels[k], values[k]))
+    return at, boxes
 
 
 def _dtype(A: Tensor) -> torch.dtype:

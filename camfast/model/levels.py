@@ -27,7 +27,7 @@ from .find_layer import Candidate, candidate_maps, record
 from .inputs import Inputs
 from .layers import refuse_exported
 from .layouts import Layout, layout_of
-from .outputs import tensors_in
+from .outputs import replace_first, tensors_in
 from .probe import Planted, read, read_layer
 from .tap import NoGradient, Tap, is_map
 from .untouched import quiet
@@ -76,7 +76,7 @@ def find_levels(model: nn.Module, inputs: Inputs, objectives: Objectives) -> lis
             f"expected a detector whose scores depend on its maps through differentiable operations, got none in "
             f"{type(model).__name__}: its head may detach them, run under no_grad, or be compiled"
         )
-    levels = _with_company(levels, seen.groups)
+    levels = _without_derived(model, inputs, _with_company(levels, seen.groups))
     levels.sort(key=lambda candidate: -math.prod(candidate.layout.map))
     return [candidate.step.name for candidate in levels]
 
@@ -144,8 +144,7 @@ def _watched(model: nn.Module, inputs: Inputs, maps: list[Candidate]) -> _Seen:
             cut = inputs.cut()
             model(*cut.args, **cut.kwargs)
             again = True
-            image = inputs.image.detach()
-            cut = inputs.with_image((image.flip(-1) * 0.5 + 0.25).to(image.dtype)).cut()
+            cut = _changed(inputs).cut()
             model(*cut.args, **cut.kwargs)
     finally:
         for handle in handles:
@@ -275,6 +274,58 @@ def _with_company(levels: list[Candidate], groups: list[list[Candidate]]) -> lis
             sizes = {candidate.layout.map for candidate in found}
             found += [candidate for candidate in group if candidate.layout.map not in sizes]
     return found
+
+
+def _without_derived(model: nn.Module, inputs: Inputs, levels: list[Candidate]) -> list[Candidate]:
+    """``levels`` without those made of an earlier one of their resolution and other levels alone: a head's own steps.
+
+    The first of each resolution are held as they were while the image changes: what stays the same then is made of them.
+    """
+    first: dict[tuple[int, ...], Candidate] = {}
+    for candidate in sorted(levels, key=lambda candidate: candidate.step.turn):
+        first.setdefault(candidate.layout.map, candidate)
+    held = {id(candidate.step) for candidate in first.values()}
+    if len(held) == len(levels):
+        return levels
+    before: dict[int, Tensor] = {}
+    derived: set[int] = set()
+    thread = threading.get_ident()
+    again = False
+
+    def note(candidate: Candidate, output: Any) -> Any:
+        tensor, key = next(filter(is_map, tensors_in(output)), None), id(candidate.step)
+        if tensor is None or threading.get_ident() != thread:
+            return None
+        if not again:
+            before[key] = tensor.detach().clone()
+            return None
+        own = before.get(key)
+        if own is None or own.shape != tensor.shape:
+            return None
+        if key in held:
+            return replace_first(output, is_map, lambda _: own.clone())[0]
+        if torch.equal(own, tensor):
+            derived.add(key)
+        return None
+
+    handles = []
+    try:
+        for candidate in levels:
+            hook = lambda module, args, output, candidate=candidate: note(candidate, output)  # noqa: E731
+            handles.append(candidate.step.module.register_forward_hook(hook))
+        with quiet(model), torch.no_grad():
+            for cut in (inputs.cut(), _changed(inputs).cut()):
+                model(*cut.args, **cut.kwargs)
+                again = True
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [candidate for candidate in levels if id(candidate.step) not in derived]
+
+
+def _changed(inputs: Inputs) -> Inputs:
+    image = inputs.image.detach()
+    return inputs.with_image((image.flip(-1) * 0.5 + 0.25).to(image.dtype))
 
 
 # Where the places are.

@@ -56,6 +56,57 @@ def picture(path):
     return np.asarray(Image.open(path).convert("RGB"))
 
 
+def test_arrays_beside_the_pictures(folder, tmp_path, run):
+    """What the pictures were drawn of: of the boxes in the table, on the photograph's own pixels; of no box none."""
+    out = tmp_path / "out"
+    code, _, _ = run(folder, "-o", out, "--maps", "npz", "--csv", tmp_path / "t.csv", "--json", tmp_path / "t.json")
+    assert code == 1  # of the broken photograph
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.npz")) == [
+        "a.npz",
+        "d.npz",
+        "sub/b.npz",
+        "sub/c.npz",
+    ]
+    with open(tmp_path / "t.csv", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["photo"] == str(folder / "a.png")]
+    assert [row["maps"] for row in rows] == [str(out / "a.npz")] * 2
+    listed = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))["photographs"]
+    assert next(entry["maps"] for entry in listed if "boxes" in entry) == str(out / "a.npz")
+    arrays = np.load(out / "a.npz")
+    assert set(arrays) == {"heatmaps", "boxes", "labels", "names", "scores", "layers"}
+    assert arrays["names"].tolist() == ["light", "red"] == [row["class"] for row in rows]
+    np.testing.assert_allclose(
+        arrays["boxes"][0], [float(rows[0][s]) for s in ("left", "top", "right", "bottom")], atol=0.1
+    )
+    np.testing.assert_allclose(arrays["scores"], [float(row["score"]) for row in rows], atol=1e-5)
+    height, width = picture(folder / "a.png").shape[:2]
+    for box, heat in zip(arrays["boxes"], arrays["heatmaps"], strict=True):
+        assert heat.dtype == np.float32 and heat.shape == (height, width) and heat.max() > 0.8
+        y, x = np.unravel_index(heat.argmax(), heat.shape)
+        assert box[0] <= x <= box[2] and box[1] <= y <= box[3]
+    large = np.load(out / "d.npz")
+    assert large["heatmaps"].shape[1:] == tuple(np.minimum(picture(folder / "d.png").shape[:2], 480))
+    none = np.load(out / "sub" / "c.npz")
+    assert none["boxes"].shape == (0, 4) and len(none["heatmaps"]) == len(none["names"]) == 0
+
+
+def test_arrays_that_cannot_be_written(folder, tmp_path, run, monkeypatch):
+    """The photograph fails with a sentence, the others go on, and nothing half-written stays."""
+    from camfast.cli import arrays
+
+    replace = arrays.os.replace
+
+    def full(source, target):
+        if str(target).endswith("a.npz"):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(arrays.os, "replace", full)
+    code, _, err = run(folder, "-o", tmp_path / "out", "--maps", "npz")
+    assert code == 1 and "a.npz, of " in err and "No space left on device" in err
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.npz*")) == ["b.npz", "c.npz", "d.npz"]
+
+
 def test_pictures_and_tables(folder, tmp_path, run):
     out = tmp_path / "out"
     code, printed, err = run(

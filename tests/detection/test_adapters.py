@@ -18,6 +18,7 @@ TORCHVISION = {  # and the number of maps that the head reads
     "retinanet": 4,  # and one of a single place, which is no map
     "fcos": 4,
     "ssdlite320_mobilenet_v3_large": 5,  # the same
+    "ssd300_vgg16": 5,
 }
 TOLERANCE = 1e-6  # in fp64: random weights make heat of tiny numbers
 
@@ -39,6 +40,7 @@ def check(
     call: Callable[[], Any],
     scores: Callable[[Any, int, int], Tensor],
     canvas: tuple[int, int],
+    tolerance: float = TOLERANCE,
     **options: Any,
 ) -> camfast.Detections:
     """Every box of every image, against plain autograd; returns the result.
@@ -62,13 +64,13 @@ def check(
             ]
             levels = detectors.layer_cam_of(grids, slopes, i)
             heat = result.heatmaps[i][k]
-            assert (again.heatmaps[i][k] - heat).abs().max() < TOLERANCE
+            assert (again.heatmaps[i][k] - heat).abs().max() < tolerance
             blank += not heat.any()
             if not any(level.any() for level in levels):
                 assert not heat.any()
                 continue
             expected = detectors.summed(levels, canvas)
-            assert heat.shape == canvas and (heat - expected).abs().max() < TOLERANCE, (i, k)
+            assert heat.shape == canvas and (heat - expected).abs().max() < tolerance, (i, k)
     assert blank < sum(map(len, result.labels))
     return result
 
@@ -84,10 +86,13 @@ def _grid(explainer: camfast.DetectionExplainer, tensor: Tensor, name: str) -> T
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision(name):
-    model = detectors.torchvision_model(name).double()
-    size = (320, 320) if name.startswith("ssd") else (64, 96)
-    images = torch.rand(1, 3, *size, dtype=torch.float64)
-    result = check(model, images, lambda: model(images), lambda output, i, label: output[i]["scores"], size)
+    large = name == "ssd300_vgg16"  # of 31 GFLOP
+    dtype = torch.float32 if large else torch.float64
+    model = detectors.torchvision_model(name).to(dtype)
+    size = (300, 300) if large else (320, 320) if name.startswith("ssd") else (64, 96)
+    images = torch.rand(1, 3, *size, dtype=dtype)
+    scores = lambda output, i, label: output[i]["scores"]  # noqa: E731
+    result = check(model, images, lambda: model(images), scores, size, 1e-4 if large else TOLERANCE)
     assert len(result.layers) == TORCHVISION[name], result.layers
     assert torch.equal(result.boxes[0], model(images)[0]["boxes"][: len(result.boxes[0])].detach())
     assert (result.masks is not None) == name.startswith("mask")
@@ -128,6 +133,40 @@ def test_ultralytics(name, through, tmp_path):
     assert result.layers == [f"model.{k}" for k in model.model[-1].f]
     assert result.names[0] == [str(model.names[int(label)]) for label in result.labels[0]]
     assert (result.masks is not None) == ("-seg" in name)
+
+
+def test_rt_detr_of_ultralytics(tmp_path):
+    """Its rows are centre and size in shares of the image, score, class."""
+    model = detectors.yolo(tmp_path, "rtdetr-l")
+    images = torch.rand(1, 3, 160, 192)
+
+    def scores(output: Any, i: int, label: int) -> Tensor:
+        return output[0][i, :, 4][output[0][i, :, 5] == label]
+
+    result = check(model, images, lambda: model(images), scores, (160, 192), 1e-4)
+    assert len(result.layers) == 3
+    rows = model(images)[0][0].detach()
+    best = rows[rows[:, 4].argsort(descending=True)[:2]]
+    centres, sizes = best[:, :2] * torch.tensor([192, 160]), best[:, 2:4] * torch.tensor([192, 160])
+    expected = torch.cat([centres - sizes / 2, centres + sizes / 2], 1)
+    assert (
+        torch.allclose(result.boxes[0], expected, atol=1e-3)
+        and (result.boxes[0][:, 2] - result.boxes[0][:, 0] > 1).all()
+    )
+
+
+@pytest.mark.parametrize("name", YOLO)
+def test_ultralytics_by_windows(name, tmp_path):
+    """Once boxes are known to depend on what is around them, a window for each is enough."""
+    model = detectors.yolo(tmp_path, name).double()
+    images = torch.rand(2, 3, 256, 320, dtype=torch.float64)
+    explainer = camfast.DetectionExplainer(model)
+    expected = explainer(images, min_score=0.0, top=6)
+    with detectors.gradients_asked_for() as asked:
+        result = explainer(images, min_score=0.0, top=6)
+    assert not asked
+    for heat, other in zip(result.heatmaps, expected.heatmaps, strict=True):
+        assert heat.flatten(1).any(1).all() and (heat - other).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("name", HUGGINGFACE)

@@ -3,7 +3,8 @@
     [N, 4 + classes (+ masks), A]   anchor-free heads of ultralytics: centre, size, probabilities; not suppressed
     [N, A, 5 + classes]             YOLOX, YOLOv5 and their kin: centre, size, object, probabilities; not suppressed
     [N, Q, 4 + classes]             RT-DETR of ultralytics: in shares of the image
-    [N, R, 6 (+ masks)]             chosen by the model: corners, score, class
+    [N, R, 6 (+ masks)]             chosen by the model: corners, score, class; RT-DETR of today: centre and size in
+                                    shares of the image, score, class
 
 What stands beside the table is used where it is there: logits ``[N, classes, A]`` of the same boxes, under ``"scores"``
 in a mapping, and prototypes of masks ``[N, masks, h, w]``.
@@ -36,7 +37,7 @@ def of_rows(output: Any, sizes: Sequence[tuple[int, int]], classes: int | None) 
         return None
     logits = list(_logits(output, len(table)))
     if _is_chosen(table):
-        return _chosen(output, table, logits)
+        return _chosen(output, table, logits, sizes)
     return _weighed(output, table, logits, sizes, classes)
 
 
@@ -83,20 +84,32 @@ class _Chosen(Candidates):
         return places, len(distance)
 
 
-def _chosen(output: Any, table: Tensor, logits: list[Tensor]) -> Candidates:
+def _chosen(output: Any, table: Tensor, logits: list[Tensor], sizes: Sequence[tuple[int, int]]) -> Candidates:
     # Of several branches the one whose scores the rows are: those of their best boxes are the same.
     best = table.detach()[..., 4].amax(1)
     raw = next((t for t in reversed(logits) if torch.equal(t.detach().sigmoid().amax((1, 2)), best)), None)
     if raw is not None and not raw.requires_grad and table.requires_grad:
         raw = None
+    boxes = table[..., :4]
+    if _in_shares(boxes):
+        low, high = boxes.detach().split(2, -1)
+        boxes = _pixels(corners(boxes) if bool((high < low).any()) else boxes, sizes)
     return _Chosen(
-        boxes=list(table[..., :4].unbind(0)),
+        boxes=list(boxes.unbind(0)),
         scores=list(table[..., 4].unbind(0)),
         labels=list(table.detach()[..., 5].long().unbind(0)),
         raw=None if raw is None else list(raw.transpose(1, 2).unbind(0)),
         masks=_masks(output, table[..., 6:]),
         settled=True,
     )
+
+
+def _in_shares(boxes: Tensor) -> bool:
+    return bool(boxes.detach().abs().amax() <= _RELATIVE)
+
+
+def _pixels(boxes: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    return boxes * boxes.new_tensor([(w, h, w, h) for h, w in sizes])[:, None]
 
 
 def _weighed(
@@ -113,8 +126,8 @@ def _weighed(
     if count < 1:
         return None
     boxes, scores = rows[..., :4], rows[..., start : start + count]
-    if bool(boxes.detach().abs().amax() <= _RELATIVE):
-        boxes = boxes * boxes.new_tensor([(w, h, w, h) for h, w in sizes])[:, None]
+    if _in_shares(boxes):
+        boxes = _pixels(boxes, sizes)
     values = None
     if of_these is not None and (of_these.requires_grad or not table.requires_grad):
         values = list(of_these.transpose(1, 2).unbind(0))
