@@ -14,7 +14,7 @@ import logging
 import re
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,8 +46,12 @@ class Runtime:
         """Writes ``program``, of ``torch.export``, to ``path``; ``names`` are those of inputs and outputs."""
 
     @abstractmethod
+    def load(self, path: Path) -> Callable[[Tensor], list[Tensor]]:
+        """The file in its own runtime, with as many threads as PyTorch has."""
+
     def run(self, path: Path, images: Tensor) -> list[Tensor]:
-        """What the file gives for ``images``, in its own runtime."""
+        """What the file gives for ``images``, in tensors of their own."""
+        return self.load(path)(images)
 
 
 class Onnx(Runtime):
@@ -67,14 +71,15 @@ class Onnx(Runtime):
         converted.model.metadata_props.update(notes)
         converted.save(str(path), external_data=_bytes(program) > 2**31 - 2**27)  # a lone file holds 2 GB at most
 
-    def run(self, path: Path, images: Tensor) -> list[Tensor]:
+    def load(self, path: Path) -> Callable[[Tensor], list[Tensor]]:
         runtime: Any = require("onnxruntime", "onnx")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         (given,) = session.get_inputs()
-        return [torch.from_numpy(value) for value in session.run(None, {given.name: images.cpu().numpy()})]
+        name = given.name
+        return lambda images: [torch.from_numpy(value) for value in session.run(None, {name: images.cpu().numpy()})]
 
 
 class OpenVino(Runtime):
@@ -93,12 +98,16 @@ class OpenVino(Runtime):
             model.set_rt_info(value, ["camfast", key])
         openvino.save_model(model, str(path), compress_to_fp16=False)
 
-    def run(self, path: Path, images: Tensor) -> list[Tensor]:
+    def load(self, path: Path) -> Callable[[Tensor], list[Tensor]]:
         openvino: Any = require("openvino", "openvino")
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         model = openvino.Core().compile_model(str(path), "CPU", settings)
-        found = model(images.cpu().numpy())
-        return [torch.from_numpy(found[i].copy()) for i in range(len(model.outputs))]
+
+        def call(images: Tensor) -> list[Tensor]:
+            found = model(images.cpu().numpy())
+            return [torch.from_numpy(found[i].copy()) for i in range(len(model.outputs))]
+
+        return call
 
 
 class AOTInductor(Runtime):
@@ -113,10 +122,11 @@ class AOTInductor(Runtime):
         settings: dict[str, Any] = {"aot_inductor.metadata": dict(notes)}
         inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
 
-    def run(self, path: Path, images: Tensor) -> list[Tensor]:
+    def load(self, path: Path) -> Callable[[Tensor], list[Tensor]]:
         import torch._inductor as inductor
 
-        return list(inductor.aoti_load_package(str(path))(images))
+        loaded = inductor.aoti_load_package(str(path))
+        return lambda images: _listed(loaded(images))
 
 
 class Program(Runtime):
@@ -128,8 +138,9 @@ class Program(Runtime):
     def write(self, program: Any, path: Path, names: Mapping[str, Sequence[str]], notes: Mapping[str, str]) -> None:
         torch.export.save(program, str(path), extra_files={"camfast.json": json.dumps(dict(notes))})
 
-    def run(self, path: Path, images: Tensor) -> list[Tensor]:
-        return list(torch.export.load(str(path)).module()(images))
+    def load(self, path: Path) -> Callable[[Tensor], list[Tensor]]:
+        loaded = torch.export.load(str(path)).module()
+        return lambda images: _listed(loaded(images))
 
 
 RUNTIMES: dict[str, type[Runtime]] = {".onnx": Onnx, ".xml": OpenVino, ".pt2": AOTInductor}
@@ -139,7 +150,7 @@ RUNTIMES: dict[str, type[Runtime]] = {".onnx": Onnx, ".xml": OpenVino, ".pt2": A
 def onnx_program(program: Any, names: Mapping[str, Sequence[str]], opset: int) -> Any:
     """``program`` as ONNX in memory. The converter's own words are not printed."""
     with quietly():
-        found = torch.onnx.export(
+        found: Any = torch.onnx.export(
             program,
             dynamo=True,
             input_names=list(names["inputs"]),
@@ -176,6 +187,10 @@ def quietly() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+def _listed(found: Any) -> list[Tensor]:
+    return [found] if isinstance(found, Tensor) else list(found)
 
 
 def _bytes(program: Any) -> int:

@@ -71,7 +71,15 @@ def test_frames_go_in_and_a_picture_comes_out(tmp_path):
     pytest.importorskip("onnxscript")
     model, path = network("pooled"), tmp_path / "frames.onnx"
     done = camfast.export(
-        model, EXAMPLE, path, layers="trunk", preparation=PREPARATION, frames=(48, 90), overlay=True, colormap="jet"
+        model,
+        EXAMPLE,
+        path,
+        layers="trunk",
+        preparation=PREPARATION,
+        frames=(48, 90),
+        overlay=True,
+        colormap="jet",
+        alpha=0.5,
     )
     assert done.inputs == {"frames": ["batch", 48, 90, 3]} and list(done.outputs) == ["scores", "heatmap", "picture"]
     frames = torch.randint(0, 256, (3, 48, 90, 3), dtype=torch.uint8)
