@@ -176,7 +176,7 @@ class HeatNetwork(nn.Module):
         Raises:
             ValueError: for images of another size.
         """
-        if tuple(images.shape[1:]) != self._shape:
+        if not torch.jit.is_tracing() and tuple(images.shape[1:]) != self._shape:
             raise ValueError(
                 f"images must be [N, {', '.join(map(str, self._shape))}], as the example was, got {list(images.shape)}"
             )

@@ -155,8 +155,9 @@ def export(
         except ImportError:
             raise
         except Exception as error:  # of each runtime's own kind
+            hint = "; dynamic=False ships a fixed number of images" if network.dynamic else ""
             raise Unshippable(
-                f"{runtime.name} does not take this network with its heat: {reason(_first(error))}"
+                f"{runtime.name} does not take this network with its heat: {reason(_first(error))}{hint}"
             ) from error
         differences = _compared(found, expected, network, runtime)
         total = 0
