@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..methods import CAM, Explanation, GradCAM
+from ..methods import CAM, Explanation, GradCAM, ReciproCAM
 from ..methods.explainer import Layers
 from ..methods.layer_explainer import LayerExplainer
 from ..methods.linear_head import is_pooled, last_linear
@@ -67,13 +67,17 @@ def gathered(
     size: Any,
     class_names: ClassNames | None,
     layout: str | None,
+    gaussian: bool = True,
 ) -> Evidence:
     """Explains ``images`` by the ordinary explainer and looks at what it found.
 
     Raises what the explainer raises, and ``ValueError`` for scores that a file cannot choose classes from.
     """
     cls: Any = explainer_class(method)
-    with cls(model, layers, class_names=class_names, layout=layout) as explainer:
+    if not gaussian and not issubclass(cls, ReciproCAM):
+        raise ValueError(f"gaussian= is of recipro_cam alone, got gaussian=False for {method}")
+    own = {} if gaussian else {"gaussian": False}
+    with cls(model, layers, class_names=class_names, layout=layout, **own) as explainer:
         assert isinstance(explainer, LayerExplainer)
         found = explainer.layer_maps(images, targets)
         expected = explainer.result(found, size, True)
@@ -98,12 +102,12 @@ def gathered(
             tapping = GradCAM(model, names, layout=layout)
         head, views = _looked_at(tapping, explainer, inputs)
         if isinstance(explainer, CAM):
-            (own,) = explainer._heads[:1]
-            if own.after is not None:
+            (found_head,) = explainer._heads[:1]
+            if found_head.after is not None:
                 raise ValueError(
                     "CAM is shipped for a linear layer on pooled activations, got class maps that are pooled; take grad_cam"
                 )
-            head = Head(own.layer.get_parameter("weight"), own.activation is torch.relu)  # type: ignore[arg-type]
+            head = Head(found_head.layer.get_parameter("weight"), found_head.activation is torch.relu)  # type: ignore[arg-type]
     map_size = found.maps[0].size
     return Evidence(
         model=explainer_model,

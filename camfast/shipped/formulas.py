@@ -83,12 +83,16 @@ def eigen_map(activations: Tensor) -> Tensor:
     return torch.where(known, found, torch.nan).unflatten(1, activations.shape[2:])
 
 
-def spots(size: Sequence[int]) -> Tensor:
-    """``[S, *size]``: for each position a mask of 3 positions a side around it, 1/2 in the middle and 1/4 beside it."""
+def spots(size: Sequence[int], gaussian: bool = True) -> Tensor:
+    """``[S, *size]``: for each position a mask of 3 positions a side around it, 1/2 in the middle and 1/4 beside it.
+
+    Without ``gaussian`` a mask of that position alone.
+    """
     sides = []
     for n in size:
         beside = torch.full((n - 1,), 0.25)
-        sides.append(torch.eye(n) / 2 + torch.diag(beside, 1) + torch.diag(beside, -1))
+        around = torch.eye(n) / 2 + torch.diag(beside, 1) + torch.diag(beside, -1)
+        sides.append(around if gaussian else torch.eye(n))
     masks = []
     for places in itertools.product(*map(range, size)):
         mask = torch.ones(())

@@ -43,6 +43,7 @@ def with_heatmap(
     class_names: ClassNames | None = None,
     layout: str | None = None,
     dynamic: bool = True,
+    gaussian: bool = True,
 ) -> HeatNetwork:
     """``model`` as a module that returns its scores and the heat that explains them, to be compiled, traced or exported.
 
@@ -65,6 +66,7 @@ def with_heatmap(
         class_names: names of the classes, where ``targets`` are names.
         layout: names the dimensions of the layer's output, as for explainers.
         dynamic: any number of images; False for exactly as many as the example has.
+        gaussian: of "recipro_cam": keep a Gaussian around each position; False keeps that position alone.
 
     Returns:
         A module whose ``forward(images)`` gives ``(scores, heatmap)``; heat is ``[N, H, W]``, and ``[N, K, H, W]`` for
@@ -82,7 +84,7 @@ def with_heatmap(
     if not isinstance(normalize, bool):
         raise ValueError(f"normalize of a file must be True or False, got {normalize!r}")
     images = several(example_of(model) if example is None else example, targets, dynamic)
-    evidence = gathered(model, method, layers, images, targets, size, class_names, layout)
+    evidence = gathered(model, method, layers, images, targets, size, class_names, layout, gaussian)
     choice = choice_of(targets, evidence.axis, class_names)
     dynamic = dynamic and choice.batch is None
     graph = captured(evidence.model, evidence.names, evidence.modules, images, dynamic)
@@ -94,12 +96,14 @@ def with_heatmap(
         if form == "closed form":
             weight = _name_of(body, head)
         if kind == "positions":
-            masks = spots(evidence.map_size)
+            masks = spots(evidence.map_size, gaussian)
     elif kind == "positions":
         form = "positions"
         if len(evidence.names) > 1:
             raise ValueError(f"recipro_cam is shipped for one layer, got {len(evidence.names)}")
-        body = with_positions(halves(graph), evidence.views[0], spots(evidence.map_size), choice, evidence.axis)
+        body = with_positions(
+            halves(graph), evidence.views[0], spots(evidence.map_size, gaussian), choice, evidence.axis
+        )
     else:
         form = "backward pass"
         body = with_gradients(halves(graph), len(evidence.names), choice, evidence.axis)

@@ -77,6 +77,7 @@ def export(
     class_names: ClassNames | None = None,
     layout: str | None = None,
     dynamic: bool = True,
+    gaussian: bool = True,
     preparation: Preparation | None = None,
     frames: Sequence[int] | None = None,
     overlay: bool = False,
@@ -93,7 +94,7 @@ def export(
 
     Args:
         model: as for :func:`with_heatmap`, and so are ``method``, ``layers``, ``targets``, ``size``, ``normalize``,
-            ``class_names``, ``layout`` and ``dynamic``.
+            ``class_names``, ``layout``, ``dynamic`` and ``gaussian``.
         example: images ``[N, C, H, W]`` as the model takes them, at best photographs.
         path: ``.onnx`` for ONNX Runtime, TensorRT and browsers, ``.xml`` for OpenVINO (with a ``.bin`` beside it), ``.pt2``
             for AOTInductor: machine code for this kind of machine.
@@ -134,6 +135,7 @@ def export(
             class_names=class_names,
             layout=layout,
             dynamic=dynamic,
+            gaussian=gaussian,
         )
         shipped, given = _wrapped(network, preparation, frames, colormap if overlay else None, alpha)
         names = {

@@ -112,6 +112,21 @@ def test_the_example_may_be_left_out():
     assert_same(own(batch), camfast.grad_cam(model, batch))
 
 
+@pytest.mark.parametrize("head", ["pooled", "layer norm"])
+def test_openvino_xais_recipes(head):
+    """What openvino_xai 1.1.0 inserts: the channels' mean, and the network's own probabilities of one position alone."""
+    model = network(head)
+    A = model.trunk(BATCH).detach()
+    own = shipped(head, "activation_mean", size="map", normalize=False)(BATCH)[1]
+    torch.testing.assert_close(own, A.mean(1), rtol=1e-5, atol=1e-6)
+    own = shipped(head, "recipro_cam", "all", size="map", normalize=False, gaussian=False)(BATCH)[1]
+    for y in range(A.shape[2]):
+        for x in range(A.shape[3]):
+            kept = torch.zeros_like(A)
+            kept[:, :, y, x] = A[:, :, y, x]
+            torch.testing.assert_close(own[:, :, y, x], model.head(kept).softmax(1), rtol=1e-4, atol=1e-6)
+
+
 # Tracers
 
 
@@ -206,6 +221,7 @@ def test_the_derivative_of_a_convolution(kernel, stride, padding, dilation, grou
         ({"normalize": "shared"}, ValueError, "True or False"),
         ({"example": torch.zeros(2, 3, 4, dtype=torch.uint8)}, TypeError, "floating tensor"),
         ({"method": "cam", "layers": "trunk.2"}, ValueError, "CAM needs"),
+        ({"gaussian": False}, ValueError, "gaussian= is of recipro_cam alone"),
         ({"targets": camfast.TopK(9)}, ValueError, "at least 9 classes"),
     ],
     ids=lambda value: str(value)[:40],
