@@ -12,6 +12,7 @@ from typing import Any
 
 import bench_compat
 import bench_detect
+import bench_export
 import bench_methods
 import bench_training
 import charts
@@ -277,6 +278,21 @@ JUNIT = """<testsuites><testsuite tests="3" failures="1" errors="0" skipped="1">
 <testcase classname="tests.test_ops" name="test_b"><failure message="no"/></testcase>
 <testcase classname="tests.test_ops" name="test_c"><skipped message="one GPU"/></testcase>
 </testsuite></testsuites>"""
+
+
+def test_export_benchmark_measures_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 7, 8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3)
+    )
+    monkeypatch.setattr(bench_export, "_network", lambda name, batch: (model.eval(), torch.randn(batch, 3, 64, 64)))
+    path = tmp_path / "export.json"
+    arguments = ["--models", "resnet50", "--runtimes", ".onnx", "--seconds", "0.05", "--output", str(path)]
+    monkeypatch.setattr(sys, "argv", ["bench_export.py", *arguments])
+    assert bench_export.main() == 0
+    (case,) = json.loads(path.read_text())["cases"]
+    assert case["form"] == "closed form" and case["heat_difference"] < 1e-4 and case["ratio"] > 0
 
 
 def test_gpu_report_gathers_what_the_steps_left(tmp_path: Path) -> None:

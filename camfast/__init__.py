@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from .methods.sess import SESS, sess
     from .pictures.grids import grid
     from .pictures.text import legend
+    from .shipped import export, with_heatmap
     from .targets import TopK
     from .video.live.serve import serve
     from .video.realtime import Realtime, RealtimeResult
@@ -138,6 +139,7 @@ __all__ = [
     "eigen_cam",
     "eigen_grad_cam",
     "explain_detections",
+    "export",
     "fem",
     "finer_cam",
     "full_grad",
@@ -168,6 +170,7 @@ __all__ = [
     "smooth_grad_cam_plus_plus",
     "ss_cam",
     "targets",
+    "with_heatmap",
     "xgrad_cam",
 ]
 
@@ -181,9 +184,11 @@ _ELSEWHERE = {
     "RealtimeResult": ".video.realtime",
     "TopK": ".targets",
     "explain_detections": ".detection",
+    "export": ".shipped",
     "grid": ".pictures.grids",
     "legend": ".pictures.text",
     "serve": ".video.live.serve",
+    "with_heatmap": ".shipped",
 }
 _MODULES = ("callbacks", "colormaps", "compat", "losses", "ops", "reference", "targets")
 
@@ -192,7 +197,7 @@ if not TYPE_CHECKING:  # type checkers would take every name for one of camfast'
     def __getattr__(name):
         if name in __all__ and name not in _MODULES:
             value = getattr(importlib.import_module(_ELSEWHERE.get(name, ".methods"), __name__), name)
-        elif name in _MODULES or name in ("detection", "features", "methods", "video", "zoo"):
+        elif name in _MODULES or name in ("detection", "features", "methods", "shipped", "video", "zoo"):
             value = importlib.import_module(f".{name}", __name__)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

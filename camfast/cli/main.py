@@ -1,4 +1,4 @@
-"""The command line: ``camfast image | detect | video | live | features | layers | ...``.
+"""The command line: ``camfast image | detect | video | live | features | export | ...``.
 
 A command's module holds its arguments and what it does, and is imported when the command is asked for. What answers
 without one, ``camfast --help`` and ``camfast --version``, imports neither torch nor numpy.
@@ -24,6 +24,7 @@ COMMANDS = {
     "video": "explain a video: a clip of as many frames, with its sound",
     "live": "explain a camera, a file or a stream while it runs, on a page",
     "features": "show what a network's layers make of photographs",
+    "export": "write a network with its heat to one file, for ONNX Runtime, OpenVINO or AOTInductor",
     "layers": "list a network's layers, and mark the one that is explained",
     "demo": "explain one photograph with two things in it, in one labelled picture",
     "gallery": "explain photographs by every method, in one labelled picture",
@@ -38,6 +39,7 @@ NEEDS = {
     "video": {"av": "video", "PIL": "vision", "tqdm": "vision"},
     "live": {"aiohttp.web": "live", "av": "video", "PIL": "vision"},
     "features": {"PIL": "vision", "tqdm": "vision"},
+    "export": {"PIL": "vision"},
     "demo": {"PIL": "demo"},
     "gallery": {"PIL": "demo"},
 }

@@ -34,6 +34,7 @@ def test_heat_of_a_signal_lies_along_time(layer):
     net, x = ConvolutionThenLSTM().eval(), torch.randn(2, 3, 320)
     result = camfast.grad_cam(net, x, targets=1, layers=layer, **RAW)
     (used,) = result.layers
+    assert used == (layer or "lstm")
     wanted = plain_maps.grad_cam(net, used, [x], lambda y: y[:, 1].sum(), channels=2 if used == "lstm" else 1)
     plain_maps.assert_map(result.heatmap, wanted)
 

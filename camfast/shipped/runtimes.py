@@ -1,0 +1,197 @@
+"""The files that networks are shipped in: how each is written, and how it is run to see that it says the same.
+
+.onnx   ONNX Runtime, TensorRT, browsers    needs the extra "onnx"
+.xml    OpenVINO, its weights beside it     needs the extra "openvino"
+.pt2    AOTInductor: machine code for this kind of machine, for Python and C++; or the exported program itself
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import re
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import require
+
+__all__ = ["RUNTIMES", "AOTInductor", "Onnx", "OpenVino", "Program", "Runtime"]
+
+OPSETS = range(18, 24)
+OPSET = 20
+
+
+class Runtime:
+    """One kind of file."""
+
+    name: ClassVar[str]
+    packages: ClassVar[Sequence[tuple[str, str]]] = ()  # and the extra that brings each
+    suffixes: ClassVar[Sequence[str]]  # of the files it is written as, the one that is asked for last
+
+    def check(self) -> None:
+        """Raises ``ImportError``, naming the extra, where a package is missing."""
+        for package, extra in self.packages:
+            require(package, extra)
+
+    @abstractmethod
+    def write(self, program: Any, path: Path, names: Mapping[str, Sequence[str]], notes: Mapping[str, str]) -> None:
+        """Writes ``program``, of ``torch.export``, to ``path``; ``names`` are those of inputs and outputs."""
+
+    @abstractmethod
+    def load(self, path: Path) -> Callable[[Tensor], list[Tensor]]:
+        """The file in its own runtime, with as many threads as PyTorch has."""
+
+    def run(self, path: Path, images: Tensor) -> list[Tensor]:
+        """What the file gives for ``images``, in tensors of their own."""
+        return self.load(path)(images)
+
+
+class Onnx(Runtime):
+    """ONNX, run in ONNX Runtime."""
+
+    name = "ONNX Runtime"
+    packages = (("onnx", "onnx"), ("onnxscript", "onnx"), ("onnxruntime", "onnx"))
+    suffixes = (".onnx",)
+
+    def __init__(self, opset: int = OPSET) -> None:
+        if not isinstance(opset, int) or opset not in OPSETS:
+            raise ValueError(f"opset must be a number from {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
+        self.opset = opset
+
+    def write(self, program: Any, path: Path, names: Mapping[str, Sequence[str]], notes: Mapping[str, str]) -> None:
+        converted = onnx_program(program, names, self.opset)
+        converted.model.metadata_props.update(notes)
+        converted.save(str(path), external_data=_bytes(program) > 2**31 - 2**27)  # a lone file holds 2 GB at most
+
+    def load(self, path: Path) -> Callable[[Tensor], list[Tensor]]:
+        runtime: Any = require("onnxruntime", "onnx")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
+        name = given.name
+        return lambda images: [torch.from_numpy(value) for value in session.run(None, {name: images.cpu().numpy()})]
+
+
+class OpenVino(Runtime):
+    """OpenVINO's own files, converted from ONNX in memory; the weights lie in a second file, ``.bin``."""
+
+    name = "OpenVINO"
+    packages = (("openvino", "openvino"), ("onnx", "openvino"), ("onnxscript", "openvino"))
+    suffixes = (".bin", ".xml")
+
+    def write(self, program: Any, path: Path, names: Mapping[str, Sequence[str]], notes: Mapping[str, str]) -> None:
+        openvino: Any = require("openvino", "openvino")
+        between = path.with_suffix(".onnx")
+        onnx_program(program, names, OPSET).save(str(between), external_data=_bytes(program) > 2**31 - 2**27)
+        model = openvino.convert_model(str(between))
+        for key, value in notes.items():
+            model.set_rt_info(value, ["camfast", key])
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+
+    def load(self, path: Path) -> Callable[[Tensor], list[Tensor]]:
+        openvino: Any = require("openvino", "openvino")
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        model = openvino.Core().compile_model(str(path), "CPU", settings)
+
+        def call(images: Tensor) -> list[Tensor]:
+            found = model(images.cpu().numpy())
+            return [torch.from_numpy(found[i].copy()) for i in range(len(model.outputs))]
+
+        return call
+
+
+class AOTInductor(Runtime):
+    """A package of AOTInductor: the network as machine code, loaded from Python and from C++ without the network's code."""
+
+    name = "AOTInductor"
+    suffixes = (".pt2",)
+
+    def write(self, program: Any, path: Path, names: Mapping[str, Sequence[str]], notes: Mapping[str, str]) -> None:
+        import torch._inductor as inductor
+
+        settings: dict[str, Any] = {"aot_inductor.metadata": dict(notes)}
+        inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
+
+    def load(self, path: Path) -> Callable[[Tensor], list[Tensor]]:
+        import torch._inductor as inductor
+
+        loaded = inductor.aoti_load_package(str(path))
+        return lambda images: _listed(loaded(images))
+
+
+class Program(Runtime):
+    """The exported program as it is: for any device, for Python with torch alone, and for other compilers."""
+
+    name = "torch.export"
+    suffixes = (".pt2",)
+
+    def write(self, program: Any, path: Path, names: Mapping[str, Sequence[str]], notes: Mapping[str, str]) -> None:
+        torch.export.save(program, str(path), extra_files={"camfast.json": json.dumps(dict(notes))})
+
+    def load(self, path: Path) -> Callable[[Tensor], list[Tensor]]:
+        loaded = torch.export.load(str(path)).module()
+        return lambda images: _listed(loaded(images))
+
+
+RUNTIMES: dict[str, type[Runtime]] = {".onnx": Onnx, ".xml": OpenVino, ".pt2": AOTInductor}
+"""What a file's suffix means."""
+
+
+def onnx_program(program: Any, names: Mapping[str, Sequence[str]], opset: int) -> Any:
+    """``program`` as ONNX in memory. The converter's own words are not printed."""
+    with quietly():
+        found: Any = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=list(names["inputs"]),
+            output_names=list(names["outputs"]),
+            opset_version=opset,
+            verbose=False,
+            external_data=False,
+        )
+    _name_the_batch(found.model)
+    return found
+
+
+def _name_the_batch(model: Any) -> None:
+    """The number of images is called "batch" wherever a shape has it, in place of PyTorch's own symbol."""
+    first = model.graph.inputs[0].shape[0]
+    if isinstance(first, int) or first.value is None:
+        return
+    symbol, kind = re.compile(rf"\b{re.escape(first.value)}\b"), type(first)
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    for value in values:
+        for axis, length in enumerate(value.shape or ()):
+            if not isinstance(length, int) and length.value is not None:
+                value.shape[axis] = kind(symbol.sub("batch", length.value))
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without what converters print and log while they work."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _listed(found: Any) -> list[Tensor]:
+    return [found] if isinstance(found, Tensor) else list(found)
+
+
+def _bytes(program: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in {id(t): t for t in program.state_dict.values()}.values())
