@@ -275,7 +275,7 @@ def _decided(
             close = [line]
     if first is not None and first in close:
         little = contested or _is_short(first) or math.prod(first.map) < _MANY
-        if best >= (_CONTESTED if little else _FAIR):
+        if best >= (_CONTESTED if little else _FAIR) and agreement(first, answers) >= _FAIR:
             return Reading(first, doubt or other_grid(first, answers, image))
     # Against what the sizes say it takes more: a few changes may look like anything, if there are many ways to look.
     if len(close) != 1:
