@@ -30,6 +30,7 @@ from .rows import course_of, line_of, other_grid
 __all__ = ["Planted", "Reading", "image_axes", "known", "read", "read_layer"]
 
 _SURE = 0.5  # agreement of a reading with one planted change that needs no second
+_SURE_OF_A_LINE = 0.8  # the same along a line, which channels may look like by chance
 _FAIR = 0.3  # agreement and movement of several changes
 _CONTESTED = 0.6  # the same, where another reading comes close, or positions are few
 _AGAINST = 0.75  # the same, where sizes speak for another reading
@@ -238,7 +239,7 @@ def _is_clear(first: Layout, rivals: Sequence[Layout], answers: Sequence[Answer]
         return False
     own = agreement(first, answers)
     bound = own - _MARGIN
-    return own >= _SURE and all(rival is first or agreement(rival, answers, bound) <= bound for rival in rivals)
+    return own >= (_SURE if len(first.map) > 1 else _SURE_OF_A_LINE) and all(rival is first or agreement(rival, answers, bound) <= bound for rival in rivals)
 
 
 def _decided(
