@@ -31,9 +31,10 @@ __all__ = ["Planted", "Reading", "image_axes", "known", "read", "read_layer"]
 
 _SURE = 0.5  # agreement of a reading with one planted change that needs no second
 _SURE_OF_A_LINE = 0.8  # the same along a line, which channels may look like by chance
-_FAIR = 0.3  # agreement and movement of several changes
-_CONTESTED = 0.6  # the same, where another reading comes close, or positions are few
-_AGAINST = 0.75  # the same, where sizes speak for another reading
+_FAIR = 0.45  # agreement and movement of several changes, halved
+_LEAST = 0.3  # of it the agreement alone
+_CONTESTED = 0.6  # in place of _FAIR, where another reading comes close, or positions are few
+_AGAINST = 0.75  # and where sizes speak for another reading
 _AGAINST_AGREED = 0.58  # of it the agreement alone: of hundreds of readings some move as the changes do by chance
 _SHORT = 4  # sides of so few positions, among which much happens by chance
 _MANY = 12  # positions: the answer of fewer to one change may have any shape by chance
@@ -214,7 +215,7 @@ def _read(
     found = _decided(first, moved, answers, image.shape)
     if found is not None:
         return found, each
-    if first is None or agreement(first, answers) <= -_FAIR:
+    if first is None or agreement(first, answers) <= -_LEAST:
         return Reading(None), each
     if moved[first] >= max(moved.values()) - _MARGIN / 2 and _sizes_tell(first, rivals, image.shape, model):
         return Reading(first), each
@@ -239,7 +240,9 @@ def _is_clear(first: Layout, rivals: Sequence[Layout], answers: Sequence[Answer]
         return False
     own = agreement(first, answers)
     bound = own - _MARGIN
-    return own >= (_SURE if len(first.map) > 1 else _SURE_OF_A_LINE) and all(rival is first or agreement(rival, answers, bound) <= bound for rival in rivals)
+    return own >= (_SURE if len(first.map) > 1 else _SURE_OF_A_LINE) and all(
+        rival is first or agreement(rival, answers, bound) <= bound for rival in rivals
+    )
 
 
 def _decided(
@@ -276,7 +279,7 @@ def _decided(
             close = [line]
     if first is not None and first in close:
         little = contested or _is_short(first) or math.prod(first.map) < _MANY
-        if best >= (_CONTESTED if little else _FAIR) and agreement(first, answers) >= _FAIR:
+        if best >= (_CONTESTED if little else _FAIR) and agreement(first, answers) >= _LEAST:
             return Reading(first, doubt or other_grid(first, answers, image))
     # Against what the sizes say it takes more: a few changes may look like anything, if there are many ways to look.
     if len(close) != 1:
