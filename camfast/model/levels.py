@@ -67,6 +67,8 @@ def find_levels(model: nn.Module, inputs: Inputs, objectives: Objectives) -> lis
         )
     seen = _watched(model, inputs, maps)
     maps = [c for c in maps if id(c.step) in seen.of_image]
+    # A module that every level passes through is a step of the head: of its calls a tap would see one.
+    maps = [c for c in maps if len(seen.sizes[id(c.step)]) == 1] or maps
     ends = [c for c in maps if isinstance(c.step.module, nn.Conv2d) and id(c.step) not in seen.taken]
     ends = ends_among(model, inputs, ends)
     maps = [c for c in maps if not any(c is end for end in ends)]
@@ -102,13 +104,14 @@ class _Seen(NamedTuple):
     groups: list[list[Candidate]]  # maps that a module was called with at once
     taken: set[int]  # by id of their steps: maps that a module with weights was called with
     of_image: set[int]  # maps that change with the image; embeddings of positions do not
+    sizes: dict[int, set[torch.Size]]  # of the maps that a module gave in one pass
 
 
 def _watched(model: nn.Module, inputs: Inputs, maps: list[Candidate]) -> _Seen:
     """Two passes, the second of a changed image."""
     by_tensor: dict[int, Candidate] = {}
     alive: list[Tensor] = []  # so that no other tensor gets the number of one that is gone
-    seen = _Seen([], set(), set())
+    seen = _Seen([], set(), set(), {})
     before: dict[int, Tensor] = {}
     thread = threading.get_ident()
     again = False
@@ -118,6 +121,7 @@ def _watched(model: nn.Module, inputs: Inputs, maps: list[Candidate]) -> _Seen:
         if tensor is None or threading.get_ident() != thread:
             return
         key = id(candidate.step)
+        seen.sizes.setdefault(key, set()).add(tensor.shape)
         if not again:
             alive.append(tensor)
             by_tensor[id(tensor)] = candidate
