@@ -17,17 +17,18 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .find_layer import Candidate, candidate_maps, record
+from .head_steps import changed, ends_among, tensors_given, without_derived
 from .inputs import Inputs
 from .layers import refuse_exported
 from .layouts import Layout, layout_of
-from .outputs import replace_first, tensors_in
+from .outputs import tensors_in
 from .probe import Planted, read, read_layer
 from .tap import NoGradient, Tap, is_map
 from .untouched import quiet
@@ -65,7 +66,12 @@ def find_levels(model: nn.Module, inputs: Inputs, objectives: Objectives) -> lis
             f"expected a detector with maps of the image, got none in {type(model).__name__}; name layers="
         )
     seen = _watched(model, inputs, maps)
-    maps = [c for c in maps if id(c.step) in seen.of_image and not _is_output(c, seen)]
+    maps = [c for c in maps if id(c.step) in seen.of_image]
+    # A module that every level passes through is a step of the head: of its calls a tap would see one.
+    maps = [c for c in maps if len(seen.sizes[id(c.step)]) == 1] or maps
+    ends = [c for c in maps if isinstance(c.step.module, nn.Conv2d) and id(c.step) not in seen.taken]
+    ends = ends_among(model, inputs, ends)
+    maps = [c for c in maps if not any(c is end for end in ends)]
     try:
         reached = _reached(model, inputs, maps, objectives)
         levels = _frontier(model, inputs, reached, objectives) or _first_behind(model, inputs, maps, objectives)
@@ -76,7 +82,7 @@ def find_levels(model: nn.Module, inputs: Inputs, objectives: Objectives) -> lis
             f"expected a detector whose scores depend on its maps through differentiable operations, got none in "
             f"{type(model).__name__}: its head may detach them, run under no_grad, or be compiled"
         )
-    levels = _without_derived(model, inputs, _with_company(levels, seen.groups))
+    levels = without_derived(model, inputs, _with_company(levels, seen.groups))
     levels.sort(key=lambda candidate: -math.prod(candidate.layout.map))
     return [candidate.step.name for candidate in levels]
 
@@ -98,13 +104,14 @@ class _Seen(NamedTuple):
     groups: list[list[Candidate]]  # maps that a module was called with at once
     taken: set[int]  # by id of their steps: maps that a module with weights was called with
     of_image: set[int]  # maps that change with the image; embeddings of positions do not
+    sizes: dict[int, set[torch.Size]]  # of the maps that a module gave in one pass
 
 
 def _watched(model: nn.Module, inputs: Inputs, maps: list[Candidate]) -> _Seen:
     """Two passes, the second of a changed image."""
     by_tensor: dict[int, Candidate] = {}
     alive: list[Tensor] = []  # so that no other tensor gets the number of one that is gone
-    seen = _Seen([], set(), set())
+    seen = _Seen([], set(), set(), {})
     before: dict[int, Tensor] = {}
     thread = threading.get_ident()
     again = False
@@ -114,6 +121,7 @@ def _watched(model: nn.Module, inputs: Inputs, maps: list[Candidate]) -> _Seen:
         if tensor is None or threading.get_ident() != thread:
             return
         key = id(candidate.step)
+        seen.sizes.setdefault(key, set()).add(tensor.shape)
         if not again:
             alive.append(tensor)
             by_tensor[id(tensor)] = candidate
@@ -126,9 +134,9 @@ def _watched(model: nn.Module, inputs: Inputs, maps: list[Candidate]) -> _Seen:
             return
         given = [*args, *kwargs.values()]
         if next(module.parameters(), None) is not None:
-            seen.taken.update(id(by_tensor[id(t)].step) for t in _tensors(given) if id(t) in by_tensor)
+            seen.taken.update(id(by_tensor[id(t)].step) for t in tensors_given(given) if id(t) in by_tensor)
         for value in given:
-            group = [by_tensor[id(t)] for t in _tensors([value]) if id(t) in by_tensor]
+            group = [by_tensor[id(t)] for t in tensors_given([value]) if id(t) in by_tensor]
             if len({candidate.layout.map for candidate in group}) > 1:
                 seen.groups.append(group)
 
@@ -144,28 +152,12 @@ def _watched(model: nn.Module, inputs: Inputs, maps: list[Candidate]) -> _Seen:
             cut = inputs.cut()
             model(*cut.args, **cut.kwargs)
             again = True
-            cut = _changed(inputs).cut()
+            cut = changed(inputs).cut()
             model(*cut.args, **cut.kwargs)
     finally:
         for handle in handles:
             handle.remove()
     return seen
-
-
-def _tensors(values: list[Any]) -> Iterator[Tensor]:
-    """Tensors among the arguments of a module, and in lists and mappings among them."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, Mapping):
-            yield from _tensors(list(value.values()))
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(list(value))
-
-
-def _is_output(candidate: Candidate, seen: _Seen) -> bool:
-    """Whether a map is what the head ends in: a bare convolution's, that no module with weights takes."""
-    return isinstance(candidate.step.module, nn.Conv2d) and id(candidate.step) not in seen.taken
 
 
 # What depends on what.
@@ -274,58 +266,6 @@ def _with_company(levels: list[Candidate], groups: list[list[Candidate]]) -> lis
             sizes = {candidate.layout.map for candidate in found}
             found += [candidate for candidate in group if candidate.layout.map not in sizes]
     return found
-
-
-def _without_derived(model: nn.Module, inputs: Inputs, levels: list[Candidate]) -> list[Candidate]:
-    """``levels`` without those made of an earlier one of their resolution and other levels alone: a head's own steps.
-
-    The first of each resolution are held as they were while the image changes: what stays the same then is made of them.
-    """
-    first: dict[tuple[int, ...], Candidate] = {}
-    for candidate in sorted(levels, key=lambda candidate: candidate.step.turn):
-        first.setdefault(candidate.layout.map, candidate)
-    held = {id(candidate.step) for candidate in first.values()}
-    if len(held) == len(levels):
-        return levels
-    before: dict[int, Tensor] = {}
-    derived: set[int] = set()
-    thread = threading.get_ident()
-    again = False
-
-    def note(candidate: Candidate, output: Any) -> Any:
-        tensor, key = next(filter(is_map, tensors_in(output)), None), id(candidate.step)
-        if tensor is None or threading.get_ident() != thread:
-            return None
-        if not again:
-            before[key] = tensor.detach().clone()
-            return None
-        own = before.get(key)
-        if own is None or own.shape != tensor.shape:
-            return None
-        if key in held:
-            return replace_first(output, is_map, lambda _: own.clone())[0]
-        if torch.equal(own, tensor):
-            derived.add(key)
-        return None
-
-    handles = []
-    try:
-        for candidate in levels:
-            hook = lambda module, args, output, candidate=candidate: note(candidate, output)  # noqa: E731
-            handles.append(candidate.step.module.register_forward_hook(hook))
-        with quiet(model), torch.no_grad():
-            for cut in (inputs.cut(), _changed(inputs).cut()):
-                model(*cut.args, **cut.kwargs)
-                again = True
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [candidate for candidate in levels if id(candidate.step) not in derived]
-
-
-def _changed(inputs: Inputs) -> Inputs:
-    image = inputs.image.detach()
-    return inputs.with_image((image.flip(-1) * 0.5 + 0.25).to(image.dtype))
 
 
 # Where the places are.

@@ -54,3 +54,36 @@ def test_a_heads_own_steps_are_no_levels():
             maps, slopes = detectors.plain_gradients(model, lambda: model(images), explainer.layers, value, True)
             expected = detectors.summed(detectors.layer_cam_of(maps, slopes, 0), (96, 128))
             assert heat.any() and (heat - expected).abs().max() < 1e-6
+
+
+class Functional(nn.Module):
+    """Activations are plain functions, and both levels pass through the same convolutions."""
+
+    def __init__(self, width: int = 8, classes: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fine, self.coarse = nn.Conv2d(3, width, 8, 8), nn.Conv2d(width, width, 3, 2, 1)
+        self.tower = nn.Conv2d(width, width, 3, padding=1)
+        self.classes, self.boxes = nn.Conv2d(width, classes, 1), nn.Conv2d(width, 4, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        fine = F.silu(self.fine(images))
+        rows = []
+        for level, stride in ((fine, 8), (F.silu(self.coarse(fine)), 16)):
+            tower = F.silu(self.tower(level))
+            offset, extent = self.boxes(tower).split(2, 1)
+            y, x = torch.meshgrid(torch.arange(level.shape[2]), torch.arange(level.shape[3]), indexing="ij")
+            centre = (torch.stack([x, y]).to(images) + offset) * stride
+            rows.append(torch.cat([centre, extent.exp() * stride, self.classes(tower).sigmoid()], 1).flatten(2))
+        return torch.cat(rows, 2)
+
+
+def test_levels_behind_plain_functions():
+    """The tower, which runs once for each level, is none: boxes of one level would have no heat."""
+    model = Functional().double().eval()
+    images = torch.randn(1, 3, 96, 128, dtype=torch.float64)
+    explainer = camfast.DetectionExplainer(model, overlap=1.0)
+    for _ in range(2):
+        result = explainer(images, min_score=0.0, top=None)
+        assert explainer.layers == ["fine", "coarse"]
+        assert len(result.labels[0]) == 12 * 16 + 6 * 8 and result.heatmaps[0].flatten(1).any(1).float().mean() > 0.95
