@@ -77,7 +77,11 @@ def eigen_map(activations: Tensor) -> Tensor:
         found = component * value
     else:
         found = (component[:, None] @ rows).squeeze(1)
-    largest = (torch.arange(positions, device=A.device) == found.abs().argmax(1)[:, None]).to(A)
+    # Of entries that are equally large, but for rounding, the first one counts: the ramp has its maximum there.
+    magnitude = found.abs()
+    equal = (magnitude >= (1 - 8 * torch.finfo(A.dtype).eps) * magnitude.amax(1, keepdim=True)).to(A)
+    ramp = torch.arange(positions, 0, -1, device=A.device)
+    largest = (torch.arange(positions, device=A.device) == (equal * ramp).argmax(1)[:, None]).to(A)
     found = found * torch.where((found * largest).sum(1, keepdim=True) < 0, -1.0, 1.0).to(A)
     known = finite.isfinite().all(2).all(1)[:, None]
     return torch.where(known, found, torch.nan).unflatten(1, activations.shape[2:])

@@ -64,10 +64,10 @@ ROWS = [[1, 2], [0, 4], [3, 3]]
 @pytest.mark.parametrize(
     ("head", "method", "targets"),
     [
-        *(("pooled", "grad_cam", targets) for targets in (3, [4, 0, 1], ROWS, camfast.TopK(2), "all")),
+        *(("pooled", "grad_cam", targets) for targets in (3, ROWS, "all")),
         *(("layer norm", "grad_cam", targets) for targets in ([4, 0, 1], camfast.TopK(2))),
-        *(("pooled", "recipro_cam", targets) for targets in (3, ROWS)),
-        *(("layer norm", "recipro_cam", targets) for targets in ("all", camfast.TopK(2))),
+        ("pooled", "recipro_cam", ROWS),
+        ("layer norm", "recipro_cam", "all"),
         ("pooled", "fem", camfast.TopK(2)),
     ],
     ids=str,
@@ -132,7 +132,7 @@ def test_openvino_xais_recipes(head):
 
 @pytest.mark.parametrize(
     ("head", "method"),
-    [("pooled", "grad_cam"), ("attention", "xgrad_cam"), ("layer norm", "recipro_cam"), ("flattened", "eigen_cam")],
+    [("pooled", "recipro_cam"), ("attention", "xgrad_cam"), ("flattened", "eigen_cam")],
 )
 def test_tracers_take_it_and_keep_the_batch_dynamic(head, method):
     own, example = shipped(head, method), images(2, size=SIZE)
@@ -145,9 +145,8 @@ def test_tracers_take_it_and_keep_the_batch_dynamic(head, method):
         torch.testing.assert_close(traced(BATCH[:1]), own(BATCH[:1]), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("head", ["pooled", "layer norm"])
-def test_compiles_as_one_graph(head):
-    own = shipped(head)
+def test_compiles_as_one_graph():
+    own = shipped("layer norm")
     compiled = torch.compile(own, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(BATCH), own(BATCH), rtol=1e-5, atol=1e-5)
 
