@@ -212,8 +212,8 @@ class Classes:
 
     def _of_rows(self, shape: tuple[int, ...], counts: Sequence[int]) -> ClassAxis | None:
         """Of detectors' rows: coordinates of a box, then the classes."""
-        if len(shape) != 3:
-            return None
+        if len(shape) != 3 or (self.inputs is not None and self.inputs.image.ndim < 4):
+            return None  # boxes are of pictures
         found = {
             (axis, before)
             for axis in (1, 2)
