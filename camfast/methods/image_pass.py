@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.class_axis import Classes
-from ..model.inputs import Inputs
+from ..model.inputs import Inputs, input_errors
 from ..model.untouched import quiet
 from ..targets import Targets
 from .chosen import Chosen, choose, scores_for
@@ -71,7 +71,7 @@ def image_pass(
         # A copy, since the model may overwrite its input: that must not reach the caller's image.
         leaf = inputs.image.detach().clone().requires_grad_()
         call = inputs.with_image(leaf.clone())
-        with around if around is not None else contextlib.nullcontext():
+        with input_errors(model, inputs), around if around is not None else contextlib.nullcontext():
             output = model(*_ordinary(call.args), **_ordinary(call.kwargs))
         scores = scores_for(targets, output, inputs.batch)
         yield ImagePass(leaf, scores, choose(targets, scores, class_names, output, Classes(None, model, inputs)))

@@ -322,13 +322,20 @@ def default_dtype(tensor: Tensor) -> torch.dtype:
 
 @contextlib.contextmanager
 def input_errors(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Errors of integer images, and of a single image without its batch dimension, say so."""
+    """Errors of integer images, of images and weights of two dtypes, and of an image without a batch dimension, say so."""
     try:
         yield
     except Exception as error:
         if isinstance(error, RuntimeError) and not inputs.image.is_floating_point():
             kind = str(inputs.image.dtype).removeprefix("torch.")
             raise TypeError(f"float images expected, got {kind}; scale them as the model was trained") from error
+        wanted = next((p.dtype for p in model.parameters() if p.is_floating_point()), inputs.image.dtype)
+        if isinstance(error, RuntimeError) and wanted != inputs.image.dtype and "type" in str(error):
+            came = str(inputs.image.dtype).removeprefix("torch.")
+            raise TypeError(
+                f"expected {str(wanted).removeprefix('torch.')} images, as the model's weights are, got {came}; "
+                f"images.to({wanted}) converts them"
+            ) from error
         convolution = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
         if convolution is None or inputs.image.ndim != convolution.weight.ndim - 1:
             raise

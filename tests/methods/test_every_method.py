@@ -117,6 +117,8 @@ def test_bad_images_and_sizes(name):
     made = explainer(name, network(name))
     with pytest.raises(TypeError, match="float images expected, got uint8"):
         made(X.to(torch.uint8))
+    with pytest.raises(TypeError, match="expected float32 images, as the model's weights are, got float64"):
+        made(X.double())
     with pytest.raises(ValueError, match="expected at least one image, got an empty batch"):
         made(X[:0])
     with pytest.raises(ValueError, match="size must be None, 'map', an int or 2 ints"):

@@ -409,7 +409,9 @@ def test_a_class_in_a_field_counts_by_its_probability(net: SmallNet, target: obj
 
 
 def test_of_a_score_of_zero_no_channel_has_a_share() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2), nn.ReLU())
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2), nn.ReLU()
+    )
     nn.init.zeros_(net[4].weight)
     nn.init.constant_(net[4].bias, -1.0)
     with pytest.warns(camfast.errors.DoubtWarning, match="blank"):
