@@ -390,8 +390,9 @@ def _probability(target: Any) -> Any:
     """The probability of a class in place of a class in a field; other targets as they are."""
     if isinstance(target, Field):
         inner = target.target
-        plain = isinstance(inner, (int, str)) or (isinstance(inner, Class) and inner.axis is inner.over is None)
-        if plain:
-            return replace(target, target=Probability(getattr(inner, "category", inner)))
+        if isinstance(inner, Class) and inner.axis is inner.over is None:
+            inner = inner.category
+        if isinstance(inner, (int, str)):
+            return replace(target, target=Probability(inner))
         return replace(target, target=_probability(inner))
     return target
