@@ -33,7 +33,7 @@ _SURE = 0.5  # agreement of a reading with one planted change that needs no seco
 _SURE_OF_A_LINE = 0.8  # the same along a line, which channels may look like by chance
 _FAIR = 0.45  # agreement and movement of several changes, halved
 _LEAST = 0.3  # of it the agreement alone
-_CONTESTED = 0.6  # in place of _FAIR, where another reading comes close, or positions are few
+_CONTESTED = 0.65  # in place of _FAIR, where another reading comes close, or positions are few
 _AGAINST = 0.75  # and where sizes speak for another reading
 _AGAINST_AGREED = 0.58  # of it the agreement alone: of hundreds of readings some move as the changes do by chance
 _SHORT = 4  # sides of so few positions, among which much happens by chance
@@ -279,7 +279,7 @@ def _decided(
             close = [line]
     if first is not None and first in close:
         little = contested or _is_short(first) or math.prod(first.map) < _MANY
-        if best >= (_CONTESTED if little else _FAIR) and agreement(first, answers) >= _LEAST:
+        if scores.get(first, best) >= (_CONTESTED if little else _FAIR) and agreement(first, answers) >= _LEAST:
             return Reading(first, doubt or other_grid(first, answers, image))
     # Against what the sizes say it takes more: a few changes may look like anything, if there are many ways to look.
     if len(close) != 1:

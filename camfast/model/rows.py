@@ -15,7 +15,8 @@ from .readings import rows_as_grids
 
 __all__ = ["course_of", "line_of", "other_grid"]
 
-_TOLD = 12  # positions of a line, of which the first ones are told from the others
+_TOLD = 12  # positions of a line, of which the first ones are told from class tokens, where the line is as sure as this:
+_TOLD_SURELY = 0.9
 _PLENTY = 40  # positions, of which another grid is told apart
 _GRID_MARGIN = (
     0.15  # by how much a row of fewer tokens must be explained better than by another grid; a longer one at all
@@ -26,11 +27,13 @@ def other_grid(found: Layout, answers: Sequence[Answer], image: Sequence[int]) -
     """A doubt, where a row of tokens read as ``found`` may as well be another grid, or behind other tokens before it."""
     if len(found.order) != 3:
         return None
-    if len(found.map) == 1 and (found.order[1] < found.order[2] or found.map[0] >= _TOLD):
-        return None  # a signal, which has no class token before it; a line, whose first tokens were looked at
+    if len(found.map) == 1 and found.order[1] < found.order[2]:
+        return None  # a signal, which has no class token before it
     along = found.along if found.along is not None else range(len(image) - len(found.map), len(image))
     count = found.prefix + math.prod(found.map)
     own = (movement(found, answers) + agreement(found, answers)) / 2
+    if len(found.map) == 1 and found.map[0] >= _TOLD and own >= _TOLD_SURELY:
+        return None
     bound = own - (_GRID_MARGIN if math.prod(found.map) < _PLENTY else 0.0)
     for grid, prefix in rows_as_grids(count, tuple(image[axis] for axis in along)):
         rival = found._replace(kind="axes", axes=found.order, map=grid, prefix=prefix)
