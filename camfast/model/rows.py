@@ -15,7 +15,9 @@ from .readings import rows_as_grids
 
 __all__ = ["course_of", "line_of", "other_grid"]
 
-_TOLD = 12  # positions of a line, of which the first ones are told from class tokens, where the line is as sure as this:
+_TOLD = (
+    12  # positions of a line, of which the first ones are told from class tokens, where the line is as sure as this:
+)
 _TOLD_SURELY = 0.9
 _PLENTY = 40  # positions, of which another grid is told apart
 _GRID_MARGIN = (
