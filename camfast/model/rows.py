@@ -15,14 +15,10 @@ from .readings import rows_as_grids
 
 __all__ = ["course_of", "line_of", "other_grid"]
 
-_TOLD = (
-    12  # positions of a line, of which the first ones are told from class tokens, where the line is as sure as this:
-)
-_TOLD_SURELY = 0.9
+_TOLD = 12  # positions of a line, of which the first ones are told from class tokens
+_TOLD_SURELY = 0.9  # where the line itself is as sure
 _PLENTY = 40  # positions, of which another grid is told apart
-_GRID_MARGIN = (
-    0.15  # by how much a row of fewer tokens must be explained better than by another grid; a longer one at all
-)
+_GRID_MARGIN = 0.15  # by how much a row of fewer tokens must be explained better than by another grid
 
 
 def other_grid(found: Layout, answers: Sequence[Answer], image: Sequence[int]) -> str | None:
