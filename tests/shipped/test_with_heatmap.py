@@ -223,7 +223,6 @@ def test_the_derivative_of_a_convolution(kernel, stride, padding, dilation, grou
         ({"gaussian": False}, ValueError, "gaussian= is of recipro_cam alone"),
         ({"targets": camfast.TopK(9)}, ValueError, "at least 9 classes"),
     ],
-    ids=lambda value: str(value)[:40],
 )
 def test_refusals(arguments, kind, words):
     given_ = {"layers": "trunk", "example": images(2, size=SIZE), **arguments}
