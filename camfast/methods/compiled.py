@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,9 +43,12 @@ def compiled(
     halves = splits[key]
 
     inputs = Inputs.of(images)
+    views: list[Callable[[Tensor], Tensor]] = []
 
-    def reshape(tensor: Tensor) -> Tensor:  # as the network itself was read, by the layer's own name
-        return explainer.to_grid(tensor, inputs, explainer.layers[0])(tensor)
+    def reshape(tensor: Tensor) -> Tensor:  # as the network itself was read, by the layer's own name, on these images
+        if not views:
+            views.append(explainer.to_grid(tensor, inputs, explainer.layers[0]))
+        return views[0](tensor)
 
     twin = type(explainer)(
         halves,
@@ -55,6 +59,7 @@ def compiled(
         aug_smooth=explainer.aug_smooth,
     )
     twin._asked = model
+    twin._stands_for = list(explainer.layers)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DoubtWarning)  # said of the network itself

@@ -107,6 +107,12 @@ class Repeated:
                     known = self._compiled.make(call.shape, model, make, values=True)
                 why = str(known) if isinstance(known, Refused) else None
                 twin = None if isinstance(known, Refused) else known
+                layers = explainer.known_layers(call.targets)
+                if twin is not None and twin._stands_for != list(layers):  # found for another kind of target
+                    why, twin = (
+                        f"compiled for layer {twin._stands_for}, the target is explained at {list(layers)}",
+                        None,
+                    )
         self.compile_problem = why
         if explainer.compile != "auto":
             self._tell(why, "compile", "uncompiled")

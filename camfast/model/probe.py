@@ -31,7 +31,7 @@ __all__ = ["Planted", "Reading", "image_axes", "known", "read", "read_layer"]
 
 _SURE = 0.5  # agreement of a reading with one planted change that needs no second
 _SURE_OF_A_LINE = 0.8  # the same along a line, which channels may look like by chance
-_FAIR = 0.45  # agreement and movement of several changes, halved
+_FAIR = 0.3  # agreement and movement of several changes, halved
 _LEAST = 0.3  # of it the agreement alone
 _CONTESTED = 0.65  # in place of _FAIR, where another reading comes close, or positions are few
 _AGAINST = 0.75  # and where sizes speak for another reading

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..brief import Brief
 from ..methods import CAM, Explanation, GradCAM, ReciproCAM
 from ..methods.explainer import Layers
 from ..methods.layer_explainer import LayerExplainer
@@ -29,8 +30,8 @@ class Head:
     relu: bool = False  # whether activations go through a ReLU before the pooling
 
 
-@dataclass
-class Evidence:
+@dataclass(repr=False)
+class Evidence(Brief):
     """What one explained batch told.
 
     Attributes:

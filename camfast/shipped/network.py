@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
+from ..brief import Brief
 from ..methods.explainer import Layers
 from ..methods.gradient import GradientExplainer
 from ..targets import ClassNames, Targets
@@ -114,8 +115,8 @@ def with_heatmap(
     return found
 
 
-@dataclass
-class Settings:
+@dataclass(repr=False)
+class Settings(Brief):
     """How a :class:`HeatNetwork` makes its heat."""
 
     method: str
