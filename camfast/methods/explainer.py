@@ -121,7 +121,6 @@ class Explainer(NamesItsArguments):
         self.compile = compile
         self._repeated: Repeated | None = None  # what was captured and compiled
         self._asked: nn.Module | None = None  # the model that tells of its classes, where another one runs
-        self._stands_for: list[str] = []  # the layers of that model, where another one runs
         self._closed = False
         self._shared: dict[Any, tuple[int, ...]] = {}  # by shapes: which tensors are the same for every image
         self._looked = False  # whether a heatmap was looked at, to be sure that it is not blank

@@ -103,16 +103,10 @@ class Repeated:
                 self._compiled.holds(now, values=True)
                 known = self._compiled.find(call.shape)
                 if known is None:
-                    make = functools.partial(_compiled, copy.copy(explainer), call.inputs.image)
+                    make = functools.partial(_compiled, copy.copy(explainer), call)
                     known = self._compiled.make(call.shape, model, make, values=True)
                 why = str(known) if isinstance(known, Refused) else None
                 twin = None if isinstance(known, Refused) else known
-                layers = explainer.known_layers(call.targets)
-                if twin is not None and twin._stands_for != list(layers):  # found for another kind of target
-                    why, twin = (
-                        f"compiled for layer {twin._stands_for}, the target is explained at {list(layers)}",
-                        None,
-                    )
         self.compile_problem = why
         if explainer.compile != "auto":
             self._tell(why, "compile", "uncompiled")
@@ -169,9 +163,10 @@ def _by(
     return explainer.result(found, size, normalize)
 
 
-def _compiled(explainer: LayerExplainer, images: Any) -> LayerExplainer:
+def _compiled(explainer: LayerExplainer, call: Call) -> LayerExplainer:
     from .compiled import compiled  # registers an op, and imports what most calls do not need
 
     quick = explainer.compile == "auto"
+    explainer.use_layers_of(explainer)  # those of the call, whatever it explains
     explainer.graph = explainer.compile = explainer.aug_smooth = False
-    return compiled(explainer, images, quick)
+    return compiled(explainer, call.inputs.image, quick, targets=call.targets)

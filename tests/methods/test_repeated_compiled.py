@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import pickle
-import threading
 import warnings
 import weakref
 
+import calls_again
 import cuda_stand_in
 import pytest
 import torch
+from calls_again import wrong_in_threads
 from models import DeepHead, Output, SmallNet, TwoInputs, bystander_state, calibrated, images
 from torch import Tensor, nn
 
@@ -46,15 +48,7 @@ def made(monkeypatch) -> list[Tensor]:
     return found
 
 
-def agree(explainer, model, x, *args, **options):
-    """The explanation, which is that of an explainer as ever."""
-    result = explainer(x, *args, **options)
-    own = {name: getattr(explainer, name) for name in ("eval_mode", "aug_smooth", "eigen_smooth", "class_names")}
-    expected = type(explainer)(model, explainer.layers or None, **own)(x, *args, **options)
-    torch.testing.assert_close(result.heatmap, expected.heatmap, rtol=0, atol=1e-4)
-    torch.testing.assert_close(result.scores, expected.scores, rtol=0, atol=1e-4)
-    assert (result.scale, result.layers, result.class_names) == (expected.scale, expected.layers, expected.class_names)
-    return result
+agree = functools.partial(calls_again.agree, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["grad_cam", "layer_cam", "grad_cam_plus_plus", "eigen_grad_cam"])
@@ -236,22 +230,7 @@ def test_a_compiled_network_in_a_graph(net, made, monkeypatch):
 
 def test_threads_copies_and_the_end(net, made):
     explainer = camfast.GradCAM(net, compile=True)
-    jobs = [(images(2, seed=i), i % 5) for i in range(8)]
-    alone = [camfast.grad_cam(net, x, target) for x, target in jobs]
-    wrong = []
-
-    def work(mine):
-        for _ in range(3):
-            for i in mine:
-                if not torch.allclose(explainer(*jobs[i]).heatmap, alone[i].heatmap, atol=1e-4):
-                    wrong.append(i)
-
-    threads = [threading.Thread(target=work, args=([i, i + 4],)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong and len(made) == 1
+    assert not wrong_in_threads(explainer, net, 3, atol=1e-4) and len(made) == 1
     for twin in (copy.deepcopy(explainer), pickle.loads(pickle.dumps(explainer))):
         agree(twin, twin.model, X)
     explainer.close()
@@ -272,3 +251,23 @@ def test_nothing_keeps_it_alive(net):
         assert [reference() for reference in gone] == [None, None]
     finally:
         gc.enable()
+
+
+class TwoLevels(SmallNet):
+    """Scores of the last map, and of the one before it."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        early = self.stem(x)
+        return self.head(self.body(early)), early.mean((2, 3))
+
+
+def test_each_kind_of_target_is_explained_at_its_own_layer():
+    model = calibrated(TwoLevels(), images(4)).eval()
+    explainer = camfast.GradCAM(model, compile=True)
+    early = camfast.targets.Field(1, lambda scores: scores[2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the early scores do not come through a layer alone
+        for seed in range(3):
+            for target in (1, early):
+                agree(explainer, model, images(2, seed=seed), target)
+    assert len(explainer._found) == 2
