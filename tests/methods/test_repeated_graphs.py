@@ -11,6 +11,7 @@ import pickle
 import threading
 import weakref
 
+import calls_again
 import cuda_stand_in
 import pytest
 import torch
@@ -211,7 +212,7 @@ def test_what_cannot_be_captured_says_why_once_and_runs(net, cuda_graphs):
     ) as said:
         for seed in range(4):
             agree(explainer, looks, images(2, seed=seed))
-    assert len(said) == 1 and said[0].filename == __file__ and "synchronizing" in explainer.graph_problem
+    assert len(said) == 1 and said[0].filename == calls_again.__file__ and "synchronizing" in explainer.graph_problem
     assert cuda_graphs.get_sync_debug_mode() == 0 and not cuda_graphs.replays
     cuda_graphs.fails = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
     explainer = camfast.GradCAM(net, graph=True)
