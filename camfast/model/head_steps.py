@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,40 @@ from .outputs import replace_first, tensors_in
 from .tap import is_map
 from .untouched import quiet
 
-__all__ = ["changed", "ends_among", "tensors_given", "without_derived"]
+__all__ = ["changed", "ends_among", "listening", "tensors_given", "without_derived"]
+
+
+@contextlib.contextmanager
+def listening(
+    model: nn.Module,
+    candidates: Sequence[Candidate],
+    note: Callable[[Candidate, Any], Any],
+    look: Callable[[nn.Module, list[Any]], None] | None = None,
+) -> Iterator[None]:
+    """Within the block, in this thread, ``note`` is told what each candidate's module gives, and ``look`` what modules get.
+
+    What ``note`` returns takes the output's place, unless it is None.
+    """
+    thread = threading.get_ident()
+    handles = []
+
+    def gives(candidate: Candidate) -> Callable[..., Any]:
+        return lambda module, args, output: note(candidate, output) if threading.get_ident() == thread else None
+
+    def gets(module: nn.Module, args: Any, kwargs: Any) -> None:
+        if look is not None and threading.get_ident() == thread:
+            look(module, [*args, *kwargs.values()])
+
+    try:
+        for candidate in candidates:
+            handles.append(candidate.step.module.register_forward_hook(gives(candidate)))
+        for module in model.modules() if look is not None else ():
+            if not isinstance(module, torch.jit.ScriptModule):
+                handles.append(module.register_forward_pre_hook(gets, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def ends_among(model: nn.Module, inputs: Inputs, ends: list[Candidate]) -> list[Candidate]:
@@ -27,35 +61,22 @@ def ends_among(model: nn.Module, inputs: Inputs, ends: list[Candidate]) -> list[
         return ends
     leaves: dict[int, Tensor] = {}
     taken: list[Any] = []  # nodes of the graphs of what modules with weights were called with
-    thread = threading.get_ident()
 
     def begin(candidate: Candidate, output: Any) -> Any:
-        if threading.get_ident() != thread:
-            return None
         leaf = next(filter(is_map, tensors_in(output))).detach().requires_grad_()
         leaves[id(candidate.step)] = leaf
         return replace_first(output, is_map, lambda _: leaf.clone())[0]
 
-    def look(module: nn.Module, args: Any) -> None:
-        if threading.get_ident() == thread and next(module.parameters(recurse=False), None) is not None:
-            taken.extend(t.grad_fn for t in tensors_given(list(args)) if t.ndim == 4 and t.grad_fn is not None)
+    def look(module: nn.Module, given: list[Any]) -> None:
+        if next(module.parameters(recurse=False), None) is not None:
+            taken.extend(t.grad_fn for t in tensors_given(given) if t.ndim == 4 and t.grad_fn is not None)
 
-    handles = []
     try:
-        for candidate in ends:
-            hook = lambda module, args, output, candidate=candidate: begin(candidate, output)  # noqa: E731
-            handles.append(candidate.step.module.register_forward_hook(hook))
-        for module in model.modules():
-            if not isinstance(module, torch.jit.ScriptModule):
-                handles.append(module.register_forward_pre_hook(look))
-        with quiet(model), torch.enable_grad():
+        with listening(model, ends, begin, look), quiet(model), torch.enable_grad():
             cut = inputs.cut()
             model(*cut.args, **cut.kwargs)
     except RuntimeError:  # where no graph can be recorded from the start
         return ends
-    finally:
-        for handle in handles:
-            handle.remove()
     used = _leaves_of(taken)
     return [c for c in ends if id(leaves.get(id(c.step))) not in used]
 
@@ -88,12 +109,11 @@ def without_derived(model: nn.Module, inputs: Inputs, levels: list[Candidate]) -
         return levels
     before: dict[int, Tensor] = {}
     derived: set[int] = set()
-    thread = threading.get_ident()
     again = False
 
     def note(candidate: Candidate, output: Any) -> Any:
         tensor, key = next(filter(is_map, tensors_in(output)), None), id(candidate.step)
-        if tensor is None or threading.get_ident() != thread:
+        if tensor is None:
             return None
         if not again:
             before[key] = tensor.detach().clone()
@@ -107,18 +127,10 @@ def without_derived(model: nn.Module, inputs: Inputs, levels: list[Candidate]) -
             derived.add(key)
         return None
 
-    handles = []
-    try:
-        for candidate in levels:
-            hook = lambda module, args, output, candidate=candidate: note(candidate, output)  # noqa: E731
-            handles.append(candidate.step.module.register_forward_hook(hook))
-        with quiet(model), torch.no_grad():
-            for cut in (inputs.cut(), changed(inputs).cut()):
-                model(*cut.args, **cut.kwargs)
-                again = True
-    finally:
-        for handle in handles:
-            handle.remove()
+    with listening(model, levels, note), quiet(model), torch.no_grad():
+        for cut in (inputs.cut(), changed(inputs).cut()):
+            model(*cut.args, **cut.kwargs)
+            again = True
     return [candidate for candidate in levels if id(candidate.step) not in derived]
 
 

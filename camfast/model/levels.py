@@ -16,7 +16,6 @@ once, such as a head or a pyramid's last step, and some of these are levels, so 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from .find_layer import Candidate, candidate_maps, record
-from .head_steps import changed, ends_among, tensors_given, without_derived
+from .head_steps import changed, ends_among, listening, tensors_given, without_derived
 from .inputs import Inputs
 from .layers import refuse_exported
 from .layouts import Layout, layout_of
@@ -113,12 +112,11 @@ def _watched(model: nn.Module, inputs: Inputs, maps: list[Candidate]) -> _Seen:
     alive: list[Tensor] = []  # so that no other tensor gets the number of one that is gone
     seen = _Seen([], set(), set(), {})
     before: dict[int, Tensor] = {}
-    thread = threading.get_ident()
     again = False
 
     def note(candidate: Candidate, output: Any) -> None:
         tensor = next(filter(is_map, tensors_in(output)), None)
-        if tensor is None or threading.get_ident() != thread:
+        if tensor is None:
             return
         key = id(candidate.step)
         seen.sizes.setdefault(key, set()).add(tensor.shape)
@@ -129,10 +127,9 @@ def _watched(model: nn.Module, inputs: Inputs, maps: list[Candidate]) -> _Seen:
         elif key in before and (before[key].shape != tensor.shape or not torch.equal(before[key], tensor)):
             seen.of_image.add(key)
 
-    def look(module: nn.Module, args: Any, kwargs: Any) -> None:
-        if again or threading.get_ident() != thread:
+    def look(module: nn.Module, given: list[Any]) -> None:
+        if again:
             return
-        given = [*args, *kwargs.values()]
         if next(module.parameters(), None) is not None:
             seen.taken.update(id(by_tensor[id(t)].step) for t in tensors_given(given) if id(t) in by_tensor)
         for value in given:
@@ -140,23 +137,12 @@ def _watched(model: nn.Module, inputs: Inputs, maps: list[Candidate]) -> _Seen:
             if len({candidate.layout.map for candidate in group}) > 1:
                 seen.groups.append(group)
 
-    handles = []
-    try:
-        for candidate in maps:
-            hook = lambda module, args, output, candidate=candidate: note(candidate, output)  # noqa: E731
-            handles.append(candidate.step.module.register_forward_hook(hook))
-        for module in model.modules():
-            if not isinstance(module, torch.jit.ScriptModule):
-                handles.append(module.register_forward_pre_hook(look, with_kwargs=True))
-        with quiet(model), torch.no_grad():
-            cut = inputs.cut()
-            model(*cut.args, **cut.kwargs)
-            again = True
-            cut = changed(inputs).cut()
-            model(*cut.args, **cut.kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with listening(model, maps, note, look), quiet(model), torch.no_grad():
+        cut = inputs.cut()
+        model(*cut.args, **cut.kwargs)
+        again = True
+        cut = changed(inputs).cut()
+        model(*cut.args, **cut.kwargs)
     return seen
 
 
