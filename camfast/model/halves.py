@@ -16,18 +16,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import reason
+from .marked import exported, keep_marks
 from .onednn import fused_if_faster
-from .outputs import replace_first, scores_in
-from .shadow import shadow
-from .tap import is_map
-from .untouched import quiet
 
 __all__ = ["Split", "split"]
-
-_library = torch.library.Library("camfast", "FRAGMENT")
-_library.define("cut(Tensor x) -> Tensor")
-_library.impl("cut", lambda x: x.clone(), "CompositeExplicitAutograd")
-torch.library.register_fake("camfast::cut", lambda x: torch.empty_like(x), lib=_library)
 
 
 class Split(nn.Module):
@@ -56,8 +48,11 @@ def split(model: nn.Module, layer: nn.Module, images: Tensor, quick: bool = Fals
     """
     with torch.inference_mode(False):  # what is made here must take part in a graph
         images = images.clone()
-        exported = _exported(model, layer, images)
-        trunk, head = _halves(exported.module(), call)
+        try:
+            graph = exported(model, [layer], images).module()
+        except Exception as error:  # whatever a model does that export does not know
+            raise ValueError(f"the model could not be exported as one graph: {reason(error)}") from error
+        trunk, head = _halves(graph, call)
         fast = fused_if_faster(trunk, images)
         if fast is not None:
             return Split(fast, head)
@@ -66,45 +61,9 @@ def split(model: nn.Module, layer: nn.Module, images: Tensor, quick: bool = Fals
         return Split(_compiled_trunk(trunk), _compiled_head(head))
 
 
-class _Scores(nn.Module):
-    """The model, returning its scores alone."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores = scores_in(self.model(x))
-        if scores is None:
-            raise ValueError("the model returned no scores")
-        return scores
-
-
-def _exported(model: nn.Module, layer: nn.Module, images: Tensor) -> Any:
-    def mark(module: nn.Module, args: Any, output: Any) -> Any:
-        return replace_first(output, is_map, torch.ops.camfast.cut)[0]
-
-    # Export puts stand-ins in the place of the weights while it runs, which other threads must not meet.
-    try:
-        model, twins = shadow(model)
-        twins[layer].register_forward_hook(mark)
-        with quiet(model), torch.no_grad():
-            return torch.export.export(_Scores(model), (images,), strict=False)
-    except Exception as error:  # whatever a model does that export does not know
-        raise ValueError(f"the model could not be exported as one graph: {reason(error)}") from error
-
-
 def _halves(graph: fx.GraphModule, call: int | None = None) -> tuple[fx.GraphModule, fx.GraphModule]:
     """The graph up to the mark, and from the mark on; of a layer that runs several times, the mark of that call."""
-    marks = [node for node in graph.graph.nodes if node.target is torch.ops.camfast.cut.default]
-    if call is not None and call > len(marks):
-        raise ValueError(f"expected a call of the layer up to its {len(marks)}, got {call}")
-    mark = marks[-1 if call is None else call - 1]
-    for node in marks:
-        if node is mark:
-            continue
-        node.replace_all_uses_with(node.all_input_nodes[0])
-        graph.graph.erase_node(node)
+    (mark,) = keep_marks(graph.graph, [call])
     after = {mark}
     for node in graph.graph.nodes:
         if any(source in after for source in node.all_input_nodes):

@@ -16,33 +16,13 @@ from torch import Tensor, fx, nn
 from ..errors import reason
 from ..model.inputs import Inputs
 from ..model.layers import call_of
-from ..model.outputs import replace_first, scores_of
-from ..model.tap import is_map
-from ..model.untouched import quiet
+from ..model.marked import MARK, exported, keep_marks, marks_of
 
-__all__ = ["MARK", "Halves", "Unshippable", "captured", "halves", "module_of", "plain", "whole"]
-
-_library = torch.library.Library("camfast", "FRAGMENT")
-_library.define("mark(Tensor x, int layer, int call) -> Tensor")
-_library.impl("mark", lambda x, layer, call: x.clone(), "CompositeExplicitAutograd")
-torch.library.register_fake("camfast::mark", lambda x, layer, call: torch.empty_like(x), lib=_library)
-
-MARK = torch.ops.camfast.mark.default  # type: ignore[attr-defined]
+__all__ = ["Halves", "Unshippable", "captured", "halves", "module_of", "plain", "whole"]
 
 
 class Unshippable(ValueError):
     """Why a network, or what follows its layer, is no graph of plain operations."""
-
-
-class _Scores(nn.Module):
-    """The model, returning its scores alone: ``[N, ...]``."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        return scores_of(self.model(images), images.shape[0])
 
 
 def captured(
@@ -60,22 +40,10 @@ def captured(
     Raises:
         ValueError: with the reason, where the network is no such graph, or takes a fixed number of images alone.
     """
-    handles, turns = [], dict.fromkeys(modules, 0)
-
-    def mark(module: nn.Module, args: Any, output: Any) -> Any:
-        turns[module] += 1
-        for place, own in enumerate(modules):
-            if own is module:
-                output = replace_first(output, is_map, lambda x: MARK(x, place, turns[module]))[0]  # noqa: B023
-        return output
-
     shapes: Any = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
     try:
-        handles = [module.register_forward_hook(mark) for module in turns]
-        with torch.inference_mode(False), quiet(model), torch.no_grad():
-            found = torch.export.export(
-                _Scores(model), (Inputs.of(images).cut().image,), dynamic_shapes=shapes, strict=False
-            )
+        found = exported(model, modules, Inputs.of(images).cut().image, shapes)
+        with torch.inference_mode(False), torch.no_grad():
             graph = found.run_decompositions({}).module()
     except Exception as error:  # whatever a model does that export does not know
         what = f"{type(model).__name__} as one graph"
@@ -85,28 +53,12 @@ def captured(
                 "dynamic=False ships that"
             ) from error
         raise Unshippable(f"expected {what} of operations, which torch.export makes, got: {reason(error)}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    _choose_marks(graph, [call_of(name)[1] for name in names])
+    calls = [call_of(name)[1] for name in names]
+    try:
+        keep_marks(graph.graph, [call if isinstance(call, int) else None for call in calls])
+    except ValueError as error:
+        raise Unshippable(str(error)) from error
     return graph
-
-
-def _choose_marks(graph: fx.GraphModule, calls: Sequence[Any]) -> None:
-    """Leaves one mark for each layer: that of the call asked for, or of its last one."""
-    for place, call in enumerate(calls):
-        marks = [node for node in _marks(graph.graph) if node.args[1] == place]
-        if not marks:
-            raise Unshippable("every layer must run in the model's forward pass, got one without a call")
-        wanted = [node for node in marks if node.args[2] == call] if isinstance(call, int) else marks
-        for node in marks:
-            if node is not wanted[-1]:
-                node.replace_all_uses_with(node.all_input_nodes[0])
-                graph.graph.erase_node(node)
-
-
-def _marks(graph: fx.Graph) -> list[fx.Node]:
-    return [node for node in graph.nodes if node.target is MARK]
 
 
 class Halves(NamedTuple):
@@ -143,7 +95,7 @@ def halves(graph: fx.GraphModule) -> Halves:
 
     Raises ``ValueError`` where the scores do not depend on a layer.
     """
-    marks = _marks(graph.graph)
+    marks = marks_of(graph.graph)
     after: set[fx.Node] = set()
     for node in graph.graph.nodes:
         if node.target is MARK or any(source in after for source in node.all_input_nodes):

@@ -16,7 +16,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..errors import reason
 from ..model.class_axis import ClassAxis
-from .capture import MARK, Halves, Unshippable, module_of
+from ..model.marked import MARK
+from .capture import Halves, Unshippable, module_of
 from .choice import Choice, columns_of
 from .decompositions import table
 
