@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import get_args
 
 import numpy as np
 
 from ..ops import colormaps
 from ..pictures import photos
-from ..shipped import SHIPPED, export
+from ..shipped import SHIPPED, Weights, export
 from .arguments import (
     add_colormap,
     add_network,
@@ -46,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--alpha", type=fraction, default=colormaps.ALPHA, metavar="A", help="weight of the heat (%(default)s)"
     )
     inside.add_argument("--batch", type=positive, metavar="N", help="exactly so many images (any number)")
+    inside.add_argument(
+        "--weights-as", choices=get_args(Weights), help="what the weights are kept as; smaller files (as they are)"
+    )
     inside.add_argument("--opset", type=positive, metavar="N", help="of ONNX, 18 to 23 (20)")
 
 
@@ -77,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
         colormap=options.colormap,
         alpha=options.alpha,
         opset=options.opset,
+        weights_as=options.weights_as,
     )
     shown = lambda tensors: ", ".join(f"{name} {_shape(shape)}" for name, shape in tensors.items())  # noqa: E731
     opset = "" if found.opset is None else f", opset {found.opset}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .kinds import SHIPPED
+from .narrow import Weights
 from .network import HeatNetwork, with_heatmap
 from .write import Exported, export
 
-__all__ = ["SHIPPED", "Exported", "HeatNetwork", "export", "with_heatmap"]
+__all__ = ["SHIPPED", "Exported", "HeatNetwork", "Weights", "export", "with_heatmap"]

@@ -18,7 +18,7 @@ from ..model.inputs import Inputs
 from ..model.layers import call_of
 from ..model.marked import MARK, exported, keep_marks, marks_of
 
-__all__ = ["Halves", "Unshippable", "captured", "halves", "module_of", "plain", "whole"]
+__all__ = ["Halves", "Unshippable", "captured", "halves", "is_guard", "module_of", "plain", "whole"]
 
 
 class Unshippable(ValueError):
@@ -85,7 +85,7 @@ def whole(graph: fx.GraphModule, layers: int) -> fx.GraphModule:
             part.output((copies[scores], *(kept[place] for place in range(layers))))
         elif node.target is MARK:
             copies[node] = kept[node.args[1]] = copies[node.all_input_nodes[0]]
-        elif not _is_guard(node):
+        elif not is_guard(node):
             copies[node] = part.node_copy(node, lambda n: copies[n])
     return module_of(graph, part)
 
@@ -126,7 +126,7 @@ def halves(graph: fx.GraphModule) -> Halves:
     trunk = fx.Graph()
     own: dict[fx.Node, fx.Node] = {}
     for node in graph.graph.nodes:
-        if node is not output and node not in after and not _is_guard(node):
+        if node is not output and node not in after and not is_guard(node):
             own[node] = trunk.node_copy(node, lambda n: own[n])
     trunk.output(tuple(own[node] for node in given))
     module = module_of(graph, head)
@@ -145,7 +145,7 @@ def _numbers(graph: fx.Graph) -> set[fx.Node]:
     return {node for node in graph.nodes if isinstance(node.meta.get("val"), kinds)}
 
 
-def _is_guard(node: fx.Node) -> bool:
+def is_guard(node: fx.Node) -> bool:
     return node.op == "call_module" and str(node.target).startswith("_guards")
 
 

@@ -35,6 +35,7 @@ class Runtime:
     name: ClassVar[str]
     packages: ClassVar[Sequence[tuple[str, str]]] = ()  # and the extra that brings each
     suffixes: ClassVar[Sequence[str]]  # of the files it is written as, the one that is asked for last
+    narrows: bool = False  # whether it keeps weights as float16 by itself
 
     def check(self) -> None:
         """Raises ``ImportError``, naming the extra, where a package is missing."""
@@ -89,6 +90,9 @@ class OpenVino(Runtime):
     packages = (("openvino", "openvino"), ("onnx", "openvino"), ("onnxscript", "openvino"))
     suffixes = (".bin", ".xml")
 
+    def __init__(self, narrows: bool = False) -> None:
+        self.narrows = narrows
+
     def write(self, program: Any, path: Path, names: Mapping[str, Sequence[str]], notes: Mapping[str, str]) -> None:
         openvino: Any = require("openvino", "openvino")
         between = path.with_suffix(".onnx")
@@ -96,7 +100,9 @@ class OpenVino(Runtime):
         model = openvino.convert_model(str(between))
         for key, value in notes.items():
             model.set_rt_info(value, ["camfast", key])
-        openvino.save_model(model, str(path), compress_to_fp16=False)
+        # Where weights are int8, OpenVINO would round activations to int8 too, which moves heat by 1e-2.
+        model.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
+        openvino.save_model(model, str(path), compress_to_fp16=self.narrows)
 
     def load(self, path: Path) -> Callable[[Tensor], list[Tensor]]:
         openvino: Any = require("openvino", "openvino")

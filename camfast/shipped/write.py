@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,13 @@ from ..targets import ClassNames, Targets, listed_names
 from ..version import __version__
 from .capture import Unshippable
 from .frames import FrameNetwork
+from .narrow import Weights, narrowed
 from .network import TOLERANCE, HeatNetwork, distance, relative, with_heatmap
-from .runtimes import OPSET, RUNTIMES, Onnx, Program, Runtime, quietly
+from .runtimes import OPSET, RUNTIMES, Onnx, OpenVino, Program, Runtime, quietly
 
 __all__ = ["Exported", "export"]
 
-_HALF = 2e-2  # of heat, where weights are in half precision
+_HALF = 2e-2  # of heat, where the network is in half precision
 
 
 @dataclass(repr=False)
@@ -85,6 +86,8 @@ def export(
     alpha: float = colormaps.ALPHA,
     opset: int | None = None,
     compile: bool = True,
+    weights_as: Weights | None = None,
+    tolerance: float = 2e-2,
 ) -> Exported:
     """Writes ``model`` with its heat to one file, runs that in its runtime on the example, and compares.
 
@@ -106,6 +109,9 @@ def export(
         alpha: its weight.
         opset: of ONNX, 18 to 23; None takes 20.
         compile: of ``.pt2``: False keeps the exported program, for any device and other compilers.
+        weights_as: ``"float16"``, ``"bfloat16"`` or ``"int8"``: what the layers' weights are kept as in the file, which is half or
+            a quarter of the size then. It still computes in fp32.
+        tolerance: with ``weights_as``: how far the file's scores (as a share of the largest) and heat may be from the network's.
 
     Returns:
         An :class:`Exported`: path, size, names, and the differences from the network's own scores and heat.
@@ -117,7 +123,7 @@ def export(
         ImportError: for packages that are missing; it names the extra.
     """
     path = Path(path).expanduser()
-    runtime = _runtime(path, opset, compile)
+    runtime = _runtime(path, opset, compile, weights_as)
     runtime.check()
     if frames is not None and preparation is None:
         raise ValueError("frames= needs preparation=, the steps from a frame to the network's input, got none")
@@ -147,11 +153,14 @@ def export(
             notes["opset"] = str(runtime.opset)
         draft = Path(folder) / path.name
         with torch.no_grad():
-            expected = list(shipped(given))
+            own = expected = list(shipped(given))
         try:
             with quietly(), torch.no_grad():
                 shapes: Any = ({0: torch.export.Dim("batch", min=1)},) if network.dynamic else None
                 program = torch.export.export(shipped, (given,), dynamic_shapes=shapes, strict=False)
+                if weights_as is not None and not runtime.narrows:
+                    shipped, program = narrowed(program, weights_as, given, shapes)
+                    expected = list(shipped(given))
                 runtime.write(program, draft, names, notes)
                 found = runtime.run(draft, given)
         except ImportError:
@@ -161,7 +170,14 @@ def export(
             raise Unshippable(
                 f"{runtime.name} does not take this network with its heat: {reason(_first(error))}{hint}"
             ) from error
-        differences = _compared(found, expected, network, runtime)
+        half = any(p.element_size() < 4 for p in network.parameters())
+        if weights_as is not None and isinstance(
+            runtime, OpenVino
+        ):  # it may compute in int8 itself: no exact value is known
+            expected = found
+        differences = _compared(found, expected, network, runtime.name, _HALF if half else TOLERANCE)
+        if weights_as is not None:
+            differences = _compared(found, own, network, f"{runtime.name} with weights in {weights_as}", tolerance)
         total = 0
         try:
             for suffix in runtime.suffixes:
@@ -187,7 +203,7 @@ def export(
     )
 
 
-def _runtime(path: Path, opset: int | None, compile: bool) -> Runtime:
+def _runtime(path: Path, opset: int | None, compile: bool, weights: Weights | None) -> Runtime:
     cls = RUNTIMES.get(path.suffix)
     if cls is None:
         raise ValueError(f"expected a file of {', '.join(RUNTIMES)}, got {path.name!r}")
@@ -195,6 +211,12 @@ def _runtime(path: Path, opset: int | None, compile: bool) -> Runtime:
         raise ValueError(f"opset= is of ONNX alone, got opset={opset} for {path.name}")
     if not compile and path.suffix != ".pt2":
         raise ValueError(f"compile=False is of .pt2 alone, got {path.name}")
+    if weights not in (None, *get_args(Weights)):
+        raise ValueError(f"weights_as must be {', '.join(map(repr, get_args(Weights)))} or None, got {weights!r}")
+    if cls is OpenVino:
+        if weights == "bfloat16":
+            raise ValueError(f"OpenVINO keeps weights in float16 or int8, got weights_as='bfloat16' for {path.name}")
+        return OpenVino(narrows=weights == "float16")
     if cls is Onnx:
         return Onnx(OPSET if opset is None else opset)
     return Program() if not compile else cls()
@@ -274,22 +296,18 @@ def _notes(
 
 
 def _compared(
-    found: Sequence[Tensor], expected: Sequence[Tensor], network: HeatNetwork, runtime: Runtime
+    found: Sequence[Tensor], expected: Sequence[Tensor], network: HeatNetwork, what: str, allowed: float
 ) -> tuple[float, float]:
     """The differences of scores and heat; raises where they are too large."""
-    half = any(p.element_size() < 4 for p in network.parameters())
-    allowed = _HALF if half else TOLERANCE
     scores = relative(found[0], expected[0])
     heat = distance(found[1], expected[1], network.normalize)
     if not max(scores, heat) <= max(allowed, network.rounding):
         raise Unshippable(
-            f"{runtime.name} must give what the network gives, got scores that differ by {scores:.1e} and heat that differs by "
-            f"{heat:.1e} on the example; no file was written"
+            f"{what} must give what the network gives, got scores that differ by {scores:.1e} and heat that differs by "
+            f"{heat:.1e} on the example, where {allowed:.0e} is allowed; no file was written"
         )
-    if len(found) > 2 and (found[2].float() - expected[2].float()).abs().mean() > 0.5:
-        raise Unshippable(
-            f"{runtime.name} must draw the picture that the network draws, got another; no file was written"
-        )
+    if len(found) > 2 and (found[2].float() - expected[2].float()).abs().mean() > max(0.5, 255 * allowed):
+        raise Unshippable(f"{what} must draw the picture that the network draws, got another; no file was written")
     return scores, heat
 
 
