@@ -19,9 +19,12 @@ PARITY = 2e-6  # the largest difference from another library's heatmap, in fp32
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Two threads, so that kernels share out their work; where tests run side by side, as many as each was given."""
+    """Two threads, so that kernels share out their work; where tests run side by side, one each, or as many as was given."""
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(2)
+        side_by_side = "PYTEST_XDIST_WORKER" in os.environ
+        torch.set_num_threads(1 if side_by_side else 2)
+        if side_by_side:
+            os.environ["OMP_NUM_THREADS"] = "1"  # for the programs that tests start
 
 
 def _devices() -> list[str]:
