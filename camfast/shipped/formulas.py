@@ -13,7 +13,7 @@ from ..methods.weights import MapOp, weights_of
 from ..model.precision import wide_dtype
 from ..ops.reference import min_max
 
-__all__ = ["eigen_map", "fem_map", "finished", "gradient_map", "mean_map", "spots", "weighted_map"]
+__all__ = ["eigen_map", "fem_map", "finished", "gradient_map", "mean_map", "spots", "steps", "weighted_map"]
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _SQUARINGS = 12  # of the matrix whose first component is sought: as many as 4096 steps of a power iteration
@@ -106,19 +106,49 @@ def spots(size: Sequence[int], gaussian: bool = True) -> Tensor:
     return torch.stack(masks)
 
 
-def finished(maps: Sequence[Tensor], rank: int, size: Sequence[int], normalize: bool) -> Tensor:
+def steps(length: int, new: int) -> Tensor:
+    """The linear resize of ``length`` positions as a matrix ``[new, length]``."""
+    return F.interpolate(torch.eye(length)[None], size=new, mode="linear", align_corners=False)[0].t().contiguous()
+
+
+def finished(
+    maps: Sequence[Tensor], rank: int, size: Sequence[int], normalize: bool, matrices: Sequence[Tensor] = ()
+) -> Tensor:
     """The heatmap ``[N, (K,) *size]`` of the raw maps ``[N, (K,) *map]`` of one layer, or of several.
 
     Normalised: ReLU, min-max, resize, mean over layers, min-max. Raw: resize, mean over layers.
+
+    Args:
+        maps: raw, one for each layer.
+        rank: how many dimensions a map has.
+        size: of the heatmap.
+        normalize: whether to bring it to [0, 1].
+        matrices: of :func:`steps`, one for each dimension: normalised maps of that size are resized by products with these,
+            which take other runtimes a tenth of the time of their own resizing.
     """
     resized = []
     for own in maps:
         own = min_max(own.clamp(min=0), rank) if normalize else own
-        resized.append(_resized(own, rank, size))
+        # In a product NaN spreads over the whole map. A normalised map is NaN throughout anyway.
+        if normalize and matrices and tuple(own.shape[-rank:]) == tuple(matrix.shape[1] for matrix in matrices):
+            resized.append(_multiplied(own, matrices))
+        else:
+            resized.append(_resized(own, rank, size))
     if len(resized) == 1:
         return min_max(resized[0], rank) if normalize else resized[0]
     fused = torch.stack(resized).mean(0)
     return min_max(min_max(fused, rank), rank) if normalize else fused
+
+
+def _multiplied(maps: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    for axis, matrix in enumerate(matrices, -len(matrices)):
+        if axis == -1:
+            maps = maps @ matrix.to(maps).t()
+        elif axis == -2:
+            maps = matrix.to(maps) @ maps
+        else:
+            maps = (maps.movedim(axis, -1) @ matrix.to(maps).t()).movedim(-1, axis)
+    return maps
 
 
 def _resized(maps: Tensor, rank: int, size: Sequence[int]) -> Tensor:

@@ -17,7 +17,7 @@ from .capture import captured, halves, whole
 from .choice import Choice, choice_of, columns_of
 from .evidence import Evidence, gathered
 from .examples import example_of, several
-from .formulas import eigen_map, fem_map, finished, gradient_map, mean_map, spots, weighted_map
+from .formulas import eigen_map, fem_map, finished, gradient_map, mean_map, spots, steps, weighted_map
 from .kinds import MEAN, explainer_class, kind_of_method
 from .passes import with_gradients, with_positions
 
@@ -29,6 +29,7 @@ follows the layer, of activations alone, or by what follows the layer once for e
 
 _OF_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"eigen_cam": eigen_map, "fem": fem_map, MEAN: mean_map}
 _TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 4e-2}
+_MATRIX = 2**16  # numbers; of larger maps the resize is no matrix
 TOLERANCE = 1e-4  # of heat in [0, 1], and of scores as a share of the largest, in fp32 and fp64
 
 
@@ -171,6 +172,11 @@ class HeatNetwork(nn.Module):
         self._op = cls.op if issubclass(cls, GradientExplainer) else None
         self._uniform = getattr(cls, "uniform", None)
         self.register_buffer("masks", settings.masks, persistent=False)
+        sizes = list(zip(self._map_size, self.size, strict=True))
+        few = self.normalize and self._map_size != tuple(self.size) and max(n * new for n, new in sizes) <= _MATRIX
+        self._matrices = self._rank if few else 0
+        for axis, (length, new) in enumerate(sizes[: self._matrices]):
+            self.register_buffer(f"steps{axis}", steps(length, new).to(example.device), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores ``[N, ...]`` and heat ``[N, *size]``, or ``[N, K, *size]`` for several classes an image.
@@ -186,7 +192,8 @@ class HeatNetwork(nn.Module):
                 f"images must be [N, {', '.join(map(str, self._shape))}], as the example was, got {list(images.shape)}"
             )
         scores, *rest = self.body(images)
-        return scores, finished(self._maps(scores, rest), self._rank, self.size, self.normalize)
+        matrices = [self.get_buffer(f"steps{axis}") for axis in range(self._matrices)]
+        return scores, finished(self._maps(scores, rest), self._rank, self.size, self.normalize, matrices)
 
     def _maps(self, scores: Tensor, rest: Sequence[Tensor]) -> list[Tensor]:
         """The raw map of each layer, ``[N, (K,) *map]``."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ __all__ = ["RUNTIMES", "AOTInductor", "Onnx", "OpenVino", "Program", "Runtime"]
 
 OPSETS = range(18, 24)
 OPSET = 20
+_FEWEST = 4096  # numbers; smaller matrices may be kept twice
 
 
 class Runtime:
@@ -98,6 +100,7 @@ class OpenVino(Runtime):
         between = path.with_suffix(".onnx")
         onnx_program(program, names, OPSET).save(str(between), external_data=_bytes(program) > 2**31 - 2**27)
         model = openvino.convert_model(str(between))
+        keep_once(model)
         for key, value in notes.items():
             model.set_rt_info(value, ["camfast", key])
         # Where weights are int8, OpenVINO would round activations to int8 too, which moves heat by 1e-2.
@@ -180,6 +183,36 @@ def _name_the_batch(model: Any) -> None:
         for axis, length in enumerate(value.shape or ()):
             if not isinstance(length, int) and length.value is not None:
                 value.shape[axis] = kind(symbol.sub("batch", length.value))
+
+
+def keep_once(model: Any) -> None:
+    """Keeps weights once that OpenVINO's conversion has as a matrix and as its transpose too.
+
+    A linear layer multiplies by the one, its backward pass by the other.
+    """
+    import openvino.opset13 as ops
+
+    kept: dict[tuple[int, ...], list[Any]] = {}
+    for product in model.get_ordered_ops():
+        if product.get_type_name() != "MatMul":
+            continue
+        constant = product.input_value(1).get_node()
+        if constant.get_type_name() != "Constant":
+            continue
+        shape = tuple(constant.get_output_shape(0))
+        if len(shape) != 2 or shape[0] * shape[1] < _FEWEST:
+            continue
+        data = constant.get_data()
+        for other in kept.get(shape[::-1], []):
+            if np.array_equal(other.get_data().T, data):
+                settings = product.get_attributes()
+                same = ops.matmul(product.input_value(0), other, settings["transpose_a"], not settings["transpose_b"])
+                same.set_friendly_name(product.get_friendly_name())
+                product.output(0).replace(same.output(0))
+                break
+        else:
+            kept.setdefault(shape, []).append(constant)
+    model.validate_nodes_and_infer_types()
 
 
 @contextlib.contextmanager

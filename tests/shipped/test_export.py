@@ -10,6 +10,7 @@ import pytest
 import torch
 from heads import CLASSES, SIZE, network
 from models import images
+from torch import nn
 
 import camfast
 from camfast.ops import reference
@@ -60,9 +61,21 @@ def test_the_network_is_in_the_file_once(tmp_path):
     onnx = pytest.importorskip("onnx")
     model = network("flattened")
     camfast.export(model, EXAMPLE, tmp_path / "heat.onnx", layers="trunk")
+    shipped = camfast.with_heatmap(model, layers="trunk", example=EXAMPLE)
     stored = onnx.load(tmp_path / "heat.onnx").graph.initializer
     count = sum(int(np.prod(tensor.dims)) for tensor in stored)
-    assert count <= 1.1 * sum(value.numel() for value in model.state_dict().values()) + 100
+    resize = sum(value.numel() for name, value in shipped.named_buffers() if name.startswith("steps"))
+    assert count <= 1.1 * sum(value.numel() for value in model.state_dict().values()) + resize + 100
+
+
+def test_openvino_keeps_weights_once_too(tmp_path):
+    pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Flatten(), nn.Linear(8 * 20, 300), nn.ReLU(), nn.Linear(300, 100))
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU()), head).eval()
+    done = camfast.export(model, EXAMPLE, tmp_path / "heat.xml", layers="0", dynamic=False)
+    weights = sum(value.numel() for value in model.state_dict().values()) * 4
+    assert (tmp_path / "heat.bin").stat().st_size < 1.1 * weights and done.heatmap < 1e-4
 
 
 def test_frames_go_in_and_a_picture_comes_out(tmp_path):
