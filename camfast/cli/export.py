@@ -25,7 +25,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``camfast export``."""
-    parser.add_argument("file", metavar="FILE", help=".onnx, .xml (OpenVINO) or .pt2 (AOTInductor)")
+    parser.add_argument("file", metavar="FILE", help=".onnx, .xml (OpenVINO), .pt2 (AOTInductor) or .pte (ExecuTorch)")
     parser.add_argument("--photo", metavar="PHOTO", help="a photograph that the file is checked on (random numbers)")
     add_network(parser)
     heat = parser.add_argument_group("the heat")

@@ -3,6 +3,7 @@
 .onnx   ONNX Runtime, TensorRT, browsers    needs the extra "onnx"
 .xml    OpenVINO, its weights beside it     needs the extra "openvino"
 .pt2    AOTInductor: machine code for this kind of machine, for Python and C++; or the exported program itself
+.pte    ExecuTorch, for phones and boards   needs the extra "executorch"
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from ..errors import require
 
-__all__ = ["RUNTIMES", "AOTInductor", "Onnx", "OpenVino", "Program", "Runtime"]
+__all__ = ["RUNTIMES", "AOTInductor", "ExecuTorch", "Onnx", "OpenVino", "Program", "Runtime"]
 
 OPSETS = range(18, 24)
 OPSET = 20
@@ -38,6 +39,7 @@ class Runtime:
     packages: ClassVar[Sequence[tuple[str, str]]] = ()  # and the extra that brings each
     suffixes: ClassVar[Sequence[str]]  # of the files it is written as, the one that is asked for last
     narrows: bool = False  # whether it keeps weights as float16 by itself
+    fixed: ClassVar[bool] = False  # whether it takes as many images as the example, and no other number
 
     def check(self) -> None:
         """Raises ``ImportError``, naming the extra, where a package is missing."""
@@ -138,6 +140,31 @@ class AOTInductor(Runtime):
         return lambda images: _listed(loaded(images))
 
 
+class ExecuTorch(Runtime):
+    """A program of ExecuTorch, by XNNPACK where it has the operation. It takes as many images as the example."""
+
+    name = "ExecuTorch"
+    packages = (("executorch", "executorch"),)
+    suffixes = (".pte",)
+    fixed = True
+
+    def write(self, program: Any, path: Path, names: Mapping[str, Sequence[str]], notes: Mapping[str, str]) -> None:
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        lowered = to_edge_transform_and_lower(
+            program, partitioner=[XnnpackPartitioner()], constant_methods={"camfast": json.dumps(dict(notes))}
+        )
+        path.write_bytes(lowered.to_executorch().buffer)
+
+    def load(self, path: Path) -> Callable[[Tensor], list[Tensor]]:
+        from executorch.runtime import Runtime as Loader
+
+        program = Loader.get().load_program(str(path))
+        forward = program.load_method("forward")
+        return lambda images: [value.clone() for value in forward.execute([images.cpu().contiguous()])]
+
+
 class Program(Runtime):
     """The exported program as it is: for any device, for Python with torch alone, and for other compilers."""
 
@@ -152,7 +179,7 @@ class Program(Runtime):
         return lambda images: _listed(loaded(images))
 
 
-RUNTIMES: dict[str, type[Runtime]] = {".onnx": Onnx, ".xml": OpenVino, ".pt2": AOTInductor}
+RUNTIMES: dict[str, type[Runtime]] = {".onnx": Onnx, ".xml": OpenVino, ".pt2": AOTInductor, ".pte": ExecuTorch}
 """What a file's suffix means."""
 
 

@@ -100,7 +100,7 @@ def export(
             ``class_names``, ``layout``, ``dynamic`` and ``gaussian``.
         example: images ``[N, C, H, W]`` as the model takes them, at best photographs.
         path: ``.onnx`` for ONNX Runtime, TensorRT and browsers, ``.xml`` for OpenVINO (with a ``.bin`` beside it), ``.pt2``
-            for AOTInductor: machine code for this kind of machine.
+            for AOTInductor: machine code for this kind of machine, ``.pte`` for ExecuTorch, with the example's number of images.
         preparation: from a frame to an image, as ``camfast.zoo.load(name).preparation``: goes into the metadata.
         frames: ``(height, width)`` of the frames uint8 ``[N, height, width, 3]`` that the file shall take in place of images;
             it prepares them itself. Needs ``preparation``.
@@ -140,7 +140,7 @@ def export(
             example=example,
             class_names=class_names,
             layout=layout,
-            dynamic=dynamic,
+            dynamic=dynamic and not runtime.fixed,
             gaussian=gaussian,
         )
         shipped, given = _wrapped(network, preparation, frames, colormap if overlay else None, alpha)

@@ -130,6 +130,22 @@ def test_openvino(tmp_path, head="layer norm"):
     np.testing.assert_allclose(found["heatmap"], camfast.grad_cam(model, BATCH, layers="trunk").heatmap, atol=1e-4)
 
 
+def test_executorch(tmp_path):
+    pytest.importorskip("executorch")
+    from executorch.runtime import Runtime
+
+    model, path = network("layer norm"), tmp_path / "heat.pte"
+    done = camfast.export(model, EXAMPLE, path, layers="trunk", targets=camfast.TopK(2), class_names=NAMES)
+    assert done.runtime == "ExecuTorch" and done.inputs == {"images": list(EXAMPLE.shape)} and done.heatmap < 1e-4
+    program = Runtime.get().load_program(str(path))
+    scores, heat = program.load_method("forward").execute([EXAMPLE])
+    expected = camfast.grad_cam(model, EXAMPLE, camfast.TopK(2), layers="trunk")
+    np.testing.assert_allclose(scores, expected.scores, atol=1e-4)
+    np.testing.assert_allclose(heat, expected.heatmap, atol=1e-4)
+    (notes,) = program.load_method("camfast").execute([])
+    assert json.loads(json.loads(notes)["class_names"]) == NAMES
+
+
 def test_an_exported_program(tmp_path):
     model, path = network("layer norm"), tmp_path / "heat.pt2"
     done = camfast.export(model, EXAMPLE, path, layers="trunk", compile=False)
