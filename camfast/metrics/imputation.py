@@ -8,6 +8,7 @@ the solution on coarser grids. Times 12, the system reads ``center * x - S x = 0
 from __future__ import annotations
 
 import functools
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +83,7 @@ def _solved(images: Tensor, removed: Tensor, tolerance: float) -> Tensor:
     blank = removed.flatten(1).all(1)[:, None, None, None]
     grids = _grids(removed & ~blank[:, 0], images)
     pictures = [images]
-    for fine, coarse in zip(grids, grids[1:], strict=False):
+    for fine, coarse in itertools.pairwise(grids):
         pictures.append(fine.known_means(pictures[-1], coarse))
     for level in range(len(grids) - 1, -1, -1):
         grid, picture = grids[level], pictures[level]
@@ -241,4 +242,3 @@ def _conjugate_gradients(grids: list[_Grid], tolerance: float | None, rounds: in
     else:
         return
     y.add_(z)
-
