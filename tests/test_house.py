@@ -51,6 +51,7 @@ COMMANDS = {
     "--device",
     "layers": "MODEL --depth",
     "demo": "PHOTO -o --output",
+    "evaluate": "PHOTO --methods --metrics --target --layer -o --output --batch-size --model --weights --labels --fit --device",
     "export": "FILE --model --weights --labels --fit --device --method --layer --target --frames --overlay "
     "--colormap --alpha --size --batch --photo --opset",
     "gallery": "PHOTO -o --output --methods --model --weights",

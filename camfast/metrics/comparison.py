@@ -155,17 +155,19 @@ def compare(
                 began = time.perf_counter()
                 try:
                     result = explainer(given, _rows(targets, rows, len(images)))
+                    _wait(result.heatmap)
+                    took = time.perf_counter() - began
+                    scored = Scored(model, given, result, batch_size=batch_size)
                 except ValueError as error:
                     if parts[name]:
                         raise
                     skipped[name] = reason(error)
                     break
-                _wait(result.heatmap)
-                seconds[name] += time.perf_counter() - began
+                seconds[name] += took
                 parts[name].append(result)
                 bar.update(len(given))
                 for metric, value in _measure(
-                    wanted, explainer, result, given, rows, masks, boxes, box_size, layers, own[name], batch_size
+                    wanted, explainer, result, scored, rows, masks, boxes, box_size, layers, own[name], batch_size
                 ):
                     values[name][metric.name].append(value.detach().cpu())
                     bar.update(len(given))
@@ -187,7 +189,7 @@ def _measure(
     wanted: Sequence[Metric],
     explainer: Explainer,
     result: Explanation,
-    images: Tensor,
+    scored: Scored,
     rows: slice,
     masks: Masks | None,
     boxes: Boxes | None,
@@ -197,7 +199,7 @@ def _measure(
     batch_size: int | None,
 ) -> Iterator[tuple[Metric, Tensor]]:
     """Each metric's values of one method's maps of some images."""
-    scored = Scored(explainer.model, images, result, batch_size=batch_size)
+    images = scored.images
     case = Measured(
         explainer,
         result,
