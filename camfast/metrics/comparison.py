@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -152,6 +153,8 @@ def compare(
                 continue
             for rows in slices:
                 given = images[rows]
+                if not parts[name] and explainer.needs in ("activations", "gradients"):
+                    _first_call(explainer, given[:1])
                 began = time.perf_counter()
                 try:
                     result = explainer(given, _rows(targets, rows, len(images)))
@@ -247,6 +250,13 @@ def _made(
 ) -> Explainer:
     own = layers if issubclass(maker, LayerExplainer) else None
     return maker(model, own, class_names=class_names, **options)
+
+
+def _first_call(explainer: Explainer, image: Tensor) -> None:
+    """Keeps the search for layers out of the times; what is wrong is said by the call itself."""
+    with contextlib.suppress(ValueError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DoubtWarning)
+        explainer(image)
 
 
 def _rows(targets: Any, rows: slice, count: int) -> Any:

@@ -81,7 +81,7 @@ def _charts(table: Table) -> Image.Image:
         for method, cells in zip(table.methods, table.cells, strict=True):
             cell = cells[column]
             error = cell.error if math.isfinite(cell.error) else 0.0
-            bars.append(Bar(_title(method), cell.mean, error, len(table.methods) > 1 and cell.mean == best))
+            bars.append(Bar(_title(method), cell.mean, error, cell.mean == best))
         size = 500, max(60, 34 * len(bars))
         note = f"{'more' if better == 'higher' else 'less'} is better; {table.cells[0][column].count} maps"
         panels.append(figures.Panel(bar_chart(bars, size), metric.replace("_", " "), note))

@@ -65,6 +65,8 @@ def noisy_linear_imputation(
         raise ValueError(
             f"expected images [B, C, H, W] and removed pixels [B, H, W], got {list(images.shape)} and {list(removed.shape)}"
         )
+    if not removed.numel():
+        return images.clone()
     if not isinstance(noise, Tensor):
         drawn = torch.randn(images.shape, generator=generator) if noise else torch.zeros(())
         noise = drawn.to(images.device) * noise
@@ -74,8 +76,8 @@ def noisy_linear_imputation(
     parts = zip(images.split(size), removed.split(size), strict=True)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         solved = [_solved(wide(image), gone, tolerance) for image, gone in parts]
-        filled = torch.cat(solved) if solved else images
-        return torch.where(removed.unsqueeze(1), (filled + noise).to(images.dtype), images)
+        filled = torch.cat(solved) + noise
+        return torch.where(removed.unsqueeze(1), filled.to(images.dtype), images)
 
 
 def _solved(images: Tensor, removed: Tensor, tolerance: float) -> Tensor:

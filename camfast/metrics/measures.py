@@ -86,7 +86,7 @@ def _randomisation(m: Measured) -> Tensor:
     found = layer_randomisation(
         m.explainer.model, m.images, type(m.explainer), m.result.targets, layers=m.layers, steps=1, **m.options
     )
-    return found.similarity[-1]
+    return found.similarity[-1].abs()  # the sign of a correlation by chance says nothing
 
 
 METRICS: dict[str, Metric] = {
@@ -110,4 +110,4 @@ METRICS: dict[str, Metric] = {
     )
 }
 """By name: what :func:`camfast.compare` and ``camfast evaluate`` take. ``randomisation`` is the similarity to the heat of a
-network that is random altogether."""
+network that is random altogether: the magnitude of Spearman's correlation."""

@@ -53,8 +53,10 @@ class Table:
         return found
 
     def best(self, column: int) -> float:
-        """The best mean of a metric; NaN where there is none."""
+        """The best mean of a metric; NaN where all methods have the same, or none has any."""
         means = [row[column].mean for row in self.cells if row[column].mean == row[column].mean]
+        if len(set(means)) < 2:
+            return float("nan")
         return (max if self.better[column] == "higher" else min)(means, default=float("nan"))
 
     def to_csv(self, path: str | PathLike[str] | None = None) -> str:
@@ -103,7 +105,7 @@ class Table:
             texts = []
             for column, cell in enumerate(cells):
                 text = "-" if cell.mean != cell.mean else f"{cell.mean:.3f}"
-                best = len(self.methods) > 1 and cell.mean == self.best(column)
+                best = cell.mean == self.best(column)
                 texts.append(f"{mark[0]}{text}{mark[1]}" if best else text)
             rows.append([method, *texts, f"{milliseconds:.1f}"])
         return ["method", *head, "ms"], rows

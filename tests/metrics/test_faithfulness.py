@@ -62,7 +62,7 @@ def theirs(model, images, result):
     """torchcam's own map, resized by it: the heat of both."""
     extractors = pytest.importorskip("torchcam.methods")
     with extractors.GradCAM(model, "body") as extractor:
-        scores = model(images)
+        scores = softmax(model(images))  # torchcam's metric explains what it measures: the probability
         (cam,) = extractor(result.targets.tolist(), scores)
     return torch.nn.functional.interpolate(cam[:, None], images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 

@@ -55,8 +55,8 @@ def test_equations_hold_at_every_removed_pixel():
     images = models.images(2, size=(20, 26)).double()
     removed = blobs(2, (20, 26)) > 0.4
     found = noisy_linear_imputation(images, removed, 0.0, tolerance=1e-9)
-    padded, inside = F.pad(found, (1, 1, 1, 1)), F.pad(torch.ones(20, 26), (1, 1, 1, 1))
-    mean, weights = torch.zeros_like(found), torch.zeros(20, 26)
+    padded, inside = F.pad(found, (1, 1, 1, 1)), F.pad(torch.ones(20, 26).double(), (1, 1, 1, 1))
+    mean, weights = torch.zeros_like(found), torch.zeros(20, 26).double()
     for dy in (0, 1, 2):
         for dx in (0, 1, 2):
             weight = {0: 0.0, 1: 1 / 6, 2: 1 / 12}[abs(dy - 1) + abs(dx - 1)]

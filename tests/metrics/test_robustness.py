@@ -107,11 +107,13 @@ def test_max_sensitivity_is_captums(case):
     generator = torch.Generator().manual_seed(1)
 
     def noisy(inputs):
+        inputs = inputs[0] if isinstance(inputs, tuple) else inputs
         copies = inputs.reshape(3, -1, *inputs.shape[1:])  # captum repeats every image; one at a time here
         return (copies + ((2 * torch.rand(3, *inputs.shape[1:], generator=generator) - 1) * 0.1)[:, None]).flatten(0, 1)
 
     def explained(inputs):
-        return explainer(inputs, result.targets).heatmap
+        inputs = inputs[0] if isinstance(inputs, tuple) else inputs
+        return (explainer(inputs, result.targets).heatmap,)
 
     theirs = captum.sensitivity_max(explained, images, noisy, n_perturb_samples=4, max_examples_per_batch=3)
     torch.testing.assert_close(found, theirs, rtol=1e-4, atol=1e-6)
