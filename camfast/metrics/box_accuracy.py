@@ -140,9 +140,10 @@ def _regions(hot: Tensor) -> Tensor:
     changes: regions of any shape are through in some dozen rounds.
     """
     H, W = hot.shape[1:]
+    exact = torch.float32 if H * W < 2**24 else torch.float64  # whole numbers up to here have no rounding
     labels = torch.arange(1, H * W + 1, device=hot.device).view(H, W) * hot
     while True:
-        near = F.max_pool2d(labels.double().unsqueeze(1), 3, 1, 1)[:, 0].long() * hot
+        near = F.max_pool2d(labels.to(exact).unsqueeze(1), 3, 1, 1)[:, 0].long() * hot
         flat = F.pad(near.flatten(1), (1, 0))  # the position numbered n is at place n, and 0 stays 0
         jumped = flat.gather(1, flat)[:, 1:].view_as(near)
         if torch.equal(jumped, labels):
