@@ -14,6 +14,7 @@ import bench_compat
 import bench_detect
 import bench_export
 import bench_methods
+import bench_metrics
 import bench_training
 import charts
 import eager
@@ -293,6 +294,26 @@ def test_export_benchmark_measures_files(tmp_path: Path, monkeypatch: pytest.Mon
     assert bench_export.main() == 0
     (case,) = json.loads(path.read_text())["cases"]
     assert case["form"] == "closed form" and case["heat_difference"] < 1e-4 and case["ratio"] > 0
+
+
+def test_metrics_are_compared_and_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(name: str, count: int) -> tuple[torch.nn.Module, torch.Tensor]:
+        convolution = torch.nn.Conv2d(3, 8, 3, stride=2)
+        layers = convolution, torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5)
+        return torch.nn.Sequential(*layers).eval(), torch.randn(count, 3, 32, 32)
+
+    monkeypatch.setattr(bench_metrics, "_network", small)
+    path = tmp_path / "metrics.json"
+    arguments = ["--images", "3", "--rounds", "1", "--seconds", "0.01", "--output", str(path)]
+    monkeypatch.setattr(sys, "argv", ["bench_metrics.py", *arguments])
+    assert bench_metrics.main() == 0
+    written = json.loads(path.read_text())
+    assert written["failed"] == [] and [case["peer"] for case in written["cases"]] == [
+        "pytorch-grad-cam",
+        "pytorch-grad-cam",
+        "torchcam",
+    ]
+    assert all(case["times_as_fast"] > 0 and case["difference"] < 0.02 for case in written["cases"])
 
 
 def test_gpu_report_gathers_what_the_steps_left(tmp_path: Path) -> None:

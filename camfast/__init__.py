@@ -15,7 +15,7 @@ from .after_torch import after_torch
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import callbacks, colormaps, compat, losses, ops, reference, targets
+    from . import callbacks, colormaps, compat, losses, metrics, ops, reference, targets
     from .detection import DetectionExplainer, Detections, explain_detections
     from .features import FeatureMaps, Gradients
     from .methods import (
@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from .methods.cam import CAM, cam
     from .methods.legrad import LeGrad, legrad
     from .methods.sess import SESS, sess
+    from .metrics import compare
     from .pictures.grids import grid
     from .pictures.text import legend
     from .shipped import export, with_heatmap
@@ -134,6 +135,7 @@ __all__ = [
     "callbacks",
     "cam",
     "colormaps",
+    "compare",
     "compat",
     "deep_feature_factorization",
     "eigen_cam",
@@ -157,6 +159,7 @@ __all__ = [
     "legrad",
     "losses",
     "method",
+    "metrics",
     "ops",
     "random_cam",
     "recipro_cam",
@@ -183,6 +186,7 @@ _ELSEWHERE = {
     "Realtime": ".video.realtime",
     "RealtimeResult": ".video.realtime",
     "TopK": ".targets",
+    "compare": ".metrics",
     "explain_detections": ".detection",
     "export": ".shipped",
     "grid": ".pictures.grids",
@@ -190,7 +194,7 @@ _ELSEWHERE = {
     "serve": ".video.live.serve",
     "with_heatmap": ".shipped",
 }
-_MODULES = ("callbacks", "colormaps", "compat", "losses", "ops", "reference", "targets")
+_MODULES = ("callbacks", "colormaps", "compat", "losses", "metrics", "ops", "reference", "targets")
 
 if not TYPE_CHECKING:  # type checkers would take every name for one of camfast's
 

@@ -109,6 +109,22 @@ class Chosen(Brief):
         found = wide(torch.stack(rows))
         return found if _nested(targets) else found[:, 0]
 
+    def values_of(self, images: Tensor, columns: Tensor, output: Any) -> Tensor:
+        """What target ``columns[i]`` (of K) of image ``images[i]`` makes of row i of ``output``: ``[B]`` in fp32, or fp64.
+
+        Both are int64 ``[B]``, for the model's output for B images, changed ones of any of the call's. Raises as :meth:`values`.
+        """
+        many, count = self.per_image is not None, len(images)
+        if isinstance(self.targets, Tensor):
+            scores = scores_of(output, count)
+            found = self._axis(scores).read(wide(scores.detach()))
+            ids = self.targets[images, columns] if many else self.targets[images]
+            return _of_classes(found, ids.to(found.device).unsqueeze(1), paired=True)[:, 0]
+        pairs = zip(images.tolist(), columns.tolist(), strict=True)
+        own = [self.targets[i][k] if many else self.targets[i] for i, k in pairs]
+        values = [_scalar(self.reader.bound(target), output, copy, count).detach() for copy, target in enumerate(own)]
+        return wide(torch.stack(values))
+
     def part(self, start: int, end: int) -> Chosen:
         """The same with some of the K targets of each image."""
         targets = self.targets
@@ -378,12 +394,12 @@ def _row_of_scores(output: Any, index: int, batch: int) -> Any:
     return scores_of(output, batch)[index] if detections is None else detections[index]
 
 
-def _of_classes(columns: Tensor, ids: Tensor) -> Tensor:
-    """``[B]`` for one class ``ids`` ``[]`` of ``columns`` ``[B, classes]``, ``[B, K]`` for K of them."""
+def _of_classes(columns: Tensor, ids: Tensor, paired: bool = False) -> Tensor:
+    """``[B]`` for one class ``ids`` ``[]`` of ``columns`` ``[B, classes]``, ``[B, K]`` for K, or ``paired`` ``[B, K]``."""
     missing = int(ids.max()) + 1 - columns.shape[1]
     if missing > 0:  # a changed image in which a detector finds less
         columns = F.pad(columns, (0, missing))
-    return columns[:, ids]
+    return columns.gather(1, ids) if paired else columns[:, ids]
 
 
 def _probability(target: Any) -> Any:

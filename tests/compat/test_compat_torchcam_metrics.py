@@ -155,17 +155,3 @@ def test_errors_of_metrics_are_of_the_peers_types(model, x, call):
             call(package.metrics, extractor, x)
         kinds.append(caught.type)
     assert kinds[0] is kinds[1]
-
-
-def test_engine_curves_of_a_known_score():
-    from camfast.compat.torchcam.curves import curves, heat_ranks
-
-    images = torch.tensor([[[[4.0, 1.0], [2.0, 3.0]]]])
-    ranks = heat_ranks(images[:, 0])
-    assert ranks.tolist() == [[0, 3, 2, 1]]
-    found = curves(
-        lambda batch, rows: batch.sum((1, 2, 3)), images, torch.zeros_like(images), ranks, steps=4, batch_size=3
-    )
-    assert found.shares.tolist() == [0, 0.25, 0.5, 0.75, 1]
-    assert found.deletion.tolist() == [[10, 6, 3, 1, 0]] and found.insertion.tolist() == [[0, 4, 7, 9, 10]]
-    assert [area.item() for area in found.areas()] == [3.75, 6.25]

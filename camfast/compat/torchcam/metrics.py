@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ...metrics.curves import curves, heat_ranks
 from ...ops import resize_normalize
-from .curves import Curves, curves, heat_ranks
 from .methods._utils import _model_eval
 from .methods.core import OutputTarget, _resolve_targets, _target_scores
 
@@ -234,21 +234,17 @@ class DeletionInsertionMetric(_Metric):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Shares ``[M]``, deletion and insertion ``[N, M]``; ``ranks`` ``[N, P]`` as ``heat_ranks`` gives them."""
 
-        def score(images: Tensor, rows: Tensor) -> Tensor:
-            classes = None if target_indices is None else target_indices[rows]
-            return _select_scores(self._score(images), classes, None if targets is None else [targets[i] for i in rows])
+        def score(rows: Tensor, changed: Callable[[Tensor], Tensor]) -> Tensor:
+            found = []
+            for part in torch.arange(len(rows), device=rows.device).split(self.batch_size):
+                own = rows[part]
+                classes = None if target_indices is None else target_indices[own]
+                wanted = None if targets is None else [targets[i] for i in own]
+                found.append(_select_scores(self._score(changed(part)), classes, wanted))
+            return torch.cat(found)
 
-        return tuple(  # type: ignore[return-value]
-            curves(
-                score,
-                input_tensor,
-                baseline,
-                ranks,
-                steps=self.steps,
-                batch_size=self.batch_size,
-                own_scores=original_scores,
-            )
-        )
+        shares, found = curves(score, input_tensor, baseline, ranks, steps=self.steps, own=original_scores)
+        return shares, found["deletion"], found["insertion"]
 
     def update(
         self,
@@ -265,10 +261,10 @@ class DeletionInsertionMetric(_Metric):
             if found.known.any():
                 ranks = heat_ranks(found.cam)
                 with self.cam_extractor._hooks_off():
-                    measured = self._compute_curves(
+                    shares, *both = self._compute_curves(
                         found.images, covers[found.known], ranks, found.classes, found.scores, found.targets
                     )
-                deletion, insertion = (area.sum().item() for area in Curves(*measured).areas())
+                deletion, insertion = (torch.trapezoid(scores, shares, dim=1).sum().item() for scores in both)
         self.deletion += deletion
         self.insertion += insertion
         self._count(found.known)
