@@ -90,7 +90,7 @@ def _write(file: Path, content: dict[str, Any]) -> None:
 
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return text if len(text) <= 300 else f"{text[:299]}…"
 
 
 @contextlib.contextmanager
