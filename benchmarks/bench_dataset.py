@@ -275,7 +275,7 @@ def main() -> int:
             if name in options.only:
                 report[name] = measure()
                 print(json.dumps({name: report[name]}, indent=1), flush=True)
-    write_json(report, options.output)
+    write_json(options.output, report)
     return 0
 
 
