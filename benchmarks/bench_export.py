@@ -4,7 +4,8 @@
     python benchmarks/bench_export.py --quick
     python benchmarks/bench_export.py --models resnet50 vit_small --runtimes .onnx .xml
 
-Both files take any number of images, of OpenVINO and ExecuTorch exactly so many. Both are written and run in one process and take turns.
+Both files take any number of images, of OpenVINO and ExecuTorch exactly so many. Both are written and run in one process and
+take turns.
 Scores and heat are compared with the network's own before anything is timed; a file that differs is an error. Writes a JSON
 and prints a table with the budgets: time at most 1.05x where the heat is a closed form and 1.25x elsewhere, size at most
 1.01x, heat within 1e-4.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_compat
+import bench_dataset
 import bench_detect
 import bench_export
 import bench_methods
@@ -314,6 +315,29 @@ def test_metrics_are_compared_and_written_down(tmp_path: Path, monkeypatch: pyte
         "torchcam",
     ]
     assert all(case["times_as_fast"] > 0 and case["difference"] < 0.02 for case in written["cases"])
+
+
+def test_dataset_benchmark_explains_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [
+        "--images",
+        "8",
+        "--models",
+        "mobilenet_v3_small",
+        "--only",
+        "throughput",
+        "--workers",
+        "0",
+        "--batch",
+        "2",
+    ]
+    output = tmp_path / "dataset.json"
+    monkeypatch.setattr(sys, "argv", ["bench_dataset.py", *arguments, "--output", str(output)])
+    assert bench_dataset.main() == 0
+    (case,) = json.loads(output.read_text())["throughput"]
+    assert case["pictures"] == 8 and case["a_second"]["explained"] > 0 and case["a_second"]["predicted"] > 0
+    memory = bench_dataset.Memory()
+    memory.samples = [1.0, 9.0, 10.0, 12.0, 12.0, 12.0, 12.0, 14.0]
+    assert memory.growth == 2.0
 
 
 def test_gpu_report_gathers_what_the_steps_left(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from . import callbacks, colormaps, compat, losses, metrics, ops, reference, targets
+    from .dataset import explain_dataset, read_maps
     from .detection import DetectionExplainer, Detections, explain_detections
     from .features import FeatureMaps, Gradients
     from .methods import (
@@ -140,6 +141,7 @@ __all__ = [
     "deep_feature_factorization",
     "eigen_cam",
     "eigen_grad_cam",
+    "explain_dataset",
     "explain_detections",
     "export",
     "fem",
@@ -162,6 +164,7 @@ __all__ = [
     "metrics",
     "ops",
     "random_cam",
+    "read_maps",
     "recipro_cam",
     "reference",
     "refine_cam",
@@ -187,10 +190,12 @@ _ELSEWHERE = {
     "RealtimeResult": ".video.realtime",
     "TopK": ".targets",
     "compare": ".metrics",
+    "explain_dataset": ".dataset",
     "explain_detections": ".detection",
     "export": ".shipped",
     "grid": ".pictures.grids",
     "legend": ".pictures.text",
+    "read_maps": ".dataset",
     "serve": ".video.live.serve",
     "with_heatmap": ".shipped",
 }
@@ -201,7 +206,7 @@ if not TYPE_CHECKING:  # type checkers would take every name for one of camfast'
     def __getattr__(name):
         if name in __all__ and name not in _MODULES:
             value = getattr(importlib.import_module(_ELSEWHERE.get(name, ".methods"), __name__), name)
-        elif name in _MODULES or name in ("detection", "features", "methods", "shipped", "video", "zoo"):
+        elif name in _MODULES or name in ("dataset", "detection", "features", "methods", "shipped", "video", "zoo"):
             value = importlib.import_module(f".{name}", __name__)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

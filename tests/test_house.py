@@ -24,7 +24,7 @@ FLOORS = (
     ("model",),
     ("features", "targets", "zoo"),
     ("losses", "methods"),
-    ("detection", "metrics", "shipped"),
+    ("dataset", "detection", "metrics", "shipped"),
     ("callbacks", "compat", "video"),
     ("cli", "colormaps", "reference"),  # the last two are modules of the ops under their public names
     ("__init__", "__main__"),
@@ -50,6 +50,8 @@ COMMANDS = {
     "features": "PHOTO --logdir -o --out --model --weights --layers --type --channels --labels --histograms --colormap "
     "--device",
     "layers": "MODEL --depth",
+    "dataset": "PHOTOS -o --output -m --model --weights --labels --fit --device --method --layer --target --batch --workers "
+    "--folders --path-column --label-column --shard --ray --actors",
     "demo": "PHOTO -o --output",
     "evaluate": "PHOTO --methods --metrics --target --layer -o --output --batch-size --model --weights --labels --fit --device",
     "export": "FILE --model --weights --labels --fit --device --method --layer --target --frames --overlay "
