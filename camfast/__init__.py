@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from .methods.sess import SESS, sess
     from .pictures.grids import grid
     from .pictures.text import legend
+    from .reports import report
     from .shipped import export, with_heatmap
     from .targets import TopK
     from .video.live.serve import serve
@@ -162,6 +163,7 @@ __all__ = [
     "recipro_cam",
     "reference",
     "refine_cam",
+    "report",
     "score_cam",
     "seg_eigen_cam",
     "serve",
@@ -187,6 +189,7 @@ _ELSEWHERE = {
     "export": ".shipped",
     "grid": ".pictures.grids",
     "legend": ".pictures.text",
+    "report": ".reports",
     "serve": ".video.live.serve",
     "with_heatmap": ".shipped",
 }
@@ -197,7 +200,7 @@ if not TYPE_CHECKING:  # type checkers would take every name for one of camfast'
     def __getattr__(name):
         if name in __all__ and name not in _MODULES:
             value = getattr(importlib.import_module(_ELSEWHERE.get(name, ".methods"), __name__), name)
-        elif name in _MODULES or name in ("detection", "features", "methods", "shipped", "video", "zoo"):
+        elif name in _MODULES or name in ("detection", "features", "methods", "reports", "shipped", "video", "zoo"):
             value = importlib.import_module(f".{name}", __name__)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

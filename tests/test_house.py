@@ -25,7 +25,7 @@ FLOORS = (
     ("features", "targets", "zoo"),
     ("methods",),
     ("losses", "detection", "shipped"),
-    ("callbacks", "compat", "video"),
+    ("callbacks", "compat", "reports", "video"),
     ("cli", "colormaps", "reference"),  # the last two are modules of the ops under their public names
     ("__init__", "__main__"),
 )

@@ -16,7 +16,7 @@ from .arguments import add_heat, add_photos
 from .detections import Explained, Style, write_detections
 from .detectors import add_boxes, add_detector, class_words, load_detector
 from .page import Card, as_page
-from .report import as_document, save_text, table_text
+from .documents import as_document, save_text, table_text
 from .tables import Number, aligned
 
 __all__ = ["add_arguments", "run"]

@@ -16,7 +16,7 @@ from .arguments import add_heat, add_network, add_photos, load_network, positive
 from .names import file_stems
 from .page import as_page
 from .photographs import Overlay, Style, write_overlays
-from .report import Entry, as_csv, as_json, save_text
+from .documents import Entry, as_csv, as_json, save_text
 from .tables import Number, aligned
 
 __all__ = ["Overlay", "Style", "add_arguments", "file_stems", "run", "write_overlays"]

@@ -21,6 +21,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "image": "explain photographs: one overlay each, and a table of the classes",
     "detect": "explain the boxes that a detector finds in photographs, one by one",
+    "report": "show a data set run as a page: where the network is wrong, and why",
     "video": "explain a video: a clip of as many frames, with its sound",
     "live": "explain a camera, a file or a stream while it runs, on a page",
     "features": "show what a network's layers make of photographs",
@@ -40,6 +41,7 @@ NEEDS = {
     "live": {"aiohttp.web": "live", "av": "video", "PIL": "vision"},
     "features": {"PIL": "vision", "tqdm": "vision"},
     "export": {"PIL": "vision"},
+    "report": {"pyarrow": "dataset", "PIL": "vision", "tqdm": "vision"},
     "demo": {"PIL": "demo"},
     "gallery": {"PIL": "demo"},
 }
