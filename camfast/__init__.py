@@ -16,6 +16,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from . import callbacks, colormaps, compat, losses, ops, reference, targets
+    from .dataset import explain_dataset, read_maps
     from .detection import DetectionExplainer, Detections, explain_detections
     from .features import FeatureMaps, Gradients
     from .methods import (
@@ -139,6 +140,7 @@ __all__ = [
     "deep_feature_factorization",
     "eigen_cam",
     "eigen_grad_cam",
+    "explain_dataset",
     "explain_detections",
     "export",
     "fem",
@@ -160,6 +162,7 @@ __all__ = [
     "method",
     "ops",
     "random_cam",
+    "read_maps",
     "recipro_cam",
     "reference",
     "refine_cam",
@@ -185,22 +188,25 @@ _ELSEWHERE = {
     "Realtime": ".video.realtime",
     "RealtimeResult": ".video.realtime",
     "TopK": ".targets",
+    "explain_dataset": ".dataset",
     "explain_detections": ".detection",
     "export": ".shipped",
     "grid": ".pictures.grids",
     "legend": ".pictures.text",
+    "read_maps": ".dataset",
     "report": ".reports",
     "serve": ".video.live.serve",
     "with_heatmap": ".shipped",
 }
 _MODULES = ("callbacks", "colormaps", "compat", "losses", "ops", "reference", "targets")
+_PACKAGES = ("dataset", "detection", "features", "methods", "reports", "shipped", "video", "zoo")
 
 if not TYPE_CHECKING:  # type checkers would take every name for one of camfast's
 
     def __getattr__(name):
         if name in __all__ and name not in _MODULES:
             value = getattr(importlib.import_module(_ELSEWHERE.get(name, ".methods"), __name__), name)
-        elif name in _MODULES or name in ("detection", "features", "methods", "reports", "shipped", "video", "zoo"):
+        elif name in _MODULES or name in _PACKAGES:
             value = importlib.import_module(f".{name}", __name__)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -49,7 +49,7 @@ def add_photos(parser: argparse.ArgumentParser) -> None:
 def add_model(parser: Any) -> None:
     """``--model`` and ``--weights``."""
     parser.add_argument(
-        "--model", default=zoo.DEFAULT, metavar="NAME", help="a torchvision or timm classifier (%(default)s)"
+        "-m", "--model", default=zoo.DEFAULT, metavar="NAME", help="a torchvision or timm classifier (%(default)s)"
     )
     parser.add_argument("--weights", metavar="FILE", help="its weights: safetensors or a state dict of torch.save")
 

@@ -21,6 +21,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "image": "explain photographs: one overlay each, and a table of the classes",
     "detect": "explain the boxes that a detector finds in photographs, one by one",
+    "dataset": "explain a whole data set into Parquet shards; goes on where it was stopped",
     "report": "show a data set run as a page: where the network is wrong, and why",
     "video": "explain a video: a clip of as many frames, with its sound",
     "live": "explain a camera, a file or a stream while it runs, on a page",
@@ -37,6 +38,7 @@ COMMANDS = {
 NEEDS = {
     "image": {"PIL": "vision", "tqdm": "vision"},
     "detect": {"PIL": "vision", "tqdm": "vision"},
+    "dataset": {"pyarrow": "dataset", "PIL": "dataset", "tqdm": "dataset"},
     "video": {"av": "video", "PIL": "vision", "tqdm": "vision"},
     "live": {"aiohttp.web": "live", "av": "video", "PIL": "vision"},
     "features": {"PIL": "vision", "tqdm": "vision"},

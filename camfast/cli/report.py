@@ -15,9 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="the folder of a run of camfast dataset")
     parser.add_argument("-o", "--output", metavar="DIR", help="folder for the report (OUT/report)")
     parser.add_argument(
-        "--boxes", metavar="FILE", help="where the objects are, CSV or Parquet: path, left, top, right, bottom in pixels"
+        "--boxes",
+        metavar="FILE",
+        help="where the objects are, CSV or Parquet: path, left, top, right, bottom in pixels",
     )
-    parser.add_argument("--root", default=".", metavar="DIR", help="where relative paths of the run start (%(default)s)")
+    parser.add_argument(
+        "--root", default=".", metavar="DIR", help="where relative paths of the run start (%(default)s)"
+    )
     parser.add_argument(
         "--pictures",
         type=whole,

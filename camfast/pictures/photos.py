@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
 import threading
@@ -59,8 +60,10 @@ def find(
     return list(found.values()), errors
 
 
-def read(path: str | PathLike[str]) -> np.ndarray:
+def read(path: str | PathLike[str], data: bytes | None = None) -> np.ndarray:
     """The photograph in ``path`` as RGB, uint8 ``[H, W, 3]``, turned upright by its EXIF orientation.
+
+    ``data`` is the file's content where it does not lie on disk; ``path`` is then no more than its name.
 
     Any file that Pillow reads: greyscale, palette, CMYK, 16-bit and float images are converted (see :func:`to_rgb`); of
     several frames the first is taken.
@@ -72,7 +75,7 @@ def read(path: str | PathLike[str]) -> np.ndarray:
 
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path if data is None else io.BytesIO(data)) as image:
             return np.array(to_rgb(ImageOps.exif_transpose(image)))
     except FileNotFoundError:
         reason = "there is no such file"
@@ -81,7 +84,8 @@ def read(path: str | PathLike[str]) -> np.ndarray:
     except PermissionError:
         reason = "permission denied"
     except UnidentifiedImageError:
-        reason = "the file is empty" if path.stat().st_size == 0 else "it is no image of a known format"
+        empty = not data if data is not None else path.stat().st_size == 0
+        reason = "the file is empty" if empty else "it is no image of a known format"
     except Image.DecompressionBombError as error:
         reason = f"it is too large: {_sentence(error)}"
     except Exception as error:  # decoders of damaged files raise anything: SyntaxError, struct.error, ...

@@ -39,6 +39,10 @@ class Preparation:
 
     def __call__(self, photo: np.ndarray) -> Tensor:
         """The network's input, fp32 ``[3, h, w]``, for ``photo``, uint8 ``[H, W, 3]``."""
+        return self.scaled(self.cut(photo))
+
+    def cut(self, photo: np.ndarray) -> Tensor:
+        """The part that the network sees, uint8 ``[h, w, 3]``: resized and cut out, not yet scaled."""
         require("PIL", "vision")
         from PIL import Image
 
@@ -51,8 +55,15 @@ class Preparation:
         if (rows, columns) != (height, width):
             image = image.resize((columns, rows), Image.Resampling[self.interpolation.upper()])
         image = image.crop((left, top, left + self.crop[1], top + self.crop[0]))
-        values = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
-        mean, std = (torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1) for numbers in (self.mean, self.std))
+        return torch.from_numpy(np.array(image))
+
+    def scaled(self, cut: Tensor) -> Tensor:
+        """fp32 ``[..., 3, h, w]`` of what :meth:`cut` gave, uint8 ``[..., h, w, 3]``, on its device."""
+        values = cut.movedim(-1, -3).contiguous().to(torch.float32).div_(255)
+        mean, std = (
+            torch.tensor(numbers, dtype=torch.float32, device=cut.device).view(-1, 1, 1)
+            for numbers in (self.mean, self.std)
+        )
         return values.sub_(mean).div_(std)
 
     def box(self, height: int, width: int) -> Box:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,15 @@ _COLUMNS = ("path", "left", "top", "right", "bottom")
 class Boxes:
     """The boxes of photographs, found by path: as it stands in the run, or as the file that it leads to."""
 
-    def __init__(self, file: Path, root: Path) -> None:
-        self.root = root
+    def __init__(self, file: Path, bases: Sequence[Path]) -> None:
+        self.root = bases[0]
         self.first = ""  # of the table's paths, for messages
         self.found = False
         self._by_path: dict[str, list[Box]] = {}
         for path, box in _lines(file):
             self.first = self.first or path
-            # A table of one's own names files from where the run was started, or from where the table lies.
-            places = {path, os.path.abspath(root / path), os.path.abspath(file.parent / path)}
-            for place in sorted(places):
+            # Relative paths start where those of the run do, in the folder that it read, or beside the table.
+            for place in {path, *(os.path.abspath(base / path) for base in (*bases, file.parent))}:
                 self._by_path.setdefault(place, []).append(box)
 
     def of(self, path: str) -> list[Box]:
@@ -48,12 +48,14 @@ class Boxes:
         return heat_inside(heat, crop, boxes) if boxes else math.nan
 
 
-def read(file: str | Path, root: Path) -> Boxes:
+def read(file: str | Path, bases: Sequence[Path]) -> Boxes:
     """The boxes of ``file``, a CSV or Parquet table with the columns path, left, top, right, bottom.
+
+    Relative paths may start in any of ``bases``, the first of which is where those of the run start.
 
     Raises ``ValueError`` for other columns, and for a box whose edges are no numbers or in the wrong order.
     """
-    return Boxes(Path(file).expanduser(), root)
+    return Boxes(Path(file).expanduser(), bases)
 
 
 def heat_inside(heat: np.ndarray, crop: np.ndarray, boxes: list[Box]) -> float:
@@ -93,9 +95,11 @@ def _disjoint(crop: np.ndarray, boxes: list[Box]) -> list[Box]:
         return scaled
     across = sorted({edge for box in scaled for edge in (box[0], box[2])})
     pieces = []
-    for start, end in zip(across, across[1:], strict=False):  # columns between two neighbouring edges
+    for start, end in itertools.pairwise(across):  # columns between two neighbouring edges
         reached = -1.0
-        for _, upper, _, lower in sorted((box for box in scaled if box[0] <= start and box[2] >= end), key=lambda b: b[1]):
+        for _, upper, _, lower in sorted(
+            (box for box in scaled if box[0] <= start and box[2] >= end), key=lambda b: b[1]
+        ):
             if lower > max(upper, reached):
                 pieces.append((start, max(upper, reached), end, lower))
             reached = max(reached, lower)
@@ -125,7 +129,10 @@ def _lines(file: Path) -> Iterator[tuple[str, Box]]:
             fits = False
         if not fits:
             got = ", ".join(str(line[name]) for name in _COLUMNS[1:])
-            raise ValueError(f"expected left, top, right, bottom in pixels, left < right, top < bottom, in line {number} of {file}, got {got}")
+            raise ValueError(
+                f"expected left, top, right, bottom in pixels, left < right and top < bottom, got {got} in line {number} "
+                f"of {file}"
+            )
         yield str(line["path"]), (left, top, right, bottom)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from .boxes import Boxes, covered
 from .rows import NONE, Rows
 
-__all__ = ["IMAGES", "DETAILS", "chunks", "details", "images", "script", "write_csv"]
+__all__ = ["DETAILS", "IMAGES", "chunks", "details", "images", "script", "write_csv"]
 
 IMAGES, DETAILS = 20_000, 200
 """Images per script: of what filters look at, which is loaded at once; and of what cards show, loaded when they do."""
@@ -119,7 +119,9 @@ def write_csv(rows: Rows, path: Path, done: Callable[[int], Any] = lambda count:
         for i in range(len(rows)):
             cells = [_cell(columns[name][i], name in named) for name in head]
             names = [rows.name(columns[kind][i]) if columns[kind][i] != NONE else "" for kind in named]
-            table.writerow([*cells, *names, *(f"{edge:g}" for edge in rows.crop[i].tolist()), _cell(rows.inside[i], False)])
+            table.writerow(
+                [*cells, *names, *(f"{edge:g}" for edge in rows.crop[i].tolist()), _cell(rows.inside[i], False)]
+            )
             if i % 1024 == 1023:
                 done(1024)
         done(len(rows) % 1024)

@@ -19,7 +19,9 @@ def replaced(folder: Path, mark: str) -> Iterator[Path]:
     ever removed.
     """
     if folder.exists() and not (folder.is_dir() and _ours(folder, mark)):
-        raise ValueError(f"expected a new folder, an empty one or an earlier report, got {folder} with other things in it")
+        raise ValueError(
+            f"expected a new folder, an empty one or an earlier report, got {folder} with other things in it"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     before = folder.with_name(f".{folder.name}.{os.getpid()}.before")

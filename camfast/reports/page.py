@@ -19,7 +19,12 @@ LISTED = 100
 
 
 def as_page(
-    title: str, facts: Sequence[tuple[str, Any]], images: views.Images, pairs: int, unreadable: Sequence[tuple[str, str]], scripts: Sequence[str]
+    title: str,
+    facts: Sequence[tuple[str, Any]],
+    images: views.Images,
+    pairs: int,
+    unreadable: Sequence[tuple[str, str]],
+    scripts: Sequence[str],
 ) -> str:
     """The HTML. ``facts`` are names and values of the run's settings, ``scripts`` the files that are loaded at once."""
     parts = {

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..dataset.settings import read_settings
+from ..dataset.shards import check_folder, shard_files
 from ..errors import require
 from ..ops import colormaps
 from . import boxes as tables_of_boxes
 from . import data, thumbnails, views
 from .folder import replaced
 from .page import MARK, as_page
-from .rows import Rows, read, settings, unreadable
+from .rows import Rows, read, unreadable
 
 __all__ = ["report"]
 
@@ -65,11 +67,11 @@ def report(
     place = run / "report" if folder is None else Path(folder).expanduser()
     if pictures < 0:
         raise ValueError(f"pictures must be 0 or more, got {pictures}")
-    shards = sorted((run / "shards").glob("part-*.parquet"))
+    shards = shard_files(check_folder(run))
     if not shards:
-        raise ValueError(f"expected the folder of a data set run, with shards/part-*.parquet, got {run}: camfast dataset makes one")
-    table = None if boxes is None else tables_of_boxes.read(boxes, root)
-    facts = settings(run)
+        raise ValueError(f"expected a run with results, got {run} without shards: start camfast dataset again")
+    facts = read_settings(run)
+    table = None if boxes is None else tables_of_boxes.read(boxes, [root, *_source(facts)])
     with replaced(place, MARK) as partial:
         names = dict(enumerate(facts.get("class_names") or ()))
         count = _count(shards)
@@ -156,11 +158,17 @@ def _packed(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _facts(facts: dict[str, Any], rows: Rows) -> list[tuple[str, Any]]:
     """The settings that a reader asks for; what ``run.json`` does not say is taken from the rows."""
-    told = [(name, facts[name]) for name in ("model", "weights") if facts.get(name) is not None]
+    told = [(name, facts[name]) for name in ("model", "source") if facts.get(name) is not None]
     for name in ("method", "layer", "version"):
         values = dict.fromkeys(str(value) for value in rows.columns[name] if value is not None)
         told.append(("camfast" if name == "version" else name, ", ".join(values)))
     return [*told, ("rows", f"{len(rows):,}")]
+
+
+def _source(facts: dict[str, Any]) -> list[Path]:
+    """The folder that the run read, where tables of boxes may start their paths too."""
+    _, _, place = str(facts.get("source") or "").partition(" ")
+    return [Path(place)] if place and Path(place).is_dir() else []
 
 
 def _count(shards: list[Path]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import csv
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..dataset.shards import schema
 from ..errors import reason, require
 
-__all__ = ["Rows", "read", "settings", "unreadable"]
+__all__ = ["Rows", "read", "unreadable"]
 
 NONE = -1
 """A class number that is not there."""
@@ -63,21 +64,8 @@ class Rows:
         return self.names.get(int(number), f"class {number}")
 
 
-def settings(run: Path) -> dict[str, Any]:
-    """What ``run.json`` says of the run; nothing where it is missing."""
-    try:
-        found = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f"expected JSON in {run / 'run.json'}, got a damaged file ({reason(error)})") from error
-    return found if isinstance(found, dict) else {}
-
-
 def unreadable(run: Path) -> list[tuple[str, str]]:
     """Path and reason of each file that the run could not read."""
-    import csv
-
     try:
         with open(run / "unreadable.csv", encoding="utf-8", newline="") as file:
             return [(line.get("path") or "", line.get("reason") or "") for line in csv.DictReader(file)]
@@ -106,11 +94,13 @@ def read(
     inside: list[float] = []
     for shard in shards:
         for batch in _batches(shard):
-            columns = {name: _column(batch, name, shard) for name in parts}
-            for name, values in columns.items():
-                parts[name].append(values)
+            columns = {name: _column(batch, name) for name in parts}
             for kind in ("label", "prediction", "target"):
                 _learn(names, columns[kind], batch, f"{kind}_name")
+            sizes = zip(columns["crop"], columns["height"].tolist(), columns["width"].tolist(), strict=True)
+            columns["crop"] = [crop or [0, 0, width, height] for crop, height, width in sizes]
+            for name, values in columns.items():
+                parts[name].append(values)
             found = _maps(batch, shard)
             if share is not None:
                 places = zip(columns["path"], found, np.array(columns["crop"], np.float32), strict=True)
@@ -142,14 +132,19 @@ def _batches(shard: Path) -> Iterator[Any]:
     parquet = require("pyarrow.parquet", "dataset")
     try:
         with parquet.ParquetFile(shard) as file:
+            missing = [name for name in schema().names if name not in file.schema_arrow.names]
+            if missing:
+                raise ValueError(
+                    f"expected shards of camfast.explain_dataset, got {shard} without {', '.join(missing)}"
+                )
             yield from file.iter_batches(4096)
     except (OSError, require("pyarrow", "dataset").ArrowInvalid) as error:
-        raise ValueError(f"expected a Parquet shard of a run, got {shard}, which cannot be read: {reason(error)}") from error
+        raise ValueError(
+            f"expected a Parquet shard of a run, got {shard}, which cannot be read: {reason(error)}"
+        ) from error
 
 
-def _column(batch: Any, name: str, shard: Path) -> Any:
-    if name not in batch.schema.names:
-        raise ValueError(f"expected the shards of camfast.explain_dataset, got {shard} without the column {name!r}")
+def _column(batch: Any, name: str) -> Any:
     column = batch.column(name)
     if name in _NUMBERS:
         return column.fill_null(NONE).to_numpy(zero_copy_only=False).astype(_NUMBERS[name])
@@ -162,7 +157,7 @@ def _learn(names: dict[int, str], numbers: np.ndarray, batch: Any, column: str) 
     """Adds the names of a batch's classes, one look for each class."""
     values, places = np.unique(numbers, return_index=True)
     for number, place in zip(values.tolist(), places.tolist(), strict=True):
-        if number != NONE and number not in names and column in batch.schema.names:
+        if number != NONE and number not in names:
             name = batch.column(column)[place].as_py()
             if name is not None:
                 names[number] = name
@@ -189,12 +184,12 @@ def _small(maps: list[np.ndarray], side: int) -> list[np.ndarray]:
     for i, values in enumerate(maps):
         sizes.setdefault(values.shape, []).append(i)
     for (height, width), places in sizes.items():
-        values = torch.from_numpy(np.stack([maps[i] for i in places])).unsqueeze(1)
+        planes = torch.from_numpy(np.stack([maps[i] for i in places])).unsqueeze(1)
         if max(height, width) > side:
             ratio = side / max(height, width)
             wanted = (max(1, round(height * ratio)), max(1, round(width * ratio)))
-            values = torch.nn.functional.adaptive_avg_pool2d(values, wanted)
-        bytes_ = (values.squeeze(1) * 255).round().to(torch.uint8).numpy()
+            planes = torch.nn.functional.adaptive_avg_pool2d(planes, wanted)
+        bytes_ = (planes.squeeze(1) * 255).round().to(torch.uint8).numpy()
         for i, one in zip(places, bytes_, strict=True):
             small[i] = one
     return small

@@ -23,7 +23,7 @@ def write(
     folder.mkdir()
     with ThreadPoolExecutor() as pool:  # decoders give Python's lock away
         written = set()
-        for number, fine in pool.map(lambda place: (place[0], _one(*place, folder)), places):
+        for number, fine in pool.map(lambda place: (place[0], _one(place[0], place[1], folder)), places):
             written |= {number} if fine else set()
             done(1)
     return written

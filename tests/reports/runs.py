@@ -12,33 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),
-        ("index", pa.int64()),
-        ("label", pa.int32()),
-        ("label_name", pa.string()),
-        ("prediction", pa.int32()),
-        ("prediction_name", pa.string()),
-        ("probability", pa.float32()),
-        ("top_classes", pa.list_(pa.int32())),
-        ("top_scores", pa.list_(pa.float32())),
-        ("target", pa.int32()),
-        ("target_name", pa.string()),
-        ("target_score", pa.float32()),
-        ("target_probability", pa.float32()),
-        ("role", pa.string()),
-        ("map", pa.binary()),
-        ("map_height", pa.int32()),
-        ("map_width", pa.int32()),
-        ("layer", pa.string()),
-        ("method", pa.string()),
-        ("version", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("crop", pa.list_(pa.float32())),
-    ]
-)
+from camfast.dataset import schema
 
 NAMES = ["tabby", "espresso", "rocket"]
 
@@ -93,8 +67,8 @@ def write_run(
     """The run's folder with ``rows`` in ``shards`` files."""
     (folder / "shards").mkdir(parents=True)
     for number in range(shards):
-        table = pa.Table.from_pylist(list(rows[number::shards]), SCHEMA)
-        pq.write_table(table, folder / f"shards/part-{number:05d}.parquet")
+        table = pa.Table.from_pylist(list(rows[number::shards]), schema())
+        pq.write_table(table, folder / f"shards/part-0000-{number:06d}.parquet")
     (folder / "run.json").write_text(json.dumps({"model": "small", "class_names": NAMES, **(settings or {})}))
     with open(folder / "unreadable.csv", "w", encoding="utf-8", newline="") as text:
         csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *unreadable])
