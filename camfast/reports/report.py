@@ -17,7 +17,7 @@ from . import boxes as tables_of_boxes
 from . import data, thumbnails, views
 from .folder import replaced
 from .page import MARK, as_page
-from .rows import Rows, read, unreadable
+from .rows import Rows, count, read, unreadable
 
 __all__ = ["report"]
 
@@ -74,9 +74,9 @@ def report(
     table = None if boxes is None else tables_of_boxes.read(boxes, [root, *_source(facts)])
     with replaced(place, MARK) as partial:
         names = dict(enumerate(facts.get("class_names") or ()))
-        count = _count(shards)
-        with _bar("rows", count, progress) as done:
-            found = read(shards, names, SIDES[count > MANY], None if table is None else table.share, done)
+        total = count(shards)
+        with _bar("rows", total, progress) as done:
+            found = read(shards, names, SIDES[total > MANY], None if table is None else table.share, done)
         if table is not None and not table.found:
             raise ValueError(
                 f"expected boxes of the run's photographs in {boxes}, got none; its first path is {table.first!r}, that of "
@@ -169,11 +169,6 @@ def _source(facts: dict[str, Any]) -> list[Path]:
     """The folder that the run read, where tables of boxes may start their paths too."""
     _, _, place = str(facts.get("source") or "").partition(" ")
     return [Path(place)] if place and Path(place).is_dir() else []
-
-
-def _count(shards: list[Path]) -> int:
-    parquet = require("pyarrow.parquet", "dataset")
-    return sum(parquet.ParquetFile(shard).metadata.num_rows for shard in shards)
 
 
 class _bar:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from ..dataset.shards import schema
 from ..errors import reason, require
 
-__all__ = ["Rows", "read", "unreadable"]
+__all__ = ["Rows", "count", "read", "unreadable"]
 
 NONE = -1
 """A class number that is not there."""
@@ -73,6 +74,15 @@ def unreadable(run: Path) -> list[tuple[str, str]]:
         return []
 
 
+def count(shards: Iterable[Path]) -> int:
+    """How many rows there are. Raises ``ValueError`` for a file that is no shard of a run."""
+    total = 0
+    for shard in shards:
+        with _opened(shard) as file:
+            total += file.metadata.num_rows
+    return total
+
+
 def read(
     shards: Iterable[Path],
     names: dict[int, str],
@@ -128,7 +138,8 @@ def _sorted(parts: dict[str, list[Any]], maps: list[np.ndarray], inside: list[fl
     return Rows(columns, crop, [maps[i] for i in order], shares, names)
 
 
-def _batches(shard: Path) -> Iterator[Any]:
+@contextmanager
+def _opened(shard: Path) -> Iterator[Any]:
     parquet = require("pyarrow.parquet", "dataset")
     try:
         with parquet.ParquetFile(shard) as file:
@@ -137,11 +148,16 @@ def _batches(shard: Path) -> Iterator[Any]:
                 raise ValueError(
                     f"expected shards of camfast.explain_dataset, got {shard} without {', '.join(missing)}"
                 )
-            yield from file.iter_batches(4096)
+            yield file
     except (OSError, require("pyarrow", "dataset").ArrowInvalid) as error:
         raise ValueError(
             f"expected a Parquet shard of a run, got {shard}, which cannot be read: {reason(error)}"
         ) from error
+
+
+def _batches(shard: Path) -> Iterator[Any]:
+    with _opened(shard) as file:
+        yield from file.iter_batches(4096)
 
 
 def _column(batch: Any, name: str) -> Any:

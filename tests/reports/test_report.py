@@ -214,10 +214,10 @@ def test_the_share_of_heat_inside_boxes_is_that_of_the_picture():
         ].numpy()
         mask = np.zeros((400, 800), bool)
         for left, top, right, bottom in boxes:
-            mask[
-                round(max(top - 20, 0) * 10) : round(max(bottom - 20, 0) * 10),
-                round(max(left - 10, 0) * 10) : round(max(right - 10, 0) * 10),
-            ] = True
+            left, top, right, bottom = (
+                round(10 * max(edge, 0)) for edge in (left - 10, top - 20, right - 10, bottom - 20)
+            )
+            mask[top:bottom, left:right] = True
         assert heat_inside(heat, crop, boxes) == pytest.approx((drawn * mask).sum() / drawn.sum(), abs=2e-3)
         assert covered(crop, boxes) == pytest.approx(mask.mean(), abs=1e-6)
     assert math.isnan(heat_inside(np.zeros((3, 3)), crop, boxes))
