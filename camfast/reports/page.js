@@ -132,7 +132,7 @@ function card(parent, image, wanted, list) {
   const top = add(caption, "div", "top"), outcome = outcomeOf(image);
   add(top, "span", outcome === "wrong" ? "false" : "", nameOf(all.prediction[image])).title = nameOf(all.prediction[image]);
   add(top, "span", "", percent(all.probability[image]));
-  if (outcome === "wrong") add(caption, "p", "", "is " + nameOf(all.label[image]));
+  if (outcome === "wrong") add(caption, "p", "", "true: " + nameOf(all.label[image]));
   if (all.inside[image] != null) add(caption, "p", "inside", percent(all.inside[image], 0) + " of the heat inside");
   const path = add(caption, "p"), link = add(path, "a", "", all.name[image]);
   link.href = linkOf(image);
@@ -183,7 +183,7 @@ function drawPairs() {
 function drawClasses() {
   const share = one => one.scored ? one.right / one.scored : 2;
   const by = {
-    right: (a, b) => share(a) - share(b) || b.images - a.images,
+    right: (a, b) => share(a) - share(b) || b.images - a.images || b.predicted - a.predicted,
     images: (a, b) => b.images - a.images || b.predicted - a.predicted,
     name: (a, b) => nameOf(a.class).localeCompare(nameOf(b.class), "en")};
   const list = facts.classes.slice().sort((a, b) => by[at("class-order").value](a, b) || a.class - b.class);
