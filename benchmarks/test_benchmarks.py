@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_compat
+import bench_dataset
 import bench_detect
 import bench_export
 import bench_methods
@@ -293,6 +294,29 @@ def test_export_benchmark_measures_files(tmp_path: Path, monkeypatch: pytest.Mon
     assert bench_export.main() == 0
     (case,) = json.loads(path.read_text())["cases"]
     assert case["form"] == "closed form" and case["heat_difference"] < 1e-4 and case["ratio"] > 0
+
+
+def test_dataset_benchmark_explains_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [
+        "--images",
+        "8",
+        "--models",
+        "mobilenet_v3_small",
+        "--only",
+        "throughput",
+        "--workers",
+        "0",
+        "--batch",
+        "2",
+    ]
+    output = tmp_path / "dataset.json"
+    monkeypatch.setattr(sys, "argv", ["bench_dataset.py", *arguments, "--output", str(output)])
+    assert bench_dataset.main() == 0
+    (case,) = json.loads(output.read_text())["throughput"]
+    assert case["pictures"] == 8 and case["a_second"]["explained"] > 0 and case["a_second"]["predicted"] > 0
+    memory = bench_dataset.Memory()
+    memory.samples = [1.0, 9.0, 10.0, 12.0, 12.0, 12.0, 12.0, 14.0]
+    assert memory.growth == 2.0
 
 
 def test_gpu_report_gathers_what_the_steps_left(tmp_path: Path) -> None:

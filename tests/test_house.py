@@ -50,7 +50,7 @@ COMMANDS = {
     "features": "PHOTO --logdir -o --out --model --weights --layers --type --channels --labels --histograms --colormap "
     "--device",
     "layers": "MODEL --depth",
-    "dataset": "PHOTO -o --output -m --model --weights --labels --fit --device --method --layer --target --batch --workers "
+    "dataset": "PHOTOS -o --output -m --model --weights --labels --fit --device --method --layer --target --batch --workers "
     "--folders --path-column --label-column --shard --ray --actors",
     "report": "OUT -o --output --boxes --root --pictures --title --colormap",
     "demo": "PHOTO -o --output",

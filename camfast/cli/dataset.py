@@ -85,11 +85,14 @@ def run(options: argparse.Namespace) -> int:
 def _summary(options: argparse.Namespace, done: DatasetRun) -> str:
     """What was done, and how fast."""
     before = f", {done.before} before" if done.before else ""
-    lines = [f"{_counted(done.images)} in {done.seconds:.1f} s ({done.rate:.1f} a second){before}: {done.out}"]
+    rate = f" ({done.rate:.1f} a second)" if done.images else ""
+    lines = [f"{_counted(done.images)} in {done.seconds:.1f} s{rate}{before}: {done.out}"]
     if done.layer is not None:
         lines.append(f"{options.method} of {options.model} at {done.layer}; {done.rows} maps")
     if done.labelled:
         lines.append(f"{done.right} of {done.labelled} with a known class predicted right")
+    if done.blank:
+        lines.append(f"{done.blank} of {done.rows} maps are blank: nothing at the layer speaks for the class")
     return "\n".join(lines)
 
 

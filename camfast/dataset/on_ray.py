@@ -6,6 +6,8 @@ the process that asked for them writes: what Ray does twice is written once.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
 import pickle
 from collections.abc import Iterator, Sequence
@@ -112,17 +114,13 @@ def on_ray(
         context.enable_progress_bars = False
         count, processors, gpu = _shares(ray.cluster_resources(), actors)
         count = min(count, len(parts))
-        device = next((tensor.device for tensor in job.model.parameters()), torch.device("cpu"))
-        try:
-            packed = pickle.dumps(_on_cpu(job))
-        finally:
-            job.model.to(device)
+        packed = ray.cloudpickle.dumps(_movable(job))  # classes of the user's own script too
         made = data.from_items([{"part": pickle.dumps(part)} for part in parts], override_num_blocks=len(parts)).map(
             _Actor,
             fn_constructor_kwargs={
                 "job": ray.put(packed),
                 "source": ray.put(source),
-                "done": ray.put(done),
+                "done": ray.put(done if pending is None else set()),
                 "batch": batch,
                 "threads": processors,
                 "gpu": gpu,
@@ -140,9 +138,11 @@ def on_ray(
             ray.shutdown()
 
 
-def _on_cpu(job: Job) -> Job:
-    job.model.to("cpu")
-    return job
+def _movable(job: Job) -> Job:
+    """The job with its model on the CPU, from where any actor can take it; the user's own stays where it is."""
+    if all(tensor.device.type == "cpu" for tensor in job.model.state_dict().values()):
+        return job
+    return dataclasses.replace(job, model=copy.deepcopy(job.model).to("cpu"))
 
 
 def _shares(resources: dict[str, float], actors: int | None) -> tuple[int, int, bool]:

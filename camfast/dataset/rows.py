@@ -94,7 +94,10 @@ class Step:
         """The rows of pictures of one size."""
         truth = [self.job.truth(fact.item) for fact in facts]
         self._targets.labels = [label for label, _ in truth]
-        result = self.explainer(inputs_of(self.job.model, self.job.prepare, images), self._targets, size="map")
+        inputs = inputs_of(self.job.model, self.job.prepare, images)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* blank ", DoubtWarning)  # a run counts them
+            result = self.explainer(inputs, self._targets, size="map")
         if result.scores.ndim != 2 or result.images_per_row != 1 or result.maps_per_image is not None:
             raise ValueError(f"expected a classifier with scores [N, classes], got {list(result.scores.shape)}")
         maps = result.heatmap

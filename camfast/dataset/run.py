@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import sys
@@ -23,12 +24,15 @@ from ..model.untouched import quiet
 from ..pictures.preparation import Preparation
 from ..targets import ClassNames, TopK, find_class, listed_names
 from .decode import Prepare, batches, collate, loaded, samples_of, usual_workers
+from .files import Files
 from .items import Listed, Source, Streamed, Unreadable
 from .labels import Folders, Truth
 from .rows import Job, Rows, Step, Wanted, inputs_of
 from .settings import alone, found_layer, settle, stable, weights_digest
 from .shards import Writer, done_keys
 from .sources import open_source
+from .tars import Tars
+from .torch_data import OfDataset
 
 __all__ = ["DatasetRun", "explain_dataset"]
 
@@ -50,6 +54,7 @@ class DatasetRun(Brief):
         unreadable: pictures that could not be read; ``unreadable.csv`` says why.
         labelled: of ``images`` those whose true class is known.
         right: of those the ones that were predicted right.
+        blank: of ``rows`` those whose map is 0 everywhere, since nothing at the layer speaks for the target.
         layer: what was explained; None where nothing was.
         seconds: how long it took.
     """
@@ -61,6 +66,7 @@ class DatasetRun(Brief):
     unreadable: int = 0
     labelled: int = 0
     right: int = 0
+    blank: int = 0
     layer: str | None = None
     seconds: float = 0.0
 
@@ -147,6 +153,7 @@ def explain_dataset(
             raise ValueError(f"{name} must be a whole number of at least {least}, got {count!r}")
     network = _network(model, preparation, class_names)
     prepare = Prepare(network.preparation)
+    _check_pictures(pictures, prepare)
     names, classes = network.class_names, network.classes
     if pictures.names is not None and folders != "ignore" and (classes is None or names is None):
         classes = classes or _count_classes(network.model, pictures, prepare)
@@ -215,6 +222,7 @@ def _collect(work: Work, writer: Writer, report: DatasetRun, total: int | None, 
                 labelled = [row for row in first if row["label"] is not None]
                 report.labelled += len(labelled)
                 report.right += sum(row["label"] == row["prediction"] for row in labelled)
+                report.blank += sum(not any(row["map"]) for row in rows)
                 report.unreadable += len(unreadable)
                 for error in unreadable:
                     table.writerow([error.path, error.reason])
@@ -285,6 +293,21 @@ def _settings(job: Job, name: str, layers: Layers, source: Source, folders: str)
         "folders": folders,
         "source": f"{source.kind} {source.place}".strip(),
     }
+
+
+def _check_pictures(source: Source, prepare: Prepare) -> None:
+    """Raises ``ValueError`` where photographs cannot become the model's input."""
+    if prepare.preparation is not None:
+        return
+    first: Any = None
+    if isinstance(source, OfDataset):
+        with contextlib.suppress(Exception):  # one that cannot be read is listed later, as any other
+            first = source.load(0)[1]
+    if isinstance(source, (Files, Tars)) or not (first is None or isinstance(first, Tensor)):
+        raise ValueError(
+            "expected preparation= for photographs, a Preparation or a callable from a PIL image to a tensor, got none; "
+            "camfast.zoo.load gives a network with its own"
+        )
 
 
 def _count_classes(model: nn.Module, source: Source, prepare: Prepare) -> int | None:

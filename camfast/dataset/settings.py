@@ -90,7 +90,7 @@ def _write(file: Path, content: dict[str, Any]) -> None:
 
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return text if len(text) <= 300 else f"{text[:299]}…"
 
 
 @contextlib.contextmanager
@@ -107,4 +107,6 @@ def alone(out: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"another process is writing into {out}: wait for it, or give another folder") from None
+        except OSError:  # a file system without locks
+            pass
         yield

