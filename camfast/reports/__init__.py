@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .report import report
+from .whole import heat_on_photo
 
-__all__ = ["report"]
+__all__ = ["heat_on_photo", "report"]
