@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .report import report
+from .write import report
 from .whole import heat_on_photo
 
 __all__ = ["heat_on_photo", "report"]
