@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .write import report
 from .whole import heat_on_photo
+from .write import report
 
 __all__ = ["heat_on_photo", "report"]
