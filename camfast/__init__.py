@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from .metrics import compare
     from .pictures.grids import grid
     from .pictures.text import legend
+    from .reports import report
     from .shipped import export, with_heatmap
     from .targets import TopK
     from .video.live.serve import serve
@@ -168,6 +169,7 @@ __all__ = [
     "recipro_cam",
     "reference",
     "refine_cam",
+    "report",
     "score_cam",
     "seg_eigen_cam",
     "serve",
@@ -196,17 +198,19 @@ _ELSEWHERE = {
     "grid": ".pictures.grids",
     "legend": ".pictures.text",
     "read_maps": ".dataset",
+    "report": ".reports",
     "serve": ".video.live.serve",
     "with_heatmap": ".shipped",
 }
 _MODULES = ("callbacks", "colormaps", "compat", "losses", "metrics", "ops", "reference", "targets")
+_PACKAGES = ("dataset", "detection", "features", "methods", "reports", "shipped", "video", "zoo")
 
 if not TYPE_CHECKING:  # type checkers would take every name for one of camfast's
 
     def __getattr__(name):
         if name in __all__ and name not in _MODULES:
             value = getattr(importlib.import_module(_ELSEWHERE.get(name, ".methods"), __name__), name)
-        elif name in _MODULES or name in ("dataset", "detection", "features", "methods", "shipped", "video", "zoo"):
+        elif name in _MODULES or name in _PACKAGES:
             value = importlib.import_module(f".{name}", __name__)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

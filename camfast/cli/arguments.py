@@ -35,6 +35,7 @@ __all__ = [
     "stream_targets",
     "value_range",
     "wanted_targets",
+    "whole",
 ]
 
 
@@ -176,6 +177,13 @@ def positive(word: str) -> int:
     """A whole number above 0."""
     if not (word.isascii() and word.isdecimal() and int(word) > 0):
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {word!r}")
+    return int(word)
+
+
+def whole(word: str) -> int:
+    """A whole number, 0 or more."""
+    if not (word.isascii() and word.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, got {word!r}")
     return int(word)
 
 

@@ -15,8 +15,8 @@ from . import rounds
 from .arguments import add_heat, add_photos
 from .detections import Explained, Style, write_detections
 from .detectors import add_boxes, add_detector, class_words, load_detector
+from .documents import as_document, save_text, table_text
 from .page import Card, as_page
-from .report import as_document, save_text, table_text
 from .tables import Number, aligned
 
 __all__ = ["add_arguments", "run"]

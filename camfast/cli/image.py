@@ -13,10 +13,10 @@ from ..pictures import photos
 from ..zoo import Network
 from . import rounds
 from .arguments import add_heat, add_network, add_photos, load_network, positive, value_range, wanted_targets
+from .documents import Entry, as_csv, as_json, save_text
 from .names import file_stems
 from .page import as_page
 from .photographs import Overlay, Style, write_overlays
-from .report import Entry, as_csv, as_json, save_text
 from .tables import Number, aligned
 
 __all__ = ["Overlay", "Style", "add_arguments", "file_stems", "run", "write_overlays"]

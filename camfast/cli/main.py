@@ -22,6 +22,7 @@ COMMANDS = {
     "image": "explain photographs: one overlay each, and a table of the classes",
     "detect": "explain the boxes that a detector finds in photographs, one by one",
     "dataset": "explain a whole data set into Parquet shards; goes on where it was stopped",
+    "report": "show a data set run as a page: where the network is wrong, and why",
     "video": "explain a video: a clip of as many frames, with its sound",
     "live": "explain a camera, a file or a stream while it runs, on a page",
     "features": "show what a network's layers make of photographs",
@@ -44,6 +45,7 @@ NEEDS = {
     "features": {"PIL": "vision", "tqdm": "vision"},
     "evaluate": {"PIL": "vision", "tqdm": "vision"},
     "export": {"PIL": "vision"},
+    "report": {"pyarrow": "dataset", "PIL": "vision", "tqdm": "vision"},
     "demo": {"PIL": "demo"},
     "gallery": {"PIL": "demo"},
 }
