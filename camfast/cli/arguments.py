@@ -207,7 +207,7 @@ def not_negative(word: str) -> float:
 def _device(word: str) -> torch.device:
     try:
         device = torch.device(word)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).tolist()  # "meta" holds shapes and no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: torch built without CUDA
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise argparse.ArgumentTypeError(f"expected a device that torch can use, got {word!r} ({reason})") from None

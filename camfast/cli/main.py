@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. 0: all is well; 1: some photographs could not be done; 2: nothing could, for the reason printed.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is written out, and no error
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(arguments)
