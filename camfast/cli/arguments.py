@@ -136,7 +136,7 @@ def stream_engine(options: argparse.Namespace, network: zoo.Network, **settings:
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """``--threads``, for streams on the CPU."""
-    what = "threads of the CPU (the fastest of all, half and one, measured before the first frame)"
+    what = "threads of the CPU (the fastest of all, half and one, measured before the first frame); see also --passive"
     parser.add_argument("--threads", type=positive, metavar="N", help=what)
 
 

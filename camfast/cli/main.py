@@ -109,8 +109,15 @@ class _Command(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self.module is not None:
+            if "--passive" in (sys.argv[1:] if args is None else args):
+                os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read where OpenMP starts, which is where torch is imported
             module = importlib.import_module(f".{self.module}", __package__)
             self.module = None
             module.add_arguments(self)
+            self.add_argument(
+                "--passive",
+                action="store_true",
+                help="threads of the CPU sleep between two operations, where they would spin: for a busy machine",
+            )
             self.set_defaults(run=module.run)
         return super().parse_known_args(args, namespace)
