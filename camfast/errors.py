@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import stat
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 
-__all__ = ["DoubtWarning", "NothingFound", "closest", "or_rather", "reason", "require"]
+__all__ = ["DoubtWarning", "NothingFound", "closest", "or_rather", "reason", "require", "why_no_file"]
 
 
 FEW = 12
@@ -32,6 +34,24 @@ def reason(error: BaseException) -> str:
     """The first line of ``error``'s message that says something, without the full stop; its type where none does."""
     lines = (line.strip().rstrip(".") for line in str(error).splitlines())
     return next((line for line in lines if line not in ("", "None")), type(error).__name__)
+
+
+def why_no_file(path: str | os.PathLike[str]) -> str:
+    """Why there is no file to read at ``path``, in a few words; empty where there is one.
+
+    A pipe is none: opening it would wait until someone writes into it, which may be never.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "there is no such file"
+    except PermissionError:
+        return "permission denied"
+    except (OSError, ValueError) as error:  # links in a circle, a name that is too long or holds a NUL
+        return (getattr(error, "strerror", None) or reason(error)).lower()
+    if stat.S_ISREG(mode):
+        return ""
+    return "it is a folder" if stat.S_ISDIR(mode) else "it is a pipe or a device, no file"
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -137,7 +137,7 @@ def stream_engine(options: argparse.Namespace, network: zoo.Network, **settings:
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """``--threads``, for streams on the CPU."""
-    what = "threads of the CPU (the fastest of all, half and one, measured before the first frame)"
+    what = "threads of the CPU (the fastest of all, half and one, measured before the first frame); see also --passive"
     parser.add_argument("--threads", type=positive, metavar="N", help=what)
 
 
@@ -215,7 +215,7 @@ def not_negative(word: str) -> float:
 def _device(word: str) -> torch.device:
     try:
         device = torch.device(word)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).tolist()  # "meta" holds shapes and no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: torch built without CUDA
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise argparse.ArgumentTypeError(f"expected a device that torch can use, got {word!r} ({reason})") from None

@@ -78,7 +78,7 @@ def write_detections(
     """
     style = style or Style()
     names = dict(zip(files, mirrored(files, places), strict=True))
-    taken = {file.resolve() for file in files}
+    taken = {photos.real(file) for file in files}
     with ThreadPoolExecutor() as pool:
         waiting: deque[photos.PhotoError | Future[Explained | photos.PhotoError]] = deque()
         for file, photo in _read(files, pool):

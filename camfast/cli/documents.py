@@ -87,12 +87,15 @@ def as_document(facts: dict[str, Any], photographs: Sequence[dict[str, Any]]) ->
 
 
 def save_text(text: str, path: str | Path) -> Path:
-    """Writes ``text``; the file appears whole or not at all. Raises ``OSError`` where it cannot be written."""
+    """Writes ``text``; the file appears whole or not at all. Raises ``OSError`` where it cannot be written.
+
+    Bytes of a file's name that are no UTF-8 are written as ``\\udcXX``, which JSON reads as what Python calls the file.
+    """
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from ..targets import Targets, TopK
 from ..zoo import Network
 from .arguments import add_network, add_photos, load_network, method_name, positive, wanted_targets
 from .gallery import QUICK
-from .report import save_text
+from .documents import save_text
 
 __all__ = ["add_arguments", "run"]
 

@@ -18,6 +18,7 @@ from ..version import __version__
 __all__ = ["add_arguments", "collect", "report", "run"]
 
 _OPTIONAL = ("torchvision", "timm", "pillow", "numpy", "scikit-image", "safetensors", "triton")
+_OPENMP = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,7 @@ def collect() -> dict[str, Any]:
             "torch_interop": torch.get_num_interop_threads(),
             "cores": os.cpu_count(),
             "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            **{name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ},
+            **{name: os.environ[name] for name in _OPENMP if name in os.environ},
         },
         "system": {
             "python": platform.python_version(),

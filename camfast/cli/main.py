@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -61,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. 0: all is well; 1: some photographs could not be done; 2: nothing could, for the reason printed.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is written out, and no error
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(arguments)
@@ -111,8 +115,15 @@ class _Command(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self.module is not None:
+            if "--passive" in (sys.argv[1:] if args is None else args):
+                os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read where OpenMP starts, which is where torch is imported
             module = importlib.import_module(f".{self.module}", __package__)
             self.module = None
             module.add_arguments(self)
+            self.add_argument(
+                "--passive",
+                action="store_true",
+                help="threads of the CPU sleep between two operations, where they would spin: for a busy machine",
+            )
             self.set_defaults(run=module.run)
         return super().parse_known_args(args, namespace)

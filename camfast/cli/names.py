@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+
+from ..pictures.photos import real
 
 __all__ = ["file_stems", "free", "mirrored", "slug"]
 
@@ -17,7 +20,7 @@ def mirrored(files: Sequence[Path], places: Sequence[str | Path]) -> list[Path]:
     behind it, ``cat-jpg``; other files of one name their folders' names before it. Names that differ in case alone count
     as alike, as they do on some file systems.
     """
-    folders = [path for path in (Path(place).expanduser() for place in places) if path.is_dir()]
+    folders = [path for path in (Path(place).expanduser() for place in places) if os.path.isdir(path)]
     names = [_below(file, folders) for file in files]
     for again in (_with_kind, _with_folders):
         counts = Counter(str(name).casefold() for name in names)
@@ -36,17 +39,22 @@ def mirrored(files: Sequence[Path], places: Sequence[str | Path]) -> list[Path]:
 
 
 def file_stems(files: Sequence[Path]) -> list[str]:
-    """A name for each of ``files``, no two alike: its stem, where others have the same one after its folders' names.
+    """A name for each of ``files``, no two alike: its stem, behind as many of its folders' names as tell it from others.
 
     Twins in one folder are told apart by what they are: ``cat-jpg`` and ``cat-png``. Names that differ in case alone
     count as alike, as they do on some file systems.
     """
-    parts = [(*file.resolve().parent.parts[1:], file.stem) for file in files]
+    homes = [real(file).parent for file in files]
+    parts = [(*home.parts[1:], file.stem) for home, file in zip(homes, files, strict=True)]
     depths = [1] * len(files)
     while True:
         stems = ["-".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
-        counts = Counter(stem.casefold() for stem in stems)
-        short = [i for i, stem in enumerate(stems) if counts[stem.casefold()] > 1 and depths[i] < len(parts[i])]
+        where: defaultdict[str, set[str]] = defaultdict(
+            set
+        )  # of each name the folders: twins in one need no more of it
+        for stem, home in zip(stems, homes, strict=True):
+            where[stem.casefold()].add(str(home).casefold())
+        short = [i for i, stem in enumerate(stems) if len(where[stem.casefold()]) > 1 and depths[i] < len(parts[i])]
         if not short:
             break
         for i in short:
@@ -67,9 +75,9 @@ def file_stems(files: Sequence[Path]) -> list[str]:
 def free(path: Path, taken: set[Path]) -> Path:
     """``path``, or one like it, that is none of ``taken``; it is put among them."""
     number, found = 2, path
-    while found.resolve() in taken:
+    while real(found) in taken:
         found, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
-    taken.add(found.resolve())
+    taken.add(real(found))
     return found
 
 
@@ -92,7 +100,7 @@ def _with_kind(files: Sequence[Path], names: Sequence[Path]) -> list[Path]:
         twins = [
             other.suffix.casefold()
             for other, its in zip(files, names, strict=True)
-            if str(its).casefold() == str(name).casefold() and other.resolve().parent == file.resolve().parent
+            if str(its).casefold() == str(name).casefold() and real(other).parent == real(file).parent
         ]
         apart = len(twins) > 1 and twins.count(file.suffix.casefold()) == 1
         found.append(name.with_name(f"{name.name}-{file.suffix[1:].lower()}") if apart else name)

@@ -108,7 +108,7 @@ def as_page(photographs: Iterable[Sequence[_Shown] | PhotoError], place: Path, t
             errors.append(f"<li>{html.escape(str(found))}</li>")
             continue
         for row in found:
-            link = quote(Path(os.path.relpath(row.file, place.parent)).as_posix())
+            link = quote(os.fsencode(Path(os.path.relpath(row.file, place.parent)).as_posix()))
             name, photo = html.escape(row.class_name), html.escape(str(row.photo))
             words = html.escape(f"{row.class_name} {row.photo}".lower())
             cards.append(

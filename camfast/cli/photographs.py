@@ -105,7 +105,7 @@ def write_overlays(
     style = style or Style()
     work = _Work(network, explainer, targets, style, Path(folder))
     names = dict(zip(files, mirrored(files, places), strict=True))
-    taken = {file.resolve() for file in files}
+    taken = {photos.real(file) for file in files}
     with ThreadPoolExecutor() as pool:
         found = work.explained(files, batch_size, pool)
         if style.normalize == "shared":

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import require
 from ..pictures import photos
+from .tables import printable
 
 __all__ = ["collect", "exit_code", "find"]
 
@@ -24,7 +25,7 @@ def find(options: argparse.Namespace, command: str) -> tuple[Path, list[Path], E
     folder = Path(options.output).expanduser()
     files, errors = photos.find(options.photos, without=[folder])
     for error in errors:
-        print(f"camfast {command}: {error}", file=sys.stderr)
+        print(f"camfast {command}: {printable(str(error))}", file=sys.stderr)
     if files:
         folder.mkdir(parents=True, exist_ok=True)
     return folder, list(files), [(None, error) for error in errors]
@@ -38,7 +39,7 @@ def collect(results: Iterable[Any], files: Sequence[Path], entries: Entries, com
         for result, file in zip(bar, files, strict=True):
             entries.append((file, result))
             if isinstance(result, photos.PhotoError):
-                tqdm.write(f"camfast {command}: {result}", file=sys.stderr)
+                tqdm.write(f"camfast {command}: {printable(str(result))}", file=sys.stderr)
     finally:
         bar.close()
 

@@ -75,21 +75,26 @@ def run(options: argparse.Namespace) -> int:
         print(f"camfast video: {note}", file=sys.stderr)
     if report.output is None:
         return 1
-    files = [output]
+    files, problem = [output], ""
     if not options.no_summary and report.rows:
-        files.append(summary.write_table(report.rows, network.class_name, output.with_suffix(".csv")))
         title = f"{Path(options.clip).name}: what {network.name} saw"
-        files.append(summary.write_chart(report.rows, network.class_name, output.with_suffix(".png"), title))
+        try:
+            files.append(summary.write_table(report.rows, network.class_name, output.with_suffix(".csv")))
+            files.append(summary.write_chart(report.rows, network.class_name, output.with_suffix(".png"), title))
+        except OSError as error:  # a full disk: how far the clip got is told all the same
+            problem = f"the table and chart of the classes are not whole: {error.strerror or error}"
     rate = report.frames / max(report.elapsed, 1e-9)
     print(
         f"{report.frames} frames, {report.seconds:.2f} s of the clip, {rate:.1f} frames/s: {', '.join(map(str, files))}"
     )
     threads = "" if engine.threads is None else f", {engine.threads} thread{'s' if engine.threads != 1 else ''}"
     print(f"{engine.method} of {network.name} at {', '.join(engine.layers_in_use)}{threads}")
+    if problem:
+        print(f"camfast video: {problem}", file=sys.stderr)
     if report.stopped:
         print(
             f"camfast video: {report.stopped}; {report.frames} frames, up to {report.seconds:.2f} s, are in {output}",
             file=sys.stderr,
         )
         return 130 if report.stopped == "interrupted" else 1
-    return 1 if report.notes and any("breaks off" in note or "cut short" in note for note in report.notes) else 0
+    return 1 if problem or any("breaks off" in note or "cut short" in note for note in report.notes) else 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import require
+from ..errors import reason, require, why_no_file
 
 __all__ = ["class_count", "load", "read"]
 
@@ -32,9 +32,10 @@ def read(path: str | PathLike[str]) -> dict[str, Tensor]:
     Raises ``ValueError`` where the file is missing, damaged, holds more than tensors, or holds none.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        reason = "is a folder" if path.is_dir() else "does not exist"
-        raise ValueError(f"expected a file of weights, got {path}, which {reason}")
+    if why := why_no_file(path):
+        raise ValueError(f"cannot read {path} as weights: {why}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"cannot read {path} as weights: the file is empty")
     state = _tensors(_contents(path))
     if not state:
         raise ValueError(f"expected the weights of a network by name in {path}, got a file without any")
@@ -90,17 +91,22 @@ def _contents(path: Path) -> object:
         try:
             return load_file(path)
         except Exception as error:  # safetensors has its own exception class in compiled code
-            raise ValueError(f"cannot read {path} as safetensors: {_short(error)}") from error
+            raise ValueError(f"cannot read {path} as safetensors: {reason(error)}") from error
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # the options that training scripts save beside
             return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(f"cannot read {path} as weights: {error.strerror or reason(error)}") from error
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"cannot read {path} as weights: it is no checkpoint, or holds more than tensors, such as a whole pickled "
             "model; save model.state_dict() instead"
         ) from error
-    except Exception as error:  # zip, pickle and dtype errors of all sorts in a damaged file
-        raise ValueError(f"cannot read {path} as weights: {_short(error)}") from error
+    except Exception as error:  # of a text "pop from empty list", of half a file "failed finding central directory"
+        raise ValueError(
+            f"cannot read {path} as weights: it is no file of torch.save, or a damaged one ({type(error).__name__}); "
+            "save model.state_dict(), or safetensors under a name that ends so"
+        ) from error
 
 
 def _tensors(contents: object) -> dict[str, Tensor]:
@@ -116,7 +122,3 @@ def _tensors(contents: object) -> dict[str, Tensor]:
 
 def _few(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-def _short(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

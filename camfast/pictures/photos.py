@@ -14,15 +14,39 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import require
+from ..errors import require, why_no_file
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["PhotoError", "find", "read", "to_rgb", "write"]
+__all__ = ["PhotoError", "find", "formats", "read", "real", "to_rgb", "write"]
 
 # What a folder is searched for; a file that is named itself may have any suffix.
 _PHOTO = re.compile(r"\.(avif|bmp|gif|hei[cf]|jfif|jp2|jpe?g?|p[bgnp]m|png|qoi|tga|tiff?|webp)$", re.IGNORECASE)
+
+# What a file may hold, whatever it is called. Pillow knows more: some start other programs (EPS starts Ghostscript), others
+# are read by code that hardly anyone looks after.
+_FORMATS = (
+    *(
+        "AVIF",
+        "BMP",
+        "DIB",
+        "GIF",
+        "HEIF",
+        "ICO",
+        "JPEG",
+        "JPEG2000",
+        "MPO",
+        "PCX",
+        "PNG",
+        "PPM",
+        "PSD",
+        "QOI",
+        "SGI",
+        "TGA",
+    ),
+    *("TIFF", "WEBP"),
+)
 
 
 class PhotoError(ValueError):
@@ -39,24 +63,24 @@ def find(
     whether it exists or not, so that reading it gives the reason. Hidden files and what lies in the folders ``without``
     are left out when a folder above them is searched.
     """
-    left_out = [Path(folder).resolve() for folder in without]
+    left_out = [real(Path(folder)) for folder in without]
     found: dict[Path, Path] = {}
     errors = []
     for place in places:
         path = Path(place).expanduser()
-        if path.is_dir():
+        if os.path.isdir(path):
             matches = _in_folder(path, left_out)
             problem = f"expected photographs in the folder {path}, got none"
-        elif glob.has_magic(str(path)) and not path.exists():
+        elif glob.has_magic(str(path)) and not os.path.exists(path):
             named = map(Path, sorted(glob.glob(str(path), recursive=True)))
-            matches = [file for file in named if file.is_file()]
+            matches = [file for file in named if os.path.isfile(file)]
             problem = f"expected photographs that match {place}, got none"
         else:
             matches, problem = [path], ""
         if not matches:
             errors.append(PhotoError(problem))
         for match in matches:
-            found.setdefault(match.resolve(), match)
+            found.setdefault(real(match), match)
     return list(found.values()), errors
 
 
@@ -65,8 +89,9 @@ def read(path: str | PathLike[str], data: bytes | None = None) -> np.ndarray:
 
     ``data`` is the file's content where it does not lie on disk; ``path`` is then no more than its name.
 
-    Any file that Pillow reads: greyscale, palette, CMYK, 16-bit and float images are converted (see :func:`to_rgb`); of
-    several frames the first is taken.
+    Its format is one of those that Pillow decodes by itself, whatever the name's suffix: AVIF, BMP, GIF, HEIF (with
+    pi-heif registered), ICO, JPEG, JPEG 2000, PCX, PNG, PNM, PSD, QOI, SGI, TGA, TIFF, WebP. Greyscale, palette, CMYK,
+    16-bit and float images are converted (see :func:`to_rgb`); of several frames the first is taken.
 
     Raises ``PhotoError`` where the file is missing, is no image, is damaged or cut short, or is unreasonably large.
     """
@@ -74,13 +99,11 @@ def read(path: str | PathLike[str], data: bytes | None = None) -> np.ndarray:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     path = Path(path)
+    if data is None and (why := why_no_file(path)):
+        raise PhotoError(f"cannot read {path}: {why}")
     try:
-        with Image.open(path if data is None else io.BytesIO(data)) as image:
+        with Image.open(path if data is None else io.BytesIO(data), formats=formats()) as image:
             return np.array(to_rgb(ImageOps.exif_transpose(image)))
-    except FileNotFoundError:
-        reason = "there is no such file"
-    except IsADirectoryError:
-        reason = "it is a folder"
     except PermissionError:
         reason = "permission denied"
     except UnidentifiedImageError:
@@ -91,6 +114,22 @@ def read(path: str | PathLike[str], data: bytes | None = None) -> np.ndarray:
     except Exception as error:  # decoders of damaged files raise anything: SyntaxError, struct.error, ...
         reason = f"it is damaged or of an unsupported kind: {_sentence(error)}"
     raise PhotoError(f"cannot read {path}: {reason}")
+
+
+def formats() -> list[str]:
+    """The formats that are read, of those that this Pillow knows."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def real(path: Path) -> Path:
+    """``path`` without links and dots; of links in a circle the name itself."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # RuntimeError: the circle, before Python 3.13
+        return path.absolute()
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -153,13 +192,13 @@ def _eight_bits(grey: np.ndarray) -> np.ndarray:
 
 
 def _in_folder(folder: Path, left_out: Sequence[Path]) -> list[Path]:
-    below = [place for place in left_out if folder.resolve() in place.parents]
+    below = [place for place in left_out if real(folder) in place.parents]
     files = []
     for file in sorted(folder.rglob("*")):
         secret = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if _PHOTO.search(file.name) and file.is_file() and not secret:
+        if _PHOTO.search(file.name) and os.path.isfile(file) and not secret:
             files.append(file)
-    return [file for file in files if not any(place in file.resolve().parents for place in below)]
+    return [file for file in files if not any(place in real(file).parents for place in below)]
 
 
 def _sentence(error: BaseException) -> str:

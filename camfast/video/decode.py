@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..brief import Brief
-from ..errors import require
+from ..errors import require, why_no_file
 
 __all__ = ["Clip", "Colors", "Picture", "Sound", "VideoError", "reason_of"]
 
@@ -21,6 +21,13 @@ __all__ = ["Clip", "Colors", "Picture", "Sound", "VideoError", "reason_of"]
 _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 _UNKNOWN = 2
 _RATE = Fraction(25)  # of streams that tell none
+_TELLING = {
+    "matroska",
+    "webm",
+    "flv",
+    "asf",
+}  # containers whose head tells how long they are, and not how many frames they have
+_LOST = 0.5  # seconds that must be missing at the end of one: its last packets may have no duration
 
 
 class VideoError(ValueError):
@@ -168,11 +175,10 @@ class Clip:
         is_file = "://" not in path and format is None
         if is_file:
             path = str(Path(path).expanduser())
-            if not Path(path).exists():
-                raise VideoError(f"cannot read {path}: there is no such file")
-            if Path(path).is_dir():
-                raise VideoError(f"cannot read {path}: it is a folder")
-            if Path(path).is_file() and Path(path).stat().st_size == 0:
+            why = why_no_file(path)
+            if why and not Path(path).is_fifo():  # FFmpeg waits for what another program writes
+                raise VideoError(f"cannot read {path}: {why}")
+            if not why and Path(path).stat().st_size == 0:
                 raise VideoError(f"cannot read {path}: the file is empty")
         try:
             return self._av.open(path, format=format, options=options or {}, timeout=timeout, hwaccel=device)
@@ -213,6 +219,7 @@ class Clip:
         pending = {self._stream.index, *numbers}  # streams that have not reached the end
         shown = _Shown(self)
         skipped, why = 0, ""
+        reached = Fraction(0)  # the end of the last packet, of any stream
         packets = self._container.demux(self._stream, *self.audio)
         while True:
             try:
@@ -223,6 +230,8 @@ class Clip:
                 self.notes.append(f"{self.path} breaks off after {shown.seconds:.2f} s ({reason_of(error)})")
                 yield from self._decoded(None, shown)
                 break
+            if packet.pts is not None:
+                reached = max(reached, (packet.pts + (packet.duration or 0)) * packet.time_base - self.origin)
             if packet.stream.index in numbers:
                 time = None if packet.pts is None else packet.pts * packet.time_base - self.origin
                 if time is not None and self.end is not None and time >= self.end - self.start:
@@ -245,12 +254,28 @@ class Clip:
                     break
         if skipped:
             self.notes.append(f"{skipped} damaged packet{'s' * (skipped != 1)} of {self.path} left out ({why})")
-        expected = self._stream.frames
-        if expected and not self.start and self.end is None and shown.count < expected and not self.notes:
-            seconds = f"{shown.seconds:.2f} s"
-            self.notes.append(
-                f"{self.path} ends after {shown.count} of {expected} frames ({seconds}): it was cut short"
-            )
+        if self.start or self.end is not None or self.notes:
+            return
+        expected, length = self._stream.frames, self._told_length()
+        ends = f"{self.path} ends after"
+        lost = None if length is None else length - reached
+        apart = reached / max(shown.count, 1)  # AVI files may count moments without a frame of their own
+        if expected and shown.count < expected and (lost is None or lost > 1.5 * apart):
+            self.notes.append(f"{ends} {shown.count} of {expected} frames ({shown.seconds:.2f} s): it was cut short")
+        elif not expected and length is not None and length - reached > _LOST:
+            self.notes.append(f"{ends} {float(reached):.2f} of {float(length):.2f} s: it was cut short")
+
+    def _told_length(self) -> Fraction | None:
+        """Seconds that the file's head tells; None where it tells none, or FFmpeg may have guessed them from its size."""
+        if self._stream.frames:
+            return self._stream.frames / self.rate
+        length = self._container.duration
+        streams = self._container.streams
+        if not length or not _TELLING & set(self._container.format.name.split(",")):
+            return None
+        if len(streams) > 1 + len(self.audio):
+            return None  # subtitles may outlast the pictures
+        return Fraction(length, self._av.time_base)
 
     def _decoded(self, packet: Any, shown: _Shown) -> Iterator[Picture]:
         for frame in self._stream.decode(packet):

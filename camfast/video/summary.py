@@ -44,7 +44,7 @@ def write_table(rows: Sequence[Row], class_name: Callable[[int], str], path: Pat
             )
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        partial.write_text(text.getvalue(), encoding="utf-8", newline="")
+        partial.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace", newline="")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

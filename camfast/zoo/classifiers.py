@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..brief import Brief
-from ..errors import closest, or_rather, require
+from ..errors import closest, or_rather, require, why_no_file
 from ..model import checkpoints
 from ..pictures.preparation import Preparation
 
@@ -102,17 +102,23 @@ def untrained(name: str) -> tuple[nn.Module, tuple[int, int]]:
 def labels_from(path: str | PathLike[str]) -> list[str]:
     """Class names from a file: one a line, or JSON: a list, or an object from numbers to names or lists ending so."""
     path = Path(path).expanduser()
+    if why := why_no_file(path):
+        raise ValueError(f"cannot read {path} as a file of class names: {why}")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path} as a text file of class names: {error}") from error
+        text = path.read_text(encoding="utf-8-sig")  # editors of Windows put a mark before the text
+    except UnicodeDecodeError as error:
+        raise ValueError(f"cannot read {path} as a file of class names: it is no text in UTF-8") from error
+    except OSError as error:
+        raise ValueError(f"cannot read {path} as a file of class names: {error.strerror or error}") from error
     if path.suffix == ".json":
         try:
             content = json.loads(text)
             if isinstance(content, dict):
                 content = [content[str(number)] for number in range(len(content))]
+            if not isinstance(content, list):
+                raise TypeError(type(content))
             names = [entry[-1] if isinstance(entry, list) else entry for entry in content]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:  # RecursionError: deeply nested
             raise ValueError(f"expected a list or an object 0, 1, 2, ... of class names in {path}") from error
     else:
         names = text.splitlines()

@@ -225,8 +225,8 @@ def _pickled(path: Path) -> list[str]:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads((path / "config.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -243,10 +243,10 @@ def test_the_page_offers_what_a_detector_has(engine, clip):
 
 
 def test_several_boxes_of_a_class_are_counted(engine):
-    from camfast.video.live.hub import _counted
+    from camfast.video.live.shown import counted
 
     result = engine(scene((LIGHT, 2, 3), (LIGHT, 5, 9), (RED, 6, 1)))
-    (light, score), red = _counted(result)
+    (light, score), red = counted(result)
     assert light == "light \u00d7 2" and score == result.labels()[0][1] and red[0] == "red"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from interpreter import run_python
 from torch import nn
 
 import camfast
@@ -98,3 +101,34 @@ def test_the_option(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "clip.mp4", *(["-o", "out.mp4"] if command == "video" else []), "--threads", "0"])
     assert "above 0" in capsys.readouterr().err
+
+
+SEEN = """
+import os, sys
+from camfast.cli.main import main
+assert "torch" not in sys.modules
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            sys.meta_path.remove(self)
+            print("policy:", os.environ.get("OMP_WAIT_POLICY"))
+sys.meta_path.insert(0, Watch())
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(("words", "policy"), [(["--passive"], "PASSIVE"), ([], None)])
+def test_threads_sleep_where_asked(words, policy):
+    """OpenMP reads the variable when it starts: it is there before torch is imported."""
+    plain = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    process = run_python("-c", SEEN, "info", "--json", *words, env=plain)
+    first, _, rest = process.stdout.partition("\n")
+    assert first == f"policy: {policy}", process.stderr
+    assert json.loads(rest)["threads"].get("OMP_WAIT_POLICY") == policy
+
+
+@pytest.mark.parametrize("command", ["image", "video", "live", "detect"])
+def test_every_command_has_it(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "--passive" in capsys.readouterr().out

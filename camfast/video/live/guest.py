@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import threading
 import time
+from typing import Any
 
 import numpy as np
 
 from ...errors import require
+from ...pictures import photos
 
 __all__ = ["MOST_BYTES", "Guest", "decoded"]
 
@@ -27,7 +29,7 @@ def decoded(data: bytes) -> np.ndarray:
 
     wrong = "expected a picture such as a JPEG or PNG, got something else"
     try:  # readers of broken files raise anything, and other packages put their own in the place of Image.open
-        file = Image.open(io.BytesIO(data))
+        file = Image.open(io.BytesIO(data), formats=photos.formats())
         pixels = file.width * file.height
     except Exception as error:
         raise ValueError(wrong) from error
@@ -45,8 +47,8 @@ def decoded(data: bytes) -> np.ndarray:
 class Guest:
     """The newest frame of a browser; used as :class:`camfast.video.live.source.Newest` is."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, who: Any = None) -> None:
+        self.name, self.who = name, who  # who: the viewer whose browser it is
         self._changed = threading.Condition()
         self._frame: tuple[np.ndarray, float] | None = None
 

@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ...errors import reason, require
+from ...errors import reason
 from ...methods import METHODS
 from ...methods.gradient import GradientExplainer
 from ...ops import colormaps
-from ..realtime import Realtime, RealtimeResult
+from ..realtime import Realtime
 from .guest import Guest
 from .patience import CalledOff, Watched
+from .shown import Shown, counted, doubt, jpeg
 from .source import Newest, Source
+from .wishes import Wishes
 
 __all__ = ["Hub", "Shown", "State"]
 
 SETTINGS = ("targets", "method", "layers", "colormap", "alpha", "smooth")
-_QUALITY = 82  # of the JPEGs
 _PATIENCE = 0.1  # seconds between looks at whether the last viewer has gone
 _CALM = 0.9  # share of the past in the seconds between frames, whose inverse is the rate shown
 _DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # seconds before a source is tried again, the last one for ever
+MOST = 16  # classes or layers of one wish: each class is a picture
 _TRIAL = 0.4  # seconds in which a method must fail not to be offered
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What viewers are shown: a picture, and what is told beside it."""
-
-    number: int
-    jpeg: bytes
-    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ class Hub:
         self._names = (*SETTINGS, "min_score") if engine.detects else SETTINGS  # of the settings
         self.latest: Shown | None = None
         self.state = State("idle")
-        self.problem: tuple[str, str] = ("", "")  # a control that did not act, and why
+        self.problems: dict[Any, tuple[str, str]] = {}  # of each viewer: a control that did not act, and why
         self.progress: dict[str, Any] | None = None  # of an explanation that takes long
         self.refused: dict[str, str] = {}  # methods that cannot work here, and why
         self.paused = False
@@ -94,6 +85,7 @@ class Hub:
         self._operations: dict[str, int] = {}  # of an explanation by each slow method, where one was finished
         self._number, self._gap, self._last = 0, 0.0, 0.0
         self._viewers: set[Callable[[], None]] = set()
+        self._wishes, self._trying = Wishes(), set[Any]()  # what was asked for, and whose wishes no frame has shown
         self._lock = threading.Lock()
         self._stop, self._cancelled = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -116,6 +108,8 @@ class Hub:
         """Takes a viewer away; after the last one waits until work has stopped."""
         with self._lock:
             self._viewers.discard(notify)
+            self._wishes.forget(notify)
+            self.problems.pop(notify, None)
             if not self._viewers and self._thread is not None:
                 self._stop.set()
                 self._thread.join()
@@ -132,11 +126,11 @@ class Hub:
             self._thread = threading.Thread(target=self._run, args=(self._stop,), name="camfast-hub", daemon=True)
             self._thread.start()
 
-    def receive(self, pixels: np.ndarray, name: str) -> None:
+    def receive(self, pixels: np.ndarray, name: str, who: Any = None) -> None:
         """A frame of a viewer's browser, which takes the place of the source until :meth:`dismiss`."""
         guest = self.guest
         if guest is None or guest.name != name:
-            self.guest = guest = Guest(name)
+            self.guest = guest = Guest(name, who)
             self._tell()
         guest.put(pixels)
         self.begin()
@@ -151,8 +145,10 @@ class Hub:
         """Calls the explanation that runs off, where its method is slow, and goes back to a quick one, or pauses."""
         self._cancelled.set()
 
-    def set(self, changes: Any) -> None:
+    def set(self, changes: Any, who: Any = None) -> None:
         """Changes settings: a dict of ``SETTINGS``, of a detector "min_score", and "paused".
+
+        While frames come the next one tries them; what fits none is taken back, and ``who``, a viewer, is told.
 
         Raises ``ValueError`` or ``TypeError`` for other names and for unusable values; those before them are set.
         """
@@ -161,12 +157,19 @@ class Hub:
         unknown = sorted(set(changes) - {*self._names, "paused"})
         if unknown:
             raise ValueError(f"expected settings of {', '.join(self._names)}, paused, got {unknown[0]!r}")
-        self.problem = ("", "")
+        self.problems.pop(who, None)
         for name, value in changes.items():
             if name == "paused":
                 self.paused = bool(value)
+                continue
+            if isinstance(value, (list, tuple)) and len(value) > MOST:
+                raise ValueError(f"{name} must be at most {MOST} here, got {len(value)}")
+            checked = self.engine.checked(name, value)
+            if self.running and not self._over:
+                self._wishes.add(who, name, checked)
             else:
-                setattr(self.engine, name, value)
+                setattr(self.engine, name, checked)
+        self._tell()
 
     def choices(self) -> dict[str, Any]:
         """What the controls offer, and where they stand."""
@@ -183,9 +186,10 @@ class Hub:
 
     def standing(self) -> dict[str, Any]:
         """Where the controls stand, for JSON."""
-        settings = {**self._settings(), "paused": self.paused}
-        if not isinstance(settings["targets"], (int, tuple, type(None))):
-            settings["targets"] = str(settings["targets"])  # the five best, or a callable
+        settings = {**self._wishes.over(self._settings()), "paused": self.paused}
+        for name, plain in (("targets", (int, tuple, type(None))), ("colormap", str)):
+            if not isinstance(settings[name], plain):
+                settings[name] = str(settings[name])  # the five best, a callable, a table of colours
         return settings
 
     def controls(self) -> dict[str, Any]:
@@ -254,40 +258,48 @@ class Hub:
                     except Exception as error:
                         raise _Lost(_sentence(error)) from error
                 if fresh is None:  # a photograph, or a stream that is paused, is explained anew when a control moves
-                    if given is None or self._settings() == self._good or not (self.paused or guest):
+                    known = self._settings() == self._good and not self._wishes
+                    if given is None or known or not (self.paused or guest):
                         if self.paused:
                             stop.wait(_PATIENCE)
                             self._last = time.monotonic()
                         continue
                     fresh = given[0], time.monotonic()
                 given = fresh
-                if self._show(*given, stop):
+                if self._show(*given, stop, guest):
                     self._become("live", name)
                     self._try_method(given[0], stop)
         finally:
             newest.close()
 
-    def _show(self, frame: np.ndarray, came: float, stop: threading.Event) -> bool:
-        """Explains a frame that came at that time and tells the viewers. Settings that fit no frame are taken back."""
+    def _show(self, frame: np.ndarray, came: float, stop: threading.Event, guest: Guest | None) -> bool:
+        """Explains a frame that came at that time and tells the viewers. What fits no frame is taken back."""
+        if self._fulfil():
+            return False
         asked = self._settings()
         slow = _slow(asked["method"])
         self._cancelled.clear()
         try:
             with self._watched(asked, stop) if slow else nullcontext() as watched:
                 result = self.engine(frame)
+                picture = jpeg(result.overlay().cpu().numpy())
         except CalledOff:
-            if self._settings() == asked and not stop.is_set():
+            if self._settings() == asked and not self._wishes and not stop.is_set():
                 self._take_back(self._quick)
                 if self._quick == asked:
                     self.paused = True
-                self.problem = ("method", f"{asked['method']} was cancelled")
+                self._object(self._viewers, "method", f"{asked['method']} was cancelled")
             return False
         except Exception as error:
-            if asked == self._good:
-                raise
             wrong = [name for name in self._names if asked[name] != self._good[name]]
-            self.problem = (wrong[0], _sentence(error))
-            self._take_back(self._good)
+            if wrong:
+                self._object(self._trying or self._viewers, wrong[0], _sentence(error))
+                self._take_back(self._good)
+            elif guest is not None:  # a picture that the network cannot take is no reason to end
+                self._object([guest.who], "source", _sentence(error))
+                self.guest = None
+            else:
+                raise
             return False
         finally:
             self.progress = None
@@ -297,7 +309,7 @@ class Hub:
         else:
             self._quick = asked
         self._good = asked
-        jpeg = _jpeg(result.overlay().cpu().numpy())
+        self._trying.clear()
         now = time.monotonic()
         gap = max(now - (self._last or came), 1e-6)
         if self._last:  # the first frame is no measure: a network is slow at first
@@ -309,12 +321,12 @@ class Hub:
             "rate": round(1 / (self._gap or gap), 1),
             "latency": round((now - came) * 1000, 1),
             "engine": round(result.milliseconds, 1),
-            "scores": _counted(result) if self.engine.detects else result.ranking(5),
+            "scores": counted(result) if self.engine.detects else result.ranking(5),
             "explained": result.labels(),
             "layers": self.engine.layers_in_use,
-            "doubt": _doubt(result),
+            "doubt": doubt(result),
         }
-        self.latest = Shown(self._number, jpeg, facts)
+        self.latest = Shown(self._number, picture, facts)
         self._tell()
         return True
 
@@ -327,7 +339,10 @@ class Hub:
             self.progress = {"method": method, "seconds": round(seconds, 1), "share": share}
             self._tell()
 
-        return Watched(lambda: stop.is_set() or self._cancelled.is_set() or self._settings() != asked, report)
+        def off() -> bool:
+            return stop.is_set() or self._cancelled.is_set() or bool(self._wishes) or self._settings() != asked
+
+        return Watched(off, report)
 
     def _try_method(self, frame: np.ndarray, stop: threading.Event) -> None:
         """Looks whether the next method works here, for a moment: one that raises at once is no longer offered."""
@@ -344,7 +359,30 @@ class Hub:
             self.refused[method] = _sentence(error)
         self._last = time.monotonic()
 
+    def _fulfil(self) -> bool:
+        """Sets what the next viewer wishes; whether that failed."""
+        wish = self._wishes.take()
+        if wish is None:
+            return False
+        who, changes = wish
+        self._trying.add(who)
+        for name, value in changes.items():
+            try:
+                setattr(self.engine, name, value)
+            except Exception as error:
+                self._object([who], name, _sentence(error))
+                self._take_back(self._good)
+                return True
+        return False
+
+    def _object(self, viewers: Iterable[Any], control: str, sentence: str) -> None:
+        """Tells viewers why a control of theirs did not act."""
+        for who in self._viewers.intersection(viewers):
+            self.problems[who] = control, sentence
+        self._tell()
+
     def _take_back(self, settings: dict[str, Any]) -> None:
+        self._trying.clear()
         for name, value in settings.items():
             setattr(self.engine, name, value)
 
@@ -371,38 +409,6 @@ def _slow(method: str) -> bool:
     return not issubclass(METHODS[method], GradientExplainer)
 
 
-def _counted(result: RealtimeResult) -> list[tuple[str, float]]:
-    """The classes of the boxes, with their numbers where there are several of one, and the best score of each."""
-    counts = Counter(name for name, _ in result.labels())
-    best = {name: score for name, score in reversed(result.labels())}  # the surest comes first
-    return [(name if counts[name] == 1 else f"{name} \u00d7 {counts[name]}", best[name]) for name in counts]
-
-
-def _doubt(result: RealtimeResult) -> str:
-    """Why the heat says nothing, where it does not: a page of even colour would look as if it did."""
-    if result.found is not None and not result.labels():
-        return "No box of these classes with this score or more."
-    top = result.heatmap.float().amax().item()  # of several classes, one that shows something is enough
-    if top > 0:
-        return ""
-    names = ", ".join(name for name, _ in result.labels())
-    if top == 0:
-        return f"No heat: nothing at this layer speaks for {names} here. Another layer, method or class may show something."
-    return "No heat: the network's values are not finite."
-
-
 def _sentence(error: BaseException) -> str:
     plain = isinstance(error, (ValueError, TypeError, OSError, EOFError))
     return reason(error) if plain else f"{type(error).__name__}: {reason(error)}"
-
-
-def _jpeg(overlay: np.ndarray) -> bytes:
-    """``overlay``, ``[H, W, 3]`` or ``[K, H, W, 3]`` side by side, as a JPEG."""
-    require("PIL", "vision")
-    from PIL import Image
-
-    if overlay.ndim == 4:
-        overlay = np.concatenate(list(overlay), 1)
-    data = io.BytesIO()
-    Image.fromarray(overlay).save(data, "JPEG", quality=_QUALITY)
-    return data.getvalue()

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from ...errors import reason, require
 from .guest import MOST_BYTES, decoded
@@ -22,6 +22,11 @@ from .page import page
 __all__ = ["application"]
 
 _TICK = 2.0  # seconds of silence after which a viewer is told that the server is there
+_LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+_MOST_VIEWERS = 64
+_MOST_WORDS = 1 << 14  # bytes of a message that is no picture
+_MOST_TOLD = 400  # characters of what a viewer is told to be wrong
+_RATE = 100  # messages of a viewer that are read in a second; the others wait in its browser
 _KINDS = {1: "the browser's webcam", 2: "a photograph"}  # by the first byte of what a browser sends
 
 
@@ -40,11 +45,11 @@ def application(hub: Hub, local: bool = True, keys: Keys | None = None) -> Any:
 
     def check(request: Any) -> str:
         """The request's key."""
-        host = urlsplit(f"//{request.host}").hostname
-        if local and host not in ("localhost", "127.0.0.1", "::1"):
+        host = request.headers.get("Host", "").casefold()
+        if local and not _LOCAL.fullmatch(host):
             raise web.HTTPForbidden(text="this page is for this machine alone")
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.host:
+        if origin is not None and origin.casefold() not in (f"http://{host}", f"https://{host}"):
             raise web.HTTPForbidden(text="another page may not look in here")
         key = request.query.get("key", "")
         if not keys.may_watch(key):
@@ -61,14 +66,10 @@ def application(hub: Hub, local: bool = True, keys: Keys | None = None) -> Any:
         }
         return web.Response(text=page(), content_type="text/html", headers=headers)
 
-    async def tell_all() -> None:
-        """Every viewer's controls show the same."""
-        for other in list(sockets):
-            with contextlib.suppress(ConnectionError, RuntimeError, asyncio.TimeoutError):
-                await asyncio.wait_for(other.send_json({"type": "settings", **hub.controls()}), 1)
-
     async def view(request: Any) -> Any:
         steers = keys.may_steer(check(request))
+        if len(sockets) >= _MOST_VIEWERS:
+            raise web.HTTPServiceUnavailable(text=f"{_MOST_VIEWERS} viewers are looking already")
         socket = web.WebSocketResponse(heartbeat=20, max_msg_size=MOST_BYTES, compress=False)
         await socket.prepare(request)
         sockets.add(socket)
@@ -82,16 +83,19 @@ def application(hub: Hub, local: bool = True, keys: Keys | None = None) -> Any:
         try:
             await asyncio.to_thread(hub.join, notify)
             await socket.send_json({"type": "choices", "steers": steers, **hub.choices()})
-            sender = asyncio.create_task(_send(socket, hub, news, steers))
+            sender = asyncio.create_task(_send(socket, hub, news, steers, notify))
             async for message in socket:
+                began = loop.time()
                 if message.type not in (web.WSMsgType.TEXT, web.WSMsgType.BINARY):
                     continue
-                for control, error in await _act(hub, message.data, steers):
-                    await socket.send_json({"type": "problem", "control": control, "problem": reason(error)})
-                if message.type == web.WSMsgType.TEXT:
-                    await tell_all()
-                else:
+                for control, error in await _act(hub, message.data, steers, notify):
+                    await socket.send_json({"type": "problem", "control": control, "problem": _told(error)})
+                if message.type == web.WSMsgType.TEXT:  # a control that did not act goes back to where it was
+                    await socket.send_json({"type": "settings", **hub.controls()})
+                elif hub.guest is not None and hub.guest.who is notify:
                     mine = hub.guest
+                # At most half of the time is one viewer's: the others' messages come in between.
+                await asyncio.sleep(max(1 / _RATE, loop.time() - began))
         finally:
             sockets.discard(socket)
             if mine is not None and hub.guest is mine and mine.name == _KINDS[1]:
@@ -112,8 +116,8 @@ def application(hub: Hub, local: bool = True, keys: Keys | None = None) -> Any:
     return app
 
 
-async def _act(hub: Hub, data: str | bytes, steers: bool) -> list[tuple[str, Exception]]:
-    """Does what a viewer's message says: settings, "cancel", "restart", "dismiss", or a picture.
+async def _act(hub: Hub, data: str | bytes, steers: bool, who: Any) -> list[tuple[str, Exception]]:
+    """Does what the message of the viewer ``who`` says: settings, "cancel", "restart", "dismiss", or a picture.
 
     Returns the controls that could not act, and why.
     """
@@ -124,14 +128,16 @@ async def _act(hub: Hub, data: str | bytes, steers: bool) -> list[tuple[str, Exc
             if not data or data[0] not in _KINDS:
                 raise ValueError("expected a picture of a webcam or a photograph")
             picture = await asyncio.to_thread(decoded, data[1:])
-            await asyncio.to_thread(hub.receive, picture, _KINDS[data[0]])
+            await asyncio.to_thread(hub.receive, picture, _KINDS[data[0]], who)
         except Exception as error:  # whatever it is, the viewer is told and goes on looking
             return [("source", error)]
         return []
+    if len(data) > _MOST_WORDS:
+        return [("", ValueError(f"expected a message of up to {_MOST_WORDS} characters, got {len(data)}"))]
     try:
         changes = json.loads(data)
-    except ValueError as error:
-        return [("", error)]
+    except (ValueError, RecursionError):  # RecursionError: deeply nested
+        return [("", ValueError("expected settings by name, as JSON"))]
     actions = {"cancel": hub.cancel, "restart": hub.begin, "dismiss": hub.dismiss}
     if isinstance(changes, dict) and set(changes) <= set(actions):
         for name in changes:
@@ -140,27 +146,33 @@ async def _act(hub: Hub, data: str | bytes, steers: bool) -> list[tuple[str, Exc
     failed: list[tuple[str, Exception]] = []
     for name, change in changes.items() if isinstance(changes, dict) else [("", changes)]:
         try:
-            hub.set({name: change} if isinstance(changes, dict) else change)
+            hub.set({name: change} if isinstance(changes, dict) else change, who)
         except Exception as error:
             failed.append((name, error))
     return failed
 
 
-async def _send(socket: Any, hub: Hub, news: asyncio.Event, steers: bool) -> None:
-    """Sends what is new, one frame after the other; what comes while one is on its way is skipped."""
-    seen, told, state, refused, progress, guest = 0, ("", ""), None, len(hub.refused), None, hub.guest
+def _told(error: Exception) -> str:
+    sentence = reason(error)
+    return sentence if len(sentence) <= _MOST_TOLD else f"{sentence[:_MOST_TOLD]} ..."
+
+
+async def _send(socket: Any, hub: Hub, news: asyncio.Event, steers: bool, who: Any) -> None:
+    """Sends ``who`` what is new, one frame after the other; what comes while one is on its way is skipped."""
+    seen, told, state, refused, progress, controls = 0, None, None, len(hub.refused), None, hub.controls()
     with contextlib.suppress(ConnectionError):
         while not socket.closed:
-            if hub.problem != told:
-                told = hub.problem
-                await socket.send_json({"type": "problem", "control": told[0], "problem": told[1]})
+            problem = hub.problems.get(who)
+            if problem is not told and problem is not None:
+                await socket.send_json({"type": "problem", "control": problem[0], "problem": problem[1]})
                 await socket.send_json({"type": "settings", **hub.controls()})
+            told = problem
             if len(hub.refused) != refused:
                 refused = len(hub.refused)
                 await socket.send_json({"type": "choices", "steers": steers, **hub.choices()})
-            if hub.guest is not guest:
-                guest = hub.guest
-                await socket.send_json({"type": "settings", **hub.controls()})
+            if (standing := hub.controls()) != controls:  # every viewer's controls show the same
+                controls = standing
+                await socket.send_json({"type": "settings", **controls})
             if hub.progress is not progress:
                 progress = hub.progress
                 await socket.send_json({"type": "progress", "progress": progress})

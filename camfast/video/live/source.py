@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from ...errors import why_no_file
 from ..decode import Clip, Picture, VideoError
 
 __all__ = ["Newest", "Source"]
@@ -36,8 +37,8 @@ class Source:
 
     def check(self) -> None:
         """Raises :class:`VideoError` where a file is missing; cameras and addresses are asked when they are needed."""
-        if self.is_file and not Path(self.name).expanduser().is_file():
-            raise VideoError(f"cannot read {self.name}: there is no such file")
+        if self.is_file and (why := why_no_file(Path(self.name).expanduser())):
+            raise VideoError(f"cannot read {self.name}: {why}")
 
     def frames(self, stop: threading.Event) -> Iterator[np.ndarray]:
         """RGB frames, uint8 ``[H, W, 3]``, each at its time, until the end, an error, or ``stop``."""

@@ -50,7 +50,7 @@ class _Setting:
         return self if engine is None else getattr(engine._settings, self.name)
 
     def __set__(self, engine: Any, value: Any) -> None:
-        value = getattr(engine, f"_checked_{self.name}")(value)
+        value = engine.checked(self.name, value)
         with engine._settings_lock:
             engine._settings = dataclasses.replace(engine._settings, **{self.name: value})
 
@@ -75,7 +75,12 @@ class Adjustable:
     _settings: Settings
     _settings_lock: threading.Lock
 
-    # The checks return what was given in the form in which it is kept.
+    def checked(self, name: str, value: Any) -> Any:
+        """``value`` in the form in which the setting ``name`` keeps it; nothing is set.
+
+        Raises ``ValueError`` or ``TypeError`` where it cannot be that setting's.
+        """
+        return getattr(self, f"_checked_{name}")(value)
 
     def _checked_method(self, method: str) -> str:
         if method not in METHODS:
