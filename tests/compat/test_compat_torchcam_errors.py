@@ -434,7 +434,9 @@ def test_overlays_take_and_refuse(alpha, modes):
     picture = image.fromarray(rng.integers(0, 255, (6, 7, 3), dtype=np.uint8)).convert(below)
     mask = image.fromarray(rng.random((3, 3), dtype=np.float32))
     mask = mask if above == "F" else image.fromarray(rng.integers(0, 255, (3, 3), dtype=np.uint8)).convert(above)
-    check(lambda torchcam: torch.tensor(np.asarray(torchcam.utils.overlay_mask(picture, mask, alpha=alpha)).astype(int)))
+    check(
+        lambda torchcam: torch.tensor(np.asarray(torchcam.utils.overlay_mask(picture, mask, alpha=alpha)).astype(int))
+    )
 
 
 def test_the_choice_of_a_layer_is_logged(caplog):

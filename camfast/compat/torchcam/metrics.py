@@ -58,7 +58,7 @@ def _resolve_class_idx(scores: Tensor, class_idx: int | list[int] | None) -> tup
         raise ValueError(f"per-sample class_idx must match the batch size, {batch}, got {len(each)}")
     if not all(0 <= idx < count for idx in each):
         raise ValueError(f"class_idx is out of range: expected 0 to {count - 1}, got {class_idx}")
-    return class_idx, torch.tensor(each, device=scores.device)
+    return class_idx, torch.tensor(each, device=scores.device, dtype=torch.long)
 
 
 def _get_cam(
