@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
@@ -10,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import require
 from ...methods import Explainer, LayerExplainer, LayerMaps
 from ...methods.weights import MapOp, weights_of
 from ...model.untouched import quiet
@@ -76,7 +76,8 @@ class BaseCAM:
         self.model = model
         self.target_layers = target_layers
         self.device = next(model.parameters()).device
-        self._htcore = require("habana_frameworks.torch.core") if "hpu" in str(self.device) else None
+        on_gaudi = "hpu" in str(self.device)
+        self._htcore: Any = importlib.import_module("habana_frameworks.torch.core") if on_gaudi else None
         self.reshape_transform = reshape_transform
         self.compute_input_gradient = compute_input_gradient
         self.uses_gradients = uses_gradients
