@@ -191,7 +191,6 @@ def test_errors():
 @pytest.mark.parametrize(
     "raised, call",
     [
-        (NotImplementedError, lambda v, m, x: v.CAM(m, "second").compute_map(x)),
         (NotImplementedError, lambda v, m, x: v.class_activation_maps.ModelWithHooks(m, "second").get_layer(3)),
         (NotImplementedError, lambda v, m, x: v.class_activation_maps.CAMBase(m, "second").compute_map(x)),
         (NotImplementedError, lambda v, m, x: v.class_activation_maps.CAMBase(m, "second")()),
