@@ -19,8 +19,8 @@ from ..pictures import photos
 from ..targets import Targets, TopK
 from ..zoo import Network
 from .arguments import add_network, add_photos, load_network, method_name, positive, wanted_targets
-from .gallery import QUICK
 from .documents import save_text
+from .gallery import QUICK
 
 __all__ = ["add_arguments", "run"]
 

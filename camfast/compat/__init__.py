@@ -31,7 +31,12 @@ _PARTS: dict[str, dict[str, Sequence[str]]] = {
         "monai.visualize.class_activation_maps": ("CAM", "CAMBase", "GradCAM", "GradCAMpp", "default_normalizer"),
     },
 }
-"""Of packages that do much else: the classes that are ours. The rest stays the original's where that is installed."""
+"""Of packages that do much else: the classes that are ours. The rest stays the original's where that is installed.
+
+So do GuidedBackprop and LayerAttribution of captum and ModelWithHooks of MONAI, although this package has them too: other
+classes of the originals are built on them (NeuronGuidedBackprop sets ``gradient_func``, LayerConductance inherits, VanillaGrad
+reads ``x.grad``), and would fail on ours.
+"""
 
 
 def install(name: str) -> None:

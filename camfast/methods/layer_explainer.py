@@ -74,9 +74,6 @@ class LayerExplainer(Explainer):
     takes_frames: ClassVar[bool] = True
     """Whether the method can explain frames that share a row of scores."""
 
-    overwritten: bool = False
-    """Whether an operation in place after a layer changes what is explained of it, as it does for plain hooks."""
-
     def __init__(
         self,
         model: nn.Module,
@@ -241,7 +238,7 @@ class LayerExplainer(Explainer):
 
     def tap(self) -> Tap:
         """A tap on the layers, for one call."""
-        tap = Tap(
+        return Tap(
             self.model,
             self._modules,
             names=self._names,
@@ -249,8 +246,6 @@ class LayerExplainer(Explainer):
             eval_mode=self.eval_mode,
             quirks=self._quirks,
         )
-        tap.overwritten = self.overwritten
-        return tap
 
     def graph_tap(self) -> GraphTap:
         """The same for a pass whose graph is kept."""

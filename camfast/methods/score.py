@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..model.inputs import Inputs
 from ..model.layouts import position_axes
+from ..model.memory_format import Formats, formats_of
 from ..model.precision import wide
 from ..model.tap import Tap
 from ..ops import reference
@@ -67,7 +68,6 @@ class ScoreCAM(ScoringExplainer):
         if not isinstance(autocast, bool) and autocast not in (torch.bfloat16, torch.float16):
             raise ValueError(f"autocast must be a bool, torch.bfloat16 or torch.float16, got {autocast!r}")
         self.autocast = autocast
-        self._takes_channels_last = True  # until the model has shown otherwise
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
         maps = []
@@ -96,36 +96,36 @@ class ScoreCAM(ScoringExplainer):
         total: Any = 0
         dtype = self._lower_precision(inputs.image.device)
         size = self.batch_size or _fitting(inputs.image[:1])
+        formats = formats_of(self.model, inputs.image, halves=dtype is not None)
         for turn in range(self.rounds):
             rows = []
             for i in range(inputs.batch):
                 one, found = inputs.one(i), []
-                one = one.with_image(self._laid_out(one.image.detach(), dtype))
                 for part in channels[i].split(size):
-                    output = self._run(one, grid[i : i + 1, part], turn, dtype)
+                    output = self._run(one, grid[i : i + 1, part], turn, dtype, formats)
                     found.append(chosen.values(i, output, len(part)))
                     bar.update(len(part))
                 rows.append(torch.cat(found))
             total = total + torch.stack(rows)
         return total
 
-    def _run(self, one: Inputs, maps: Tensor, turn: int, dtype: torch.dtype | None) -> Any:
+    def _run(self, one: Inputs, maps: Tensor, turn: int, dtype: torch.dtype | None, formats: Formats) -> Any:
         """What the model returns for one image masked by ``maps`` ``[1, B, *map]``."""
         axes = self.image_axes(one, maps.ndim - 2) or position_axes(one.image.shape, self.model)
         channels = set(range(1, one.image.ndim)) - set(axes)
-        if len(channels) == 1:  # not always the second: videos with the frames first, pictures with the channels last
-            (axis,) = channels
-            masked = self._masked(one.image.movedim(axis, 1), maps, turn).movedim(1, axis)
-        else:
-            masked = self._masked(one.image, maps, turn)
-        if self._takes_channels_last:
-            try:
-                return self._pass(one.with_image(masked), dtype)
-            except RuntimeError:
-                if masked.is_contiguous():
-                    raise
-                self._takes_channels_last = False  # a view of what it took to be contiguous
-        return self._pass(one.with_image(masked.contiguous()), dtype)
+        # not always the second: videos with the frames first, pictures with the channels last
+        axis = channels.pop() if len(channels) == 1 else 1
+        masks: list[Tensor] = []  # noise is drawn once, also where a model takes one format and not the other
+
+        def masked(channels_last: bool) -> Tensor:
+            if not masks:
+                image = one.image.detach()
+                if channels_last:
+                    image = image.contiguous(memory_format=torch.channels_last)
+                masks.append(self._masked(image.movedim(axis, 1), maps, turn).movedim(1, axis))
+            return masks[0] if channels_last else masks[0].contiguous()
+
+        return formats(lambda images: self._pass(one.with_image(images), dtype), masked)
 
     def _pass(self, inputs: Inputs, dtype: torch.dtype | None) -> Any:
         inputs = inputs.cut()
@@ -135,17 +135,6 @@ class ScoreCAM(ScoringExplainer):
     def _masked(self, image: Tensor, maps: Tensor, turn: int) -> Tensor:
         """``image`` ``[1, P, *size]`` masked by some channels ``[1, B, *map]``: ``[B, P, *size]``."""
         return ops.mask_images(image, maps)
-
-    def _laid_out(self, image: Tensor, dtype: torch.dtype | None) -> Tensor:
-        """The image in the memory format in which convolutions are fastest; models that cannot take it get it as it is."""
-        halves = dtype is not None or image.dtype.itemsize == 2
-        wanted = image.device.type == "cpu" or (image.device.type == "cuda" and halves)
-        if image.ndim == 4 and wanted and self._takes_channels_last and self._convolves():
-            return image.contiguous(memory_format=torch.channels_last)
-        return image
-
-    def _convolves(self) -> bool:
-        return any(isinstance(module, nn.Conv2d) for module in self.model.modules())
 
     def _lower_precision(self, device: torch.device) -> torch.dtype | None:
         """The dtype of autocast; None for full precision."""

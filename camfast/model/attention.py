@@ -29,6 +29,7 @@ from .precision import wide
 __all__ = ["AttentionCall", "blocks_with_attention", "watch_attention"]
 
 _SOFTMAX: set[Callable[..., Any]] = {F.softmax, torch.softmax, Tensor.softmax}
+_DROPOUT: set[Callable[..., Any]] = {F.dropout, torch.dropout, torch.dropout_}
 _MULTI_HEAD = F.multi_head_attention_forward
 _FUSED = F.scaled_dot_product_attention
 
@@ -42,6 +43,12 @@ class AttentionCall:
     keys: int  # Tk
     projection: tuple[Tensor, int] | None = None  # weight of the output projection, and number of heads
     modules: tuple[nn.Module, ...] = ()  # that were running, the outermost first
+    passed_on: Tensor | None = None  # what the model goes on with
+
+    def shows(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` are these probabilities, as the model has them."""
+        own = self.passed_on
+        return self.value is None and own is not None and own.data_ptr() == tensor.data_ptr()
 
     def relevance(self, gradient: Tensor, batch: int) -> Tensor | None:
         """``[N, Tk]``: the positive part of the probabilities' gradient, mean over heads and queries.
@@ -69,38 +76,55 @@ class AttentionCall:
 
 
 class _Watch(TorchFunctionMode):
-    """Notes every call of attention in this thread while it is active."""
+    """Notes every call of attention in this thread while it is active.
+
+    Where gradients are recorded, the model goes on with a copy of what a call returned: an operation in place that follows
+    (``out *= gate``, ``x += residual``) would else change the tensor that is differentiated by, and with it the map.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[AttentionCall] = []
         self.running: list[nn.Module] = []
+        self.dropout = False  # whether any call dropped some of its probabilities
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        call = None
         if func is _FUSED:
             given = inspect.getcallargs(_fused_arguments, *args, **kwargs)
-            call = AttentionCall(output, given["value"].detach(), given["value"].shape[-2])
-        elif func is _MULTI_HEAD:
-            call = _multi_head(output[0], args, kwargs)
-        elif func in _SOFTMAX and isinstance(output, Tensor) and _is_square(output):
-            call = AttentionCall(output, None, output.shape[-1])
-        if call is not None:
-            call.modules = tuple(self.running)
-            self.calls.append(call)
+            self.dropout |= given["dropout_p"] > 0
+            return self._noted(AttentionCall(output, given["value"].detach(), given["value"].shape[-2]))
+        if func is _MULTI_HEAD:
+            given = inspect.signature(_MULTI_HEAD).bind(*args, **kwargs).arguments
+            self.dropout |= given.get("training", True) and given["dropout_p"] > 0
+            return (self._noted(_multi_head(output[0], given)), *output[1:])
+        if func in _SOFTMAX and isinstance(output, Tensor) and _is_square(output):
+            return self._noted(AttentionCall(output, None, output.shape[-1]))
+        if func in _DROPOUT:
+            given = inspect.getcallargs(_dropout_arguments, *args, **kwargs)
+            active = given["training"] and given["p"] > 0
+            self.dropout |= bool(active) and any(call.shows(given["input"]) for call in self.calls)
         return output
 
+    def _noted(self, call: AttentionCall) -> Tensor:
+        call.modules = tuple(self.running)
+        self.calls.append(call)
+        call.passed_on = call.tensor.clone() if call.tensor.requires_grad else call.tensor
+        return call.passed_on
 
-def _fused_arguments(query, key, value, *rest, **options):
+
+def _fused_arguments(query, key, value, attn_mask=None, dropout_p=0.0, *rest, **options):
     """The first parameters of ``scaled_dot_product_attention``, which has no signature of its own."""
 
 
-def _multi_head(output: Tensor, args: Any, kwargs: Any) -> AttentionCall:
-    given = inspect.signature(_MULTI_HEAD).bind(*args, **kwargs).arguments
+def _dropout_arguments(input, p=0.5, training=True, inplace=False, train=None):
+    """Those of every kind of dropout; ``torch.dropout`` has none of its own."""
+
+
+def _multi_head(output: Tensor, given: dict[str, Any]) -> AttentionCall:
     value, width = given["value"], given["embed_dim_to_check"]
     weight, bias = given.get("v_proj_weight"), given["in_proj_bias"]
     if weight is None:
@@ -112,10 +136,19 @@ def _multi_head(output: Tensor, args: Any, kwargs: Any) -> AttentionCall:
 
 @contextlib.contextmanager
 def watch_attention() -> Iterator[list[AttentionCall]]:
-    """The calls of attention that happen inside, in order."""
+    """The calls of attention that happen inside, in order.
+
+    Raises ``ValueError`` at the end where a call dropped some of its probabilities at random: what is seen of attention would
+    differ from call to call.
+    """
     mode = _Watch()
     with mode:
         yield mode.calls
+    if mode.dropout:
+        raise ValueError(
+            "attention must not drop probabilities at random, got active attention dropout; put the model in evaluation "
+            "mode, or leave eval_mode=True"
+        )
 
 
 @dataclass

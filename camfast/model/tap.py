@@ -82,8 +82,6 @@ class Tap:
         self.graph = graph
         self.eval_mode = eval_mode
         self.quirks = quirks if quirks is not None else Quirks()
-        self.overwritten = False
-        """Whether an operation in place after a layer changes what was captured, as it does for plain hooks."""
         self.separate = False
         """Whether every layer begins a graph of its own, so that its gradient leaves out what it gave to the others."""
         # What is captured: a layer's call of that number, or its last one.
@@ -320,7 +318,7 @@ class Tap:
     def _capture(self, keys: list[_Key], tensor: Tensor) -> Tensor:
         if not self.graph:
             self._captured.update(dict.fromkeys(keys, tensor.detach()))
-            return tensor if self.overwritten else tensor.clone()
+            return tensor.clone()
         if tensor.is_inference():
             raise ValueError("the model runs the layer in torch.inference_mode(), where no gradient can be recorded")
         # With several layers the later ones stay in the graph of the first, where they depend on it.
@@ -330,10 +328,6 @@ class Tap:
         if self.separate or not (started and tensor.requires_grad):
             tensor = tensor.detach().requires_grad_()
         torch.set_grad_enabled(True)
-        if self.overwritten:
-            tensor = tensor.clone()  # a leaf does not allow it
-            self._captured.update(dict.fromkeys(keys, tensor))
-            return tensor
         self._captured.update(dict.fromkeys(keys, tensor))
         return tensor.clone()  # an operation in place must not overwrite what was captured
 

@@ -235,6 +235,16 @@ def test_without_grad_mode(net, guard):
         lambda attr, net, x: attr.LayerGradCam(net, nn.ReLU()).attribute(x, 1),
         lambda attr, net, x: attr.GuidedGradCam(lambda x: net(x), net.second),
         lambda attr, net, x: attr.GuidedGradCam(net, net.two).attribute(x, 1),
+        lambda attr, net, x: attr.GuidedGradCam(net, net.second).attribute(x),
+        lambda attr, net, x: attr.GuidedBackprop(lambda x: net(x)),
+        lambda attr, net, x: attr.GuidedBackprop(net).attribute(x),
+        lambda attr, net, x: attr.GuidedBackprop(net).attribute(x, 99),
+        lambda attr, net, x: attr.LayerAttribution.interpolate(x, (4,)),
+        lambda attr, net, x: attr.LayerAttribution.interpolate(x, (4, 4), "nope"),
+        lambda attr, net, x: attr.LayerGradCam(net, net.second).attribute(x, 1, nothing=True),
+        lambda attr, net, x: attr.LayerGradCam(net, net.second).attribute(x, 1, additional_forward_args=(1, 2, 3)),
+        lambda attr, net, x: attr.Attribution(net).attribute(x),
+        lambda attr, net, x: attr.Attribution(net).compute_convergence_delta(x),
     ],
 )
 def test_errors_are_of_the_peers_types(net, x, call):
@@ -245,6 +255,37 @@ def test_errors_are_of_the_peers_types(net, x, call):
             call(importlib.import_module(package + ".attr"), net, x)
         kinds.append(caught.type)
     assert kinds[0] is kinds[1]
+
+
+def test_an_error_leaves_hooks_modes_and_gradients_as_they_were(net, x):
+    """In a forward of the model's own, after the layer; captum's hooks are gone as well."""
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    handle = net.fc.register_forward_hook(fail)
+    counts = []
+    for package in (PEER, OURS):
+        attr, own = (
+            importlib.import_module(package + ".attr"),
+            x.clone(),
+        )  # captum asks for its gradient, and leaves it so
+        net.train()
+        for explain in (
+            attr.LayerGradCam(net, net.second),
+            attr.GuidedGradCam(net, net.second),
+            attr.GuidedBackprop(net),
+        ):
+            with warnings.catch_warnings(), pytest.raises(ZeroDivisionError):
+                warnings.simplefilter("ignore")
+                explain.attribute(own, 1)
+        if package == PEER:
+            continue
+        counts = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in net.modules()]
+        assert sum(counts) == 1 and all(m.training for m in net.modules())  # the test's own
+        assert all(parameter.grad is None for parameter in net.parameters()) and not own.requires_grad
+    handle.remove()
+    assert counts
 
 
 def test_a_map_that_cannot_be_resized_gives_a_warning(net, x):

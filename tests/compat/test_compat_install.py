@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 
 import pytest
 from interpreter import run_python
@@ -143,6 +144,37 @@ def test_the_rest_of_an_installed_original_stays(name, rest, calls):
         print({calls}.shape)
     """)
     assert "[" in out
+
+
+def test_names_that_stay_the_originals_work_there_and_say_so():
+    """What other classes of captum and MONAI are built on stays theirs; the pages on moving say which."""
+    pytest.importorskip("captum"), pytest.importorskip("monai")
+    out = run("""
+        from camfast.compat import install
+        install("captum"), install("monai")
+        import torch
+        from torch import nn
+        from captum.attr import GuidedBackprop, LayerAttribution, LayerConductance, NeuronGuidedBackprop
+        from monai.visualize import GradCAM, VanillaGrad
+        from monai.visualize.class_activation_maps import ModelWithHooks
+
+        for kind in (GuidedBackprop, LayerAttribution, ModelWithHooks):
+            assert not kind.__module__.startswith("camfast"), kind
+        assert issubclass(LayerConductance, LayerAttribution)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+        x = torch.rand(2, 3, 8, 8)
+        print(NeuronGuidedBackprop(model, model[0]).attribute(x, (0, 1, 1)).shape)
+        print(VanillaGrad(model)(x).shape)
+        assert GradCAM.__module__.startswith("camfast")
+        wrapped = ModelWithHooks(model, "1", register_forward=True, register_backward=True)
+        torch.testing.assert_close(GradCAM(wrapped, "1")(x, 1), GradCAM(model, "1")(x, 1))
+    """)
+    assert out.count("[2, 3, 8, 8]") == 2
+    pages = Path(__file__).parents[2] / "docs" / "migrate"
+    for page, names in (("captum", ("GuidedBackprop", "LayerAttribution")), ("monai", ("ModelWithHooks",))):
+        rows = [line for line in (pages / f"{page}.md").read_text().splitlines() if line.startswith("| `")]
+        for name in names:
+            assert any(name in row.split("|")[1] and f'after `install("{page}")`' in row for row in rows), name
 
 
 def test_a_script_of_the_originals():

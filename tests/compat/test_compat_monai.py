@@ -189,6 +189,50 @@ def test_errors():
 
 
 @pytest.mark.parametrize(
+    "raised, call",
+    [
+        (NotImplementedError, lambda v, m, x: v.class_activation_maps.ModelWithHooks(m, "second").get_layer(3)),
+        (NotImplementedError, lambda v, m, x: v.class_activation_maps.CAMBase(m, "second").compute_map(x)),
+        (NotImplementedError, lambda v, m, x: v.class_activation_maps.CAMBase(m, "second")()),
+        (IndexError, lambda v, m, x: v.GradCAM(m, "second")(x, 1, layer_idx=3)),
+        (TypeError, lambda v, m, x: v.GradCAM(m, "second")(x, 1, nothing=True)),
+        (TypeError, lambda v, m, x: v.GradCAM(m, "second", upsampler=3)(x, 1)),
+    ],
+)
+def test_errors_are_of_the_peers_types(raised, call):
+    for package in (PEER, OURS):
+        with pytest.raises(raised):
+            call(visualize(package), TokenHead().eval(), torch.rand(2, 1, 9, 8))
+
+
+def test_every_overridable_step_is_taken():
+    """``compute_map``, the upsampler and the post-processing of a subclass, in the peer's order."""
+    model, x = TokenHead().eval(), torch.rand(1, 1, 9, 8)
+    found = []
+    for package in (PEER, OURS):
+        steps = []
+
+        class Own(visualize(package).GradCAM):
+            def compute_map(self, *args, steps=steps, **kwargs):
+                steps.append("map")
+                return super().compute_map(*args, **kwargs) * 2
+
+            def _upsample_and_post_process(self, *args, steps=steps):
+                steps.append("size")
+                return super()._upsample_and_post_process(*args)
+
+        cam = Own(
+            model,
+            "second",
+            upsampler=lambda size, steps=steps: steps.append("up") or visualize(PEER).default_upsampler(size),
+            postprocessing=lambda maps, steps=steps: steps.append("post") or maps + 1,
+        )
+        found.append((cam(x, 1), steps, tuple(cam.feature_map_size((1, 1, 9, 8)))))
+    torch.testing.assert_close(found[1][0], found[0][0], atol=2e-6, rtol=0)
+    assert found[1][1:] == found[0][1:]
+
+
+@pytest.mark.parametrize(
     "name", ["ModelWithHooks", "CAM", "GradCAM", "GradCAMpp", "default_normalizer", "default_upsampler"]
 )
 def test_every_public_method_and_argument(name):

@@ -173,6 +173,88 @@ def test_leaves_no_trace(mode):
     assert result.heatmap.shape == (2, 2, *SIZE) and not result.scores.requires_grad
 
 
+class Gated(nn.Module):
+    """Attention whose output is changed, in place or not, before and after the projection."""
+
+    def __init__(self, written: nn.Module, kind: str, in_place: bool) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.proj = written.heads, written.qkv, written.proj
+        self.kind, self.in_place = kind, in_place
+        self.multi = MultiHead(written, batch_first=True)
+        self.gate = nn.Parameter(torch.linspace(-1, 2, written.proj.in_features))
+
+    def changed(self, tensor, gate):
+        if not self.in_place:
+            return tensor * gate + gate
+        tensor *= gate
+        tensor += gate
+        return tensor
+
+    def forward(self, x):
+        n, t, c = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        if self.kind == "fused":
+            out = nn.functional.scaled_dot_product_attention(q, k, v)
+            out = self.changed(out, self.gate[: c // self.heads])
+        elif self.kind == "written":
+            A = (q @ k.mT * (c // self.heads) ** -0.5).softmax(-1)
+            out = self.changed(A, torch.linspace(0, 2, t)) @ v
+        else:
+            return self.changed(self.multi(x), self.gate)
+        return self.proj(out.transpose(1, 2).reshape(n, t, c))
+
+
+@pytest.mark.parametrize("kind", ["fused", "written", "multi-head"])
+def test_operations_in_place_on_what_attention_returns(kind):
+    """The map is that of the same block without operations in place."""
+    maps = []
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        model = TokenNet(size=SIZE).eval()
+        for block in model.blocks:
+            block.attn = Gated(block.attn, kind, in_place)
+        maps.append(camfast.legrad(model.eval(), X, [1, 3], normalize=False).heatmap)
+    assert maps[0].std() > 0
+    torch.testing.assert_close(maps[1], maps[0], rtol=1e-4, atol=1e-6 * float(maps[0].max()))
+
+
+class Dropping(Gated):
+    """Attention that drops probabilities at random."""
+
+    def forward(self, x):
+        if self.kind == "multi-head":
+            self.multi.inner.dropout = 0.5
+            return self.multi(x)
+        n, t, c = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        if self.kind == "fused":
+            out = nn.functional.scaled_dot_product_attention(q, k, v, None, 0.5 * self.training)
+        else:
+            A = (q @ k.mT * (c // self.heads) ** -0.5).softmax(-1)
+            out = nn.functional.dropout(A, 0.5, self.training) @ v
+        return self.proj(out.transpose(1, 2).reshape(n, t, c))
+
+
+@pytest.mark.parametrize("kind", ["fused", "written", "multi-head"])
+def test_active_attention_dropout_is_refused(kind):
+    model = TokenNet(size=SIZE)
+    for block in model.blocks:
+        block.attn = Dropping(block.attn, kind, False)
+    model.train()
+    first, again = (camfast.legrad(model, X, 1).heatmap for _ in range(2))  # in evaluation mode nothing is dropped
+    torch.testing.assert_close(first, again)
+    with pytest.raises(ValueError, match="must not drop probabilities at random"):
+        camfast.legrad(model, X, 1, eval_mode=False)
+    assert model.training
+
+
+def test_other_dropout_is_not_refused():
+    model = TokenNet(size=SIZE)
+    for block in model.blocks:
+        block.mlp = nn.Sequential(block.mlp, nn.Dropout(0.1))
+    assert camfast.legrad(model.train(), X, 1, eval_mode=False).heatmap.shape == (2, *SIZE)
+
+
 def test_models_that_do_not_fit():
     with pytest.raises(ValueError, match="LeGrad needs attention over all tokens of an image, got none in SmallNet"):
         camfast.legrad(SmallNet().eval(), images(1))

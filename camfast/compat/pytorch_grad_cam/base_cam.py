@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -18,7 +20,7 @@ from .utils.image import scale_cam_image
 from .utils.model_targets import ClassifierOutputTarget
 from .utils.svd_on_activations import get_2d_projection
 
-__all__ = ["BaseCAM", "as_it_is", "in_order"]
+__all__ = ["BaseCAM", "as_it_is", "in_order", "weights_by"]
 
 _STEPS = (
     "get_cam_weights",
@@ -55,6 +57,12 @@ class BaseCAM:
     engine: ClassVar[type[Explainer] | None] = None  # the method in camfast
     op: ClassVar[MapOp | None] = None  # the op whose weights get_cam_weights gives
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Gives each method of this package a constructor of its name: an unexpected argument names the class in use."""
+        super().__init_subclass__(**options)
+        if "__init__" not in vars(cls) and cls.__module__.startswith(__package__):
+            cls.__init__ = _named(cls.__init__, f"{cls.__qualname__}.__init__")  # type: ignore[method-assign]
+
     def __init__(
         self,
         model: nn.Module,
@@ -68,6 +76,8 @@ class BaseCAM:
         self.model = model
         self.target_layers = target_layers
         self.device = next(model.parameters()).device
+        on_gaudi = "hpu" in str(self.device)
+        self._htcore: Any = importlib.import_module("habana_frameworks.torch.core") if on_gaudi else None
         self.reshape_transform = reshape_transform
         self.compute_input_gradient = compute_input_gradient
         self.uses_gradients = uses_gradients
@@ -132,7 +142,7 @@ class BaseCAM:
         """Weights ``[N, C]``, or ``[N, C, *map]`` where each position has its own."""
         if self.op is None:
             raise NotImplementedError(f"{type(self).__name__} must implement get_cam_weights or get_cam_image")
-        return weights_of(self.op, torch.as_tensor(activations).detach(), torch.as_tensor(grads).detach()).numpy()
+        return weights_by(self.op, activations, grads)
 
     def get_cam_image(
         self,
@@ -258,6 +268,27 @@ class BaseCAM:
         found = torch.autograd.grad(loss, wanted, retain_graph=True, create_graph=not self.detach, allow_unused=True)
         if self.compute_input_gradient:
             input_tensor.grad = found[-1]
+        if self._htcore is not None:  # a Gaudi runs what was noted when it is told to
+            self._htcore.mark_step()
+
+
+def _named(function: Any, name: str) -> Any:
+    """The same function under another name."""
+    same = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    same.__kwdefaults__, same.__annotations__, same.__doc__ = (
+        function.__kwdefaults__,
+        function.__annotations__,
+        function.__doc__,
+    )
+    same.__qualname__ = name
+    return same
+
+
+def weights_by(op: MapOp, activations: Any, grads: Any) -> np.ndarray:
+    """The weights ``[N, C]``, or ``[N, C, *map]``, that ``op`` multiplies activations ``[N, C, *map]`` by."""
+    return weights_of(op, torch.as_tensor(activations).detach(), torch.as_tensor(grads).detach()).numpy()
 
 
 def as_it_is(activations: Any) -> Any:

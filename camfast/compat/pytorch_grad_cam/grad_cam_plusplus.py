@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ... import methods, ops
 from ...methods.weights import MapOp
+from .base_cam import weights_by
 from .plain_cam import PlainCAM
 
 __all__ = ["GradCAMPlusPlus"]
@@ -23,4 +24,4 @@ class GradCAMPlusPlus(PlainCAM):
     def get_cam_weights(
         self, input_tensor: Tensor, target_layers: Any, target_category: Any, activations: Any, grads: Any
     ) -> np.ndarray:
-        return super().get_cam_weights(input_tensor, target_layers, target_category, activations, grads)
+        return weights_by(ops.grad_cam_plus_plus, activations, grads)  # also without an object, as in the original

@@ -47,6 +47,10 @@ class SESS:
     ) -> None:
         if pool not in ("mean", "max"):
             raise ValueError(f"pool must be 'mean' or 'max', got {pool!r}")
+        if not 0 <= pre_filter_ratio < 1:
+            raise ValueError(f"pre_filter_ratio must be from 0 to below 1, got {pre_filter_ratio!r}")
+        if num_scales < 1:
+            raise ValueError(f"num_scales must be at least 1, got {num_scales!r}")
         self.base_cam = base_method(model, target_layers, reshape_transform, **kwargs)
         self.model = self.base_cam.model
         self.device = self.base_cam.device
@@ -67,7 +71,9 @@ class SESS:
 
     def forward(self, input_tensor: Tensor, targets: Any = None, eigen_smooth: bool = False) -> np.ndarray:
         """Maps ``[N, H, W]`` from 0 to 1."""
-        each = [None] * len(input_tensor) if targets is None else targets
+        each = [None] * len(input_tensor) if targets is None else list(targets)
+        if len(each) != len(input_tensor):
+            raise ValueError(f"targets must be one an image, {len(input_tensor)}, got {len(each)}")
         maps = [
             self.forward_single_image(image[None], target, eigen_smooth)
             for image, target in zip(input_tensor, each, strict=True)

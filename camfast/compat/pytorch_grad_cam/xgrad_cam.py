@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
 
 from ... import methods, ops
 from ...methods.weights import MapOp
+from .base_cam import weights_by
 from .plain_cam import ChannelCAM
 
 __all__ = ["XGradCAM"]
@@ -16,3 +20,8 @@ class XGradCAM(ChannelCAM):
 
     engine: ClassVar[type[methods.Explainer] | None] = methods.XGradCAM
     op: ClassVar[MapOp | None] = staticmethod(ops.xgrad_cam)
+
+    def get_cam_weights(
+        self, input_tensor: Tensor, target_layer: Any, target_category: Any, activations: Any, grads: Any
+    ) -> np.ndarray:
+        return weights_by(ops.xgrad_cam, activations, grads)  # also without an object, as in the original

@@ -48,12 +48,17 @@ def _resolve_class_idx(scores: Tensor, class_idx: int | list[int] | None) -> tup
     batch, count = scores.shape
     if class_idx is None:
         class_idx = scores.detach().argmax(1).tolist()
-    each = class_idx if isinstance(class_idx, list) else [class_idx] * batch
+    if isinstance(class_idx, int):  # a bool too, as in torchcam
+        each = [class_idx] * batch
+    elif isinstance(class_idx, list) and all(isinstance(idx, int) and not isinstance(idx, bool) for idx in class_idx):
+        each = class_idx
+    else:
+        raise TypeError(f"class_idx must be an integer, a list of integers, or None, got {class_idx!r}")
     if len(each) != batch:
         raise ValueError(f"per-sample class_idx must match the batch size, {batch}, got {len(each)}")
     if not all(0 <= idx < count for idx in each):
         raise ValueError(f"class_idx is out of range: expected 0 to {count - 1}, got {class_idx}")
-    return class_idx, torch.tensor(each, device=scores.device)
+    return class_idx, torch.tensor(each, device=scores.device, dtype=torch.long)
 
 
 def _get_cam(
@@ -86,6 +91,8 @@ def _filter_selection(
 
 
 def _resize_cam(cam: Tensor, spatial_shape: tuple[int, ...]) -> Tensor:
+    if not 1 <= len(spatial_shape) <= 3:
+        raise ValueError(f"only 1D, 2D, and 3D spatial inputs are supported, got {len(spatial_shape)} dimensions")
     return resize_normalize(cam, tuple(spatial_shape), normalize=False)
 
 
@@ -164,7 +171,7 @@ class ClassificationMetric(_Metric):
                 with self.cam_extractor._hooks_off(), torch.no_grad():
                     masked = self._score(found.images * found.cam.unsqueeze(1))
                     before, after = found.scores, _select_scores(masked, found.classes, found.targets)
-                drop = ((before - after).clamp(min=0) / before).sum().item()
+                drop = ((before - after).clamp(min=0) / (before + 1e-7)).sum().item()
                 increase = (after > before).sum().item()
         self.drop += drop
         self.increase += increase

@@ -152,6 +152,8 @@ class CAMBase:
     ) -> None:
         wrapped: Any = nn_module  # a model, or one that is wrapped already
         if not isinstance(wrapped, ModelWithHooks):
+            if hasattr(wrapped, "get_wrapped_net"):  # by MONAI itself, whose name stays its own after install("monai")
+                wrapped = wrapped.get_wrapped_net()
             wrapped = ModelWithHooks(wrapped, target_layers, register_forward=True, register_backward=register_backward)
         self.nn_module: ModelWithHooks = wrapped
         self.upsampler = upsampler

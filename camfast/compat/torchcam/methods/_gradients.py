@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....methods import SmoothGradCAMPlusPlus
 from ....methods.weights import plus_plus_weights, xgrad_weights
 from ... import is_strict
 from .core import _CAM, OutputTarget, _target_scores
@@ -146,28 +145,36 @@ class SmoothGradCAMpp(_GradCAM):
         self._ihook_enabled = True
 
     def _store_input(self, _: nn.Module, input_: tuple[Any, ...]) -> None:
-        if self._hooks_enabled and self._ihook_enabled:
+        if self._ihook_enabled:
             self._input = input_[0].detach().clone()
 
     def _get_weights(  # type: ignore[override]
-        self, class_idx: int | list[int], _: Any = None, *, targets: Any = None, **kwargs: Any
+        self, class_idx: int | list[int], _: Any = None, eps: float = 1e-8, **kwargs: Any
     ) -> list[Tensor]:
-        maps = self._explained(
-            SmoothGradCAMPlusPlus,
-            self._input,
-            class_idx,
-            targets,
-            samples=self.num_samples,
-            std=self.std,
-            eval_mode=False,
-        )
-        self.hook_a = [layer.activations.detach() for layer in maps]  # of the last noisy copy, as in torchcam
-        return [_one_target(layer.weights) for layer in maps]
+        before, self._ihook_enabled = self._ihook_enabled, False
+        try:
+            return self._compute_smoothgrad_weights(class_idx, eps, **kwargs)
+        finally:
+            self._ihook_enabled = before
+
+    def _compute_smoothgrad_weights(self, class_idx: int | list[int], eps: float, **kwargs: Any) -> list[Tensor]:
+        """Weights ``[N, C]``; what is recorded afterwards is the pass over the last noisy copy, as in torchcam."""
+        clean = [A.clone() for A in self.hook_a]
+        squares = [torch.zeros_like(A) for A in clean]
+        cubes = [torch.zeros_like(A) for A in clean]
+        for _ in range(self.num_samples):
+            noise = self._distrib.sample(self._input.size()).to(self._input.device)
+            self._backprop(self.model((self._input + noise).requires_grad_()), class_idx, **kwargs)
+            for m2, m3, G in zip(squares, cubes, self.hook_g, strict=True):
+                power = G * G
+                m2 += power
+                m3 += power.mul_(G)
+        weights = []
+        for m2, m3, A, G in zip(squares, cubes, clean, self.hook_g, strict=True):
+            m2, m3 = m2 / self.num_samples, m3 / self.num_samples
+            total = (m3 * A).flatten(2).sum(-1)[(...,) + (None,) * (A.ndim - 2)]
+            weights.append((m2 / (2 * m2 + total + eps) * G.clamp(min=0)).flatten(2).sum(-1))
+        return weights
 
     def _extra_repr(self) -> str:
         return f"{super()._extra_repr()}, num_samples={self.num_samples}, std={self.std}"
-
-
-def _one_target(weights: Tensor) -> Tensor:
-    """``[N, C]`` of ``[N, C]`` or ``[N, 1, C]``."""
-    return weights.squeeze(1) if weights.ndim == 3 else weights

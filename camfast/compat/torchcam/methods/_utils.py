@@ -19,19 +19,20 @@ __all__ = ["locate_candidate_layer"]
 @contextlib.contextmanager
 def _model_eval(model: nn.Module) -> Iterator[None]:
     """``model`` in evaluation mode inside; each module's own mode afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    modes = [(module, module.training) for module in model.modules()]
     try:
+        model.eval()
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, training in modes:
+            module.training = training
 
 
 def locate_candidate_layer(mod: nn.Module, input_shape: tuple[int, ...] = (3, 224, 224)) -> str | None:
     """Name of the last module that returns a map with more than one position, or None.
 
-    Found by a pass over zeros of ``input_shape`` (without the batch dimension); the model is left as it was.
+    Found by a pass over zeros of ``input_shape`` (without the batch dimension); the model is left as it was. As in torchcam
+    a model without parameters raises ``StopIteration``: nothing says on which device it computes.
     """
     found: list[str] = []
     rank = len(input_shape) + 1
@@ -40,8 +41,9 @@ def locate_candidate_layer(mod: nn.Module, input_shape: tuple[int, ...] = (3, 22
         if isinstance(output, Tensor) and output.ndim == rank and any(side != 1 for side in output.shape[2:]):
             found.append(name)
 
-    device = next((tensor.device for tensor in mod.parameters()), torch.device("cpu"))
+    device = next(mod.parameters()).device
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_model_eval(mod))
         stack.enter_context(quiet(mod))
         stack.enter_context(torch.no_grad())
         for name, module in hookable(mod):

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .... import ops
-from ....methods import LayerExplainer, LayerMap
 from ....model.tap import unwrapped
 from ... import is_strict
 from ._utils import _model_eval, locate_candidate_layer
@@ -104,7 +103,9 @@ class _CAM:
         if target_layer is None:
             name = locate_candidate_layer(unwrapped(self.model, data_parallel=False), input_shape)
             if name is None:
-                raise ValueError("found no layer with a map: specify `target_layer` or fix `input_shape`")
+                raise ValueError(
+                    "found no layer with a map: specify `target_layer` (see `model.named_modules()`) or fix `input_shape`"
+                )
             logger.warning("no value was provided for `target_layer`, thus set to '%s'.", name)
             return [name]
         layers = target_layer if isinstance(target_layer, list) else [target_layer]
@@ -184,8 +185,10 @@ class _CAM:
         return self
 
     def __exit__(self, exct_type: Any, exce_value: Any, traceback: Any) -> None:
-        self.remove_hooks()
-        self.reset_hooks()
+        try:
+            self.remove_hooks()
+        finally:
+            self.reset_hooks()
 
     # Maps
 
@@ -270,17 +273,6 @@ class _CAM:
             cams.append(self._normalize(cam) if normalized else cam)
         return cams
 
-    def _explained(
-        self, kind: type[LayerExplainer], images: Tensor, class_idx: Any, targets: Any, **options: Any
-    ) -> list[LayerMap]:
-        """The layers' maps by a method of camfast that makes its own passes over ``images``."""
-        wanted = class_idx if targets is None else _resolve_targets(targets, images.shape[0])
-        options.setdefault("reshape", self._reshape_transform)
-        explainer = kind(self.model, list(self.target_names), **options)
-        explainer.overwritten = is_strict("torchcam")
-        with self._hooks_off():
-            return explainer.layer_maps(images, wanted).maps
-
     def _extra_repr(self) -> str:
         return f"target_layer={self.target_names}"
 
@@ -303,7 +295,9 @@ class _CAM:
 
     @staticmethod
     def _fuse_cams(cams: list[Tensor], target_shape: tuple[int, ...]) -> Tensor:
-        return torch.stack([_resized(cam, target_shape) for cam in cams]).amax(0)
+        return (
+            torch.stack([_resized(cam, target_shape) for cam in cams]).max(0).values
+        )  # a tie's gradient is the first's
 
 
 def _weighted(A: Tensor, W: Tensor) -> Tensor:
@@ -326,11 +320,13 @@ def _check_cams(cams: Any) -> None:
 
 
 def _shared_shape(cams: list[Tensor], wanted: tuple[int, ...] | None) -> tuple[int, ...]:
-    """``wanted``, or the largest of the maps' sides."""
-    return wanted if wanted else tuple(map(max, zip(*(cam.shape[1:] for cam in cams), strict=True)))
+    """``wanted``, or where that is no tuple the largest of the maps' sides."""
+    return wanted if isinstance(wanted, tuple) else tuple(map(max, zip(*(cam.shape[1:] for cam in cams), strict=True)))
 
 
-def _resized(cam: Tensor, shape: tuple[int, ...]) -> Tensor:
-    mode = _MODES.get(cam.ndim, "nearest")
-    align = None if mode == "nearest" else False
-    return F.interpolate(cam.unsqueeze(1), shape, mode=mode, align_corners=align).squeeze(1)
+def _resized(cam: Tensor, shape: tuple[int, ...], channels: bool = False) -> Tensor:
+    """Maps ``[N, *map]``, or ``[N, C, *map]`` with ``channels``, at another size."""
+    maps = cam if channels else cam.unsqueeze(1)
+    mode = _MODES.get(maps.ndim - 1, "nearest")
+    resized = F.interpolate(maps, shape, mode=mode, align_corners=None if mode == "nearest" else False)
+    return resized if channels else resized.squeeze(1)

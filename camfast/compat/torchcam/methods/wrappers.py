@@ -43,6 +43,7 @@ class _CAMWrapper:
         self.base_cam = base_cam
 
     def __enter__(self: Self) -> Self:
+        self.base_cam.__enter__()
         return self
 
     def __exit__(self, exct_type: Any, exce_value: Any, traceback: Any) -> None:
@@ -172,6 +173,9 @@ class FinerCAM(_CAMWrapper):
         """What is explained, ``[N, 1]``: the only class of these scores."""
         if options.get("targets") is not None:
             raise ValueError("FinerCAM does not support arbitrary output targets")
+        return self._contrastive_scores(class_idx, scores, comparison_idx)
+
+    def _contrastive_scores(self, class_idx: Any, scores: Any, comparison_idx: Any) -> Tensor:
         if scores is None:
             raise ValueError("model output scores is required to compute FinerCAM")
         if not isinstance(scores, Tensor):
@@ -180,14 +184,32 @@ class FinerCAM(_CAMWrapper):
             raise ValueError(f"scores must have shape (batch_size, num_classes), got {list(scores.shape)}")
         if scores.shape[1] < 2:
             raise ValueError("FinerCAM requires at least one comparison class, got scores of one class")
-        classes = _classes(class_idx, scores)
-        own = torch.tensor(classes, device=scores.device).unsqueeze(1)
-        if comparison_idx is None:
-            distance = (scores.detach() - scores.detach().gather(1, own)).abs().scatter(1, own, math.inf)
-            others = distance.topk(min(self.num_references, scores.shape[1] - 1), largest=False).indices
-        else:
-            others = torch.tensor(_comparisons(comparison_idx, classes, scores.shape[1]), device=scores.device)
+        classes, own = self._target_indices(class_idx, scores)
+        others = self._reference_indices(comparison_idx, scores, classes, own)
         return scores.gather(1, own) - self.gamma * scores.gather(1, others).mean(1, keepdim=True)
+
+    @staticmethod
+    def _target_indices(class_idx: Any, scores: Tensor) -> tuple[list[int], Tensor]:
+        """One class a sample, as a list and as a tensor ``[N, 1]``."""
+        classes = _classes(class_idx, scores)
+        return classes, torch.tensor(classes, device=scores.device).view(-1, 1)
+
+    @staticmethod
+    def _explicit_reference_rows(comparison_idx: Any, batch_size: int) -> list[list[int]]:
+        """A row of classes for each sample, all of one length."""
+        return _rows(comparison_idx, batch_size)
+
+    def _reference_indices(
+        self, comparison_idx: Any, scores: Tensor, targets: list[int], target_indices: Tensor
+    ) -> Tensor:
+        """The classes to compare with, ``[N, R]``."""
+        if comparison_idx is None:
+            fixed = scores.detach()
+            distance = (fixed - fixed.gather(1, target_indices)).abs().scatter(1, target_indices, math.inf)
+            return distance.topk(min(self.num_references, scores.shape[1] - 1), largest=False).indices
+        rows = self._explicit_reference_rows(comparison_idx, len(scores))
+        _check_rows(rows, targets, scores.shape[1])
+        return torch.tensor(rows, device=scores.device)
 
     def __repr__(self) -> str:
         return (
@@ -217,31 +239,35 @@ def _classes(class_idx: Any, scores: Tensor) -> list[int]:
     return classes
 
 
-def _comparisons(comparison_idx: Any, classes: list[int], count: int) -> list[list[int]]:
-    """A row of other classes for each sample, all of one length."""
+def _rows(comparison_idx: Any, batch: int) -> list[list[int]]:
     if _is_int(comparison_idx):
-        comparison_idx = [comparison_idx]
+        return [[comparison_idx]] * batch
     if not isinstance(comparison_idx, list):
         raise TypeError(
             f"comparison_idx must be an integer, a list, or a nested list, got {type(comparison_idx).__name__}"
         )
     if not comparison_idx:
         raise ValueError("comparison_idx cannot be empty")
-    nested = all(isinstance(row, list) for row in comparison_idx)
-    rows = comparison_idx if nested else [comparison_idx] * len(classes)
-    if len(rows) != len(classes):
-        raise ValueError(f"per-sample comparison_idx must match the batch size, {len(classes)}, got {len(rows)}")
-    if not all(rows):
+    if all(map(_is_int, comparison_idx)):
+        return [comparison_idx] * batch
+    if not all(isinstance(row, list) for row in comparison_idx):
+        raise TypeError(f"comparison_idx must contain integers or lists of integers, got {comparison_idx}")
+    if len(comparison_idx) != batch:
+        raise ValueError(f"per-sample comparison_idx must match the batch size, {batch}, got {len(comparison_idx)}")
+    if not all(comparison_idx):
         raise ValueError("comparison_idx rows cannot be empty")
-    if len({len(row) for row in rows}) != 1:
+    if len({len(row) for row in comparison_idx}) != 1:
         raise ValueError("per-sample comparison_idx rows must have equal lengths")
+    return comparison_idx
+
+
+def _check_rows(rows: list[list[int]], classes: list[int], count: int) -> None:
     for sample, (own, row) in enumerate(zip(classes, rows, strict=True)):
         if not all(map(_is_int, row)):
-            raise TypeError(f"comparison_idx must contain integers or lists of integers, got {row}")
+            raise TypeError(f"comparison_idx must contain integers, got {row}")
         if not all(0 <= idx < count for idx in row):
             raise ValueError(f"comparison_idx contains an out-of-range index for sample {sample}: {row}")
         if len(set(row)) != len(row):
             raise ValueError(f"comparison_idx contains duplicates for sample {sample}: {row}")
         if own in row:
             raise ValueError(f"comparison_idx contains the target class for sample {sample}: {own}")
-    return rows
