@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from . import libraries  # loads the kernels, and with them the schemas
+from . import forked, libraries  # loads the kernels, and with them the schemas
 
 __all__ = ["call", "register", "result_dtype"]
 
 _warned_devices: set[str] = set()
+_plain: dict[Callable[..., Any], Callable[..., Any]] = {}  # by op: the same in plain PyTorch
 
 
 def register(
@@ -40,6 +43,7 @@ def register(
         return fallback(*args)
 
     qualified = f"camfast::{name}"
+    _plain[getattr(torch.ops.camfast, name).default] = fallback
     torch.library.register_fake(qualified, fake)
     # Backends with kernels of their own override this; the rest (MPS, XPU, CUDA without its library) come here.
     torch.library.impl(qualified, "CompositeExplicitAutograd")(warned)
@@ -53,13 +57,48 @@ def register(
 
 
 def call(op: Callable[..., Any], *args: Any) -> Any:
-    """``op(*args)``; where no gradient can be asked for, past the autograd key, whose Python kernel costs microseconds."""
-    if torch.compiler.is_compiling() or (
-        torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
-    ):
+    """``op(*args)``; where no gradient can be asked for, past the autograd key, whose Python kernel costs microseconds.
+
+    Where forward-mode derivatives are asked for, the op runs in plain PyTorch, which has them.
+
+    Raises ``torch.OutOfMemoryError`` where memory is not enough, and ``ValueError`` for what a kernel refuses.
+    """
+    if torch.compiler.is_compiling():
         return op(*args)
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
+    if forked.is_due:
+        forked.warn_once()
+    if forward_ad._current_level >= 0 and any(isinstance(a, Tensor) and _has_tangent(a) for a in args):
+        return _plain[op](*args)
+    try:
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            return op(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+    except RuntimeError as error:
+        told = _in_words(error)
+        if told is None:
+            raise
+        raise told from None
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    return forward_ad.unpack_dual(tensor).tangent is not None
+
+
+_CHECKED = re.compile(r"\w+, \S*csrc/\S+:\d+, (?P<words>[^\n]*)")  # how a check of our own in C++ reads
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "std::bad_alloc")
+
+
+def _in_words(error: RuntimeError) -> Exception | None:
+    """What a kernel raised, without the place in its source and in its own type; None for what others raised."""
+    text = str(error)
+    checked = _CHECKED.match(text)
+    words = checked["words"] if checked else text
+    if isinstance(error, torch.OutOfMemoryError):
+        return None
+    if any(sign in text for sign in _NO_MEMORY):
+        return torch.OutOfMemoryError(words if checked else "there is not enough memory for this op's result and scratch")
+    return ValueError(words) if checked else None
 
 
 def result_dtype(tensor: Tensor) -> torch.dtype:
