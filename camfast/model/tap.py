@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
+from .bounded import Bounded
 from .inputs import Images, Inputs
 from .layers import call_of
 from .outputs import replace_first, scores_in, tensors_in
@@ -35,7 +36,7 @@ class Quirks:
 
     whole_graph: bool = False  # the model returns to no_grad after the layer: record from the start
     inference_weights: bool = False  # parameters were made in inference mode: the head needs ordinary copies
-    batched_backward: dict[Any, bool] = field(default_factory=dict)  # by shapes: is one batched backward right
+    batched_backward: dict[Any, bool] = field(default_factory=Bounded)  # by shapes: is one batched backward right
     # By layers, of a training pass: the checkpointed region around the first one that must run plainly; -1: none must.
     regions: dict[tuple[str, ...], int] = field(default_factory=dict)
     runs: int | None = None  # how often a lone layer ran in the last pass: only its last run needs a graph

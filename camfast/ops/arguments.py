@@ -29,7 +29,9 @@ def check_floating(tensor: object, name: str) -> None:
 def check_dense(tensor: Tensor, name: str) -> None:
     """Raises ``TypeError`` for sparse and nested tensors."""
     if tensor.layout is not torch.strided or tensor.is_nested:
-        raise TypeError(f"{name} must be a dense tensor, got {_sparse_or_nested(tensor)}; to_dense() or padding makes it one")
+        raise TypeError(
+            f"{name} must be a dense tensor, got {_sparse_or_nested(tensor)}; to_dense() or padding makes it one"
+        )
 
 
 def full_size(size: Size, own: Sequence[int]) -> list[int] | None:

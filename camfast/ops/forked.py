@@ -12,7 +12,7 @@ import warnings
 
 import torch
 
-__all__ = ["warn_once", "is_due"]
+__all__ = ["is_due", "warn_once"]
 
 is_due = False
 """Whether a warning is due: this process is such a child, and has not called an op yet."""

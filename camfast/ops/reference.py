@@ -194,10 +194,7 @@ def mask_images(images: Tensor, maps: Tensor, align_corners: bool = True, scale_
 def score_masks(maps: Tensor, size: Sequence[int], align_corners: bool = True, scale_first: bool = False) -> Tensor:
     """The masks of :func:`mask_images`, ``[N, C, *size]``."""
     rank = len(size)
-    if scale_first:
-        maps = min_max(maps, rank, MASK_EPS)
-    else:
-        maps = from_zero(maps, rank)
+    maps = min_max(maps, rank, MASK_EPS) if scale_first else from_zero(maps, rank)
     maps = resize(maps, size, align_corners)
     return maps if scale_first else min_max(maps, rank, MASK_EPS)
 

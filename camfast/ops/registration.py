@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from . import forked, libraries  # loads the kernels, and with them the schemas
@@ -59,7 +60,8 @@ def register(
 def call(op: Callable[..., Any], *args: Any) -> Any:
     """``op(*args)``; where no gradient can be asked for, past the autograd key, whose Python kernel costs microseconds.
 
-    Where forward-mode derivatives are asked for, the op runs in plain PyTorch, which has them.
+    Where forward-mode derivatives are asked for, or inside the transforms of ``torch.func``, the op runs in plain PyTorch,
+    which has all of them.
 
     Raises ``torch.OutOfMemoryError`` where memory is not enough, and ``ValueError`` for what a kernel refuses.
     """
@@ -67,7 +69,7 @@ def call(op: Callable[..., Any], *args: Any) -> Any:
         return op(*args)
     if forked.is_due:
         forked.warn_once()
-    if forward_ad._current_level >= 0 and any(isinstance(a, Tensor) and _has_tangent(a) for a in args):
+    if (forward_ad._current_level >= 0 or peek_interpreter_stack() is not None) and any(map(_is_transformed, args)):
         return _plain[op](*args)
     try:
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
@@ -81,8 +83,11 @@ def call(op: Callable[..., Any], *args: Any) -> Any:
         raise told from None
 
 
-def _has_tangent(tensor: Tensor) -> bool:
-    return forward_ad.unpack_dual(tensor).tangent is not None
+def _is_transformed(value: object) -> bool:
+    """Whether ``value`` is a tensor with a tangent, or one of a transform's."""
+    if not isinstance(value, Tensor):
+        return False
+    return is_functorch_wrapped_tensor(value) or forward_ad.unpack_dual(value).tangent is not None
 
 
 _CHECKED = re.compile(r"\w+, \S*csrc/\S+:\d+, (?P<words>[^\n]*)")  # how a check of our own in C++ reads
@@ -97,7 +102,9 @@ def _in_words(error: RuntimeError) -> Exception | None:
     if isinstance(error, torch.OutOfMemoryError):
         return None
     if any(sign in text for sign in _NO_MEMORY):
-        return torch.OutOfMemoryError(words if checked else "there is not enough memory for this op's result and scratch")
+        return torch.OutOfMemoryError(
+            words if checked else "there is not enough memory for this op's result and scratch"
+        )
     return ValueError(words) if checked else None
 
 

@@ -112,7 +112,7 @@ def min_max_backward(grad: Tensor, x: Tensor, rank: int, eps: float = RANGE_EPS)
 
 
 def resize_backward(grad: Tensor, own, size, align_corners: bool = False) -> Tensor:
-    """The adjoint of :func:`camfast.reference.resize`: along each axis, every output's gradient goes to the two it was read from."""
+    """The adjoint of :func:`camfast.reference.resize`: an output's gradient goes to the two it was read from."""
     rank = len(size)
     for axis, (n, out) in zip(range(grad.ndim - rank, grad.ndim), zip(own, size, strict=True), strict=True):
         if n == out:
