@@ -43,7 +43,7 @@ def leave_no_trace(restored: Restored, model: nn.Module, eval_mode: bool = True)
     graphs = torch.is_grad_enabled()
     restored.back(lambda: torch.set_grad_enabled(graphs))
     inference = torch.inference_mode(False)
-    restored.back(lambda: hasattr(inference, "_inference_mode_context") and _leave(inference))
+    restored.back(lambda: _leave([inference] if hasattr(inference, "_inference_mode_context") else []))
     inference.__enter__()
     cached = torch.is_autocast_cache_enabled()
     restored.back(lambda: torch.set_autocast_cache_enabled(cached))
@@ -57,13 +57,14 @@ def leave_no_trace(restored: Restored, model: nn.Module, eval_mode: bool = True)
         _keep_buffers(restored, training)
     if compiled:
         stance: list[Any] = []
-        restored.back(lambda: [_leave(one) for one in stance])
+        restored.back(lambda: _leave(stance))
         stance.append(torch.compiler.set_stance("force_eager"))  # which sets it already
     leave_cudnn(restored, model)
 
 
-def _leave(context: Any) -> None:
-    context.__exit__(None, None, None)
+def _leave(contexts: list[Any]) -> None:
+    for context in contexts:
+        context.__exit__(None, None, None)
 
 
 def _survey(model: nn.Module) -> tuple[list[nn.Module], bool]:
@@ -203,7 +204,7 @@ def _keep_attributes(restored: Restored, model: nn.Module) -> None:
         restored.back(lambda: _put_all_back(model, before, changed, whole()))
         return
     kept = [(holder, name, holder.__dict__.get(name, _MISSING)) for ref, name in known if (holder := ref()) is not None]
-    restored.back(lambda: [_put_back(*one) for one in kept])
+    restored.back(lambda: _put_those_back(kept))
 
 
 def _put_all_back(
@@ -228,6 +229,11 @@ def _set(module: nn.Module, before: dict[str, Any]) -> list[str]:
     if not any(isinstance(own[name], Tensor) for name in changed):
         return []
     return [name for name in changed if name not in _OF_MODULES and not callable(own[name])]
+
+
+def _put_those_back(kept: list[tuple[nn.Module, str, Any]]) -> None:
+    for one in kept:
+        _put_back(*one)
 
 
 def _put_back(module: nn.Module, name: str, value: Any) -> None:
