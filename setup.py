@@ -8,6 +8,7 @@ which the driver then compiles once. Environment:
 
 - ``CAMFAST_ALL_ARCHITECTURES=1``: for every GPU from 7.5 on (wheels); ``TORCH_CUDA_ARCH_LIST="8.6;9.0+PTX"``: for these;
 - ``CAMFAST_NO_CUDA=1``: leave CUDA out; ``FORCE_CUDA=1``: fail rather than leave it out;
+- ``CAMFAST_SANITIZE=address,undefined`` or ``thread``: the CPU library with these checks (``tests/ops/sanitize.sh``);
 - ``DEBUG=1``: no optimisation, assertions, symbols; ``CUDA_HOME``; ``MAX_JOBS``.
 """
 
@@ -48,6 +49,10 @@ NEWEST, OLDEST = (
 
 STANDARD = "-std=c++17"  # for every torch; newer standards' headers take longer to read
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]  # torch 2.11; cpp_extension adds Py_LIMITED_API
+SANITIZE = os.environ.get("CAMFAST_SANITIZE")
+CHECKS = (
+    [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", "-g1"] if SANITIZE else []
+)
 OPTIMISATION = ["-O0", "-g"] if DEBUG else ["-O3", "-DNDEBUG", "-g0"]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-psabi", "-Wno-missing-field-initializers"]
 # Messages carry source paths; none of this machine's may end up in the wheel.
@@ -81,9 +86,9 @@ def cpu_extension():
         depends=headers(),
         py_limited_api=True,
         extra_compile_args={
-            "cxx": [STANDARD, *STABLE_ABI, *OPTIMISATION, *WARNINGS, *RELATIVE_PATHS, "-fvisibility=hidden"]
+            "cxx": [STANDARD, *STABLE_ABI, *OPTIMISATION, *WARNINGS, *RELATIVE_PATHS, "-fvisibility=hidden", *CHECKS]
         },
-        extra_link_args=["-Wl,--as-needed", "-Wl,-s"] if not DEBUG else [],
+        extra_link_args=CHECKS or (["-Wl,--as-needed", "-Wl,-s"] if not DEBUG else []),
     )
 
 

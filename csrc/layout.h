@@ -41,7 +41,7 @@ inline Sizes output_size(const OptionalSizes& size, const Tensor& t, int64_t fir
   }
   if (!size.has_value()) return own;
   STD_TORCH_CHECK(int64_t(size->size()) == rank, "size must have ", rank, " numbers, got ", size->size());
-  for (int64_t n : *size) STD_TORCH_CHECK(n > 0 && n <= INT32_MAX, "size must be positive, got ", n);
+  for (int64_t n : *size) STD_TORCH_CHECK(n > 0 && n <= INT32_MAX, "size must be from 1 to 2147483647, got ", n);
   return *size;
 }
 

@@ -25,6 +25,12 @@ inline std::string shape_string(const Tensor& t) {
   return text + "]";
 }
 
+inline std::string size_string(const Sizes& sizes) {
+  std::string text = "[";
+  for (size_t d = 0; d < sizes.size(); ++d) text += (d ? ", " : "") + std::to_string(sizes[d]);
+  return text + "]";
+}
+
 inline ScalarType accumulation_type(ScalarType type) { return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
 
 inline void check_floating(const Tensor& t, const char* name) {
@@ -39,6 +45,15 @@ inline void check_color_table(const Tensor& colors) {
                   "colors must be uint8 [256, 3], got ", shape_string(colors));
 }
 
+// Whether the product of all sizes, each taken for 1 at least, is a number that 64 bits hold, as bytes too.
+inline bool is_countable(const Sizes& shape) {
+  int64_t bytes = int64_t(sizeof(double));
+  for (int64_t n : shape) {
+    if (__builtin_mul_overflow(bytes, std::max<int64_t>(n, 1), &bytes)) return false;
+  }
+  return true;
+}
+
 // A new tensor of given strides on the device of `like`, straight from the allocator: a call through the dispatcher would cost
 // as much as the arithmetic of a small map.
 inline Tensor allocate(const Sizes& shape, const Sizes& strides, ScalarType type, const Tensor& like) {
@@ -50,12 +65,15 @@ inline Tensor allocate(const Sizes& shape, const Sizes& strides, ScalarType type
       : type == ScalarType::BFloat16               ? aoti_torch_dtype_bfloat16()
                                                    : aoti_torch_dtype_uint8();
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(shape.size()), shape.data(), strides.data(), dtype, device_type,
-                                                  like.get_device_index(), &handle));
+  const bool made = is_countable(shape) &&
+      aoti_torch_empty_strided(int64_t(shape.size()), shape.data(), strides.data(), dtype, device_type, like.get_device_index(),
+                               &handle) == AOTI_TORCH_SUCCESS;
+  STD_TORCH_CHECK(made, "not enough memory for a result of shape ", size_string(shape));
   return Tensor(handle);
 }
 
 inline Tensor allocate(const Sizes& shape, ScalarType type, const Tensor& like) {
+  STD_TORCH_CHECK(is_countable(shape), "not enough memory for a result of shape ", size_string(shape));
   Sizes strides(shape.size(), 1);
   for (int64_t d = int64_t(shape.size()) - 2; d >= 0; --d) strides[d] = strides[d + 1] * std::max<int64_t>(shape[d + 1], 1);
   return allocate(shape, strides, type, like);

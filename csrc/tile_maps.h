@@ -15,6 +15,15 @@ struct TileInputs {
   uint8_t background;
 };
 
+// Whether the picture's sides can be counted: before they are, since any of the numbers may be as large as 64 bits hold.
+inline bool fits(const TileLayout& at) {
+  for (int64_t n : {at.h, at.w, at.columns, at.pad_y, at.pad_x, at.scale}) {
+    if (n > INT32_MAX) return false;
+  }
+  const __int128 tall = __int128(at.h) * at.scale + at.pad_y, wide = __int128(at.w) * at.scale + at.pad_x;
+  return at.rows() * tall + at.pad_y <= INT32_MAX && at.columns * wide + at.pad_x <= INT32_MAX / 3;
+}
+
 inline TileInputs tile_inputs(const Tensor& maps, const Tensor& colors, int64_t columns, int64_t pad_y, int64_t pad_x,
                               int64_t scale, const std::optional<Tensor>& limits, int64_t background) {
   const ScalarType type = maps.scalar_type();
@@ -30,8 +39,8 @@ inline TileInputs tile_inputs(const Tensor& maps, const Tensor& colors, int64_t 
                   "limits must be float32 [2]");
   STD_TORCH_CHECK(background >= 0 && background <= 255, "background must be 0 to 255, got ", background);
   const TileLayout layout{maps.size(0), maps.size(1), maps.size(2), columns, pad_y, pad_x, scale};
-  STD_TORCH_CHECK(layout.height() <= INT32_MAX && layout.width() <= INT32_MAX / 3, "the picture must be smaller, got ",
-                  layout.height(), " x ", layout.width());
+  STD_TORCH_CHECK(fits(layout), "the picture must have at most 2147483647 rows and 715827882 columns, got maps ",
+                  shape_string(maps), " in ", columns, " columns with scale ", scale, " and gaps of ", pad_y, " and ", pad_x);
   std::optional<Tensor> dense_limits;
   if (limits.has_value()) dense_limits = torch::stable::contiguous(*limits);
   const auto* bounds = dense_limits ? static_cast<const float*>(dense_limits->const_data_ptr()) : nullptr;

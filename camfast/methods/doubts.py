@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..brief import few
 from ..errors import DoubtWarning
 from .layer_map import LayerMap, SummedMap
 
-__all__ = ["blank_rows", "warn_of_blank", "warn_of_rounding"]
+__all__ = ["blank_rows", "warn_of_blank", "warn_of_rounding", "warn_of_unknown"]
 
 _ROUNDING = 32  # epsilons of fp32, times the scores: what sums of a few hundred terms that cancel out leave
 
@@ -59,6 +61,30 @@ def warn_of_blank(layers: Sequence[str], blank: Tensor, raw: Sequence[Tensor], s
             "and another method or layer may find what speaks for the target"
         )
     warnings.warn(f"{which} blank ({name}): {why}", DoubtWarning, stacklevel=4)
+
+
+def warn_of_unknown(scores: Tensor, model: nn.Module, method: Any) -> None:
+    """Says which images' scores are NaN, and whether the weights are.
+
+    Args:
+        scores: the model's output ``[N, classes, ...]``.
+        model: whose weights are looked at, where there is something to say.
+        method: the explainer's class.
+    """
+    if not scores.is_floating_point() or scores.ndim == 0 or not bool(scores.isnan().any()):
+        return
+    rows = scores.isnan().reshape(len(scores), -1).any(1).nonzero().flatten().tolist()
+    images = (
+        f"every image of {len(scores)}"
+        if len(rows) == len(scores)
+        else f"image {few([str(row) for row in rows], len(rows))}"
+    )
+    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    weight = next((name for name, value in named if value.is_floating_point() and bool(value.isnan().any())), None)
+    why = (
+        "look for NaN in what was given" if weight is None else f"the model's {weight!r} holds NaN; load other weights"
+    )
+    warnings.warn(f"the scores of {images} are NaN ({method.__name__}): {why}", DoubtWarning, stacklevel=4)
 
 
 def warn_of_rounding(maps: Sequence[LayerMap], scores: Tensor, method: Any, layers: Sequence[str]) -> None:

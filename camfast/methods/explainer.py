@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..model.bounded import Bounded
 from ..model.class_axis import Classes
 from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import Layer
@@ -20,7 +21,7 @@ from ..ops import reference
 from ..targets import ClassNames, Targets
 from . import augmentation
 from .differentiable import check_differentiable
-from .doubts import blank_rows, warn_of_blank, warn_of_rounding
+from .doubts import blank_rows, warn_of_blank, warn_of_rounding, warn_of_unknown
 from .explanation import Explanation
 from .layer_map import LayerMap, LayerMaps
 from .ranges import Normalize, Scale, check_normalize, in_range
@@ -122,7 +123,7 @@ class Explainer(NamesItsArguments):
         self._repeated: Repeated | None = None  # what was captured and compiled
         self._asked: nn.Module | None = None  # the model that tells of its classes, where another one runs
         self._closed = False
-        self._shared: dict[Any, tuple[int, ...]] = {}  # by shapes: which tensors are the same for every image
+        self._shared: dict[Any, tuple[int, ...]] = Bounded()  # by shapes: which tensors are the same for every image
         self._looked = False  # whether a heatmap was looked at, to be sure that it is not blank
         self._names: list[str] = []
 
@@ -262,7 +263,7 @@ class Explainer(NamesItsArguments):
         )
 
     def look(self, heatmap: Tensor, found: LayerMaps) -> None:
-        """Says so where heatmaps are blank; at the first call alone in training, and where looking means waiting.
+        """Says so where heatmaps are blank or scores NaN; at the first call alone in training, and where looking means waiting.
 
         At the first call also where they are of nothing but rounding.
         """
@@ -272,6 +273,8 @@ class Explainer(NamesItsArguments):
             with torch.no_grad():
                 warn_of_rounding(found.maps, found.chosen.scores, type(self), self.layers)
         self._looked = True
+        with torch.no_grad():
+            warn_of_unknown(found.chosen.scores, self.model, type(self))
         blank = blank_rows(heatmap.detach(), len(found.maps[0].size))
         if blank.any():
             with torch.no_grad():
@@ -287,7 +290,7 @@ class Explainer(NamesItsArguments):
         """The heatmap of maps of which ``shared`` at a time belong to one row of scores, and have one range in common."""
         resized = []
         for layer in maps:
-            own = _in_one_range(layer(None, normalize=False).clamp(min=0), len(layer.size), shared)
+            own = _in_one_range(reference.positive(layer(None, normalize=False)), len(layer.size), shared)
             resized.append(ops.resize_normalize(own, size, normalize=False))
         return _in_one_range(torch.stack(resized).mean(0), len(size), shared)
 

@@ -177,6 +177,10 @@ class Explanation:
         heatmap, scores = self.heatmap.to(device), self.scores.to(device)
         return replace(self, heatmap=heatmap, scores=scores, targets=targets, images=images)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied, pickled and saved: of tensors that are part of a batch's, their own values alone."""
+        return {name: _own_storage(value) for name, value in vars(self).items()}
+
     def __len__(self) -> int:
         """Number of images."""
         return len(self.heatmap)
@@ -265,3 +269,16 @@ class Explanation:
             return "".join([*rows, f"<div><small>{words}, from {ends[0]} to {ends[1]}</small></div>"])
         except (ImportError, ValueError):
             return None
+
+
+def _own_storage(value: Any) -> Any:
+    """A tensor that fills its storage: a copy, where ``value`` is a part of a larger one."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        return value
+    whole = value.untyped_storage().nbytes() <= value.numel() * value.element_size()
+    return value if whole else value.clone()
+
+
+torch.serialization.add_safe_globals(
+    [Explanation]
+)  # torch.load(..., weights_only=True) reads what torch.save wrote of it

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..errors import DoubtWarning
+from ..model.bounded import Bounded
 from ..model.calls import image_seen, one_by_one, separate_calls
 from ..model.find_layer import find_layers, remembered_layers
 from ..model.graph_tap import GraphTap
@@ -100,7 +101,7 @@ class LayerExplainer(Explainer):
         self._modules: list[nn.Module] = []
         self._named = layers is not None
         self._all_calls: tuple[list[str], list[nn.Module]] | None = None  # where all calls of a layer are asked for
-        self._looked_at: dict[Any, int] = {}  # which of several images the layers see, by layers and shapes
+        self._looked_at: dict[Any, int] = Bounded()  # which of several images the layers see, by layers and shapes
         self._separate: dict[str, bool] = {}  # of layers that run several times: whether each call sees something else
         self._found: dict[Any, tuple[list[str], list[nn.Module]]] = {}  # by kind of target, where no layer is named
         self._just_searched = False
@@ -279,7 +280,7 @@ class LayerExplainer(Explainer):
         for layer in maps:
             own = layer(None, normalize=False)
             if normalize:
-                own = reference.min_max(own.clamp(min=0), rank=len(size))
+                own = reference.min_max(reference.positive(own), rank=len(size))
             resized.append(ops.resize_normalize(own, size, normalize=False))
         fused = self.fused(resized)
         return ops.resize_normalize(fused, size) if normalize else fused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -189,17 +190,23 @@ class SSCAM(ScoreCAM):
         if not std >= 0:
             raise ValueError(f"std must not be negative, got {std!r}")
         self.std, self.seed = float(std), seed
-        self._generator: torch.Generator | None = None
+        self._own = threading.local()  # .generator: of the call that runs in this thread
 
     def maps(self, tap: Tap, chosen: Chosen, inputs: Inputs) -> list[LayerMap]:
-        self._generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
+        self._own.generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
         return super().maps(tap, chosen, inputs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_own"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _own=threading.local())
 
     def _masked(self, image: Tensor, maps: Tensor, turn: int) -> Tensor:
         masks = reference.score_masks(wide(maps), image.shape[2:], align_corners=False, scale_first=True)[0].unsqueeze(
             1
         )
-        noise = torch.randn(masks.shape, dtype=masks.dtype, generator=self._generator) * self.std
+        noise = torch.randn(masks.shape, dtype=masks.dtype, generator=self._own.generator) * self.std
         return (masks + noise.to(masks.device)).to(image.dtype) * image
 
 

@@ -11,6 +11,7 @@ from .. import ops
 from ..model.inputs import Inputs
 from ..model.precision import wide, wide_dtype
 from ..model.tap import Tap
+from ..ops import reference
 from .chosen import Chosen
 from .explainer import Layers, Needs
 from .layer_explainer import LayerExplainer, LayerOptions
@@ -89,7 +90,7 @@ class SmoothGradCAMPlusPlus(LayerExplainer):
             per_target = A if chosen.per_image is None else A.unsqueeze(1)
             total = (m3 * per_target).flatten(-rank).sum(-1)[(...,) + (None,) * rank]
             alpha = m2 / (2 * m2 + total + _SMOOTH_EPS)
-            maps.append(LayerMap(ops.cam, view(noisy), (alpha * g.clamp(min=0)).flatten(-rank).sum(-1)))
+            maps.append(LayerMap(ops.cam, view(noisy), (alpha * reference.positive(g)).flatten(-rank).sum(-1)))
         return maps
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import ops
 from ..model.precision import wide_dtype
+from ..ops import reference
 from ..ops.reference import PLUS_PLUS_EPS, XGRAD_EPS
 
 __all__ = [
@@ -42,7 +43,7 @@ def plus_plus_weights(A: Tensor, G: Tensor, eps: float = PLUS_PLUS_EPS) -> Tenso
     """Of Grad-CAM++, ``[N, C]`` of ``[N, C, S]``."""
     g2, g3 = G * G, G * G * G
     alpha = torch.where(G != 0, g2 / (2 * g2 + A.sum(-1, keepdim=True) * g3 + eps), 0)
-    return (G.clamp(min=0) * alpha).sum(-1)
+    return (reference.positive(G) * alpha).sum(-1)
 
 
 def own_gradient_plus_plus_weights(A: Tensor, G: Tensor, eps: float) -> Tensor:
@@ -50,7 +51,7 @@ def own_gradient_plus_plus_weights(A: Tensor, G: Tensor, eps: float) -> Tensor:
     ``a = g^2 / (2 g^2 + sum(A g^3) + eps)``, where the paper has ``sum(A) g^3``. ``[N, C]`` of ``[N, C, S]``."""
     g2 = G * G
     alpha = g2 / (2 * g2 + (A * g2 * G).sum(-1, keepdim=True) + eps)
-    return (G.clamp(min=0) * alpha).sum(-1)
+    return (reference.positive(G) * alpha).sum(-1)
 
 
 def xgrad_weights(A: Tensor, G: Tensor, eps: float = XGRAD_EPS) -> Tensor:
@@ -63,7 +64,7 @@ _WEIGHTS: dict[MapOp, WeightRule] = {
     ops.grad_cam_plus_plus: plus_plus_weights,
     ops.xgrad_cam: xgrad_weights,
     ops.hires_cam: lambda A, G: G,
-    ops.layer_cam: lambda A, G: G.clamp(min=0),
+    ops.layer_cam: lambda A, G: reference.positive(G),
     ops.grad_cam_elementwise: lambda A, G: torch.where(G * A > 0, G, 0),
 }
 

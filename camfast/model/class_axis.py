@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .bounded import Bounded
 from .inputs import Inputs
 from .outputs import scores_in, tensors_in
 from .untouched import quiet
@@ -323,11 +324,12 @@ _rises: weakref.WeakKeyDictionary[nn.Module, dict[Any, _Rise]] = weakref.WeakKey
 
 def _rise(model: nn.Module, inputs: Inputs, shape: tuple[int, ...]) -> _Rise:
     """The axis of scores of ``shape`` that a ramp over a layer's features shows up in; remembered for each shape."""
-    known = _rises.setdefault(model, {})
+    known = _rises.setdefault(model, Bounded())
     key = tuple(inputs.image.shape[1:]), shape[1:]
-    if key not in known:
-        known[key] = _look(model, inputs, shape)
-    return known[key]
+    rise = known.get(key)
+    if rise is None:
+        rise = known[key] = _look(model, inputs, shape)
+    return rise
 
 
 def _look(model: nn.Module, inputs: Inputs, shape: tuple[int, ...]) -> _Rise:

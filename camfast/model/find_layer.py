@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NothingFound
+from .bounded import Bounded
 from .inputs import Inputs
 from .layers import refuse_exported
 from .layouts import Layout, layout_of
@@ -106,7 +107,7 @@ def find_layers(
     """
     refuse_exported(model)
     name, layer = _search(model, inputs, gradients, objective)
-    _found.setdefault(model, {})[_key(inputs, gradients, kind)] = weakref.ref(layer)
+    _found.setdefault(model, Bounded())[_key(inputs, gradients, kind)] = weakref.ref(layer)
     return [name]
 
 

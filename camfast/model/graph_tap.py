@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +22,7 @@ from torch.autograd.graph import GradientEdge
 
 from .inputs import Images, Inputs
 from .regions import Regions
+from .restored import Restored
 from .tap import NoGradient, Quirks, Tap
 
 __all__ = ["GraphTap"]
@@ -70,7 +71,9 @@ class GraphTap(Tap):
 
     def __enter__(self) -> GraphTap:
         super().__enter__()
-        self._stack.callback(self.model.register_forward_hook(self._note).remove)
+        tap = weakref.ref(self)
+        note = lambda *args: None if (own := tap()) is None else own._note(*args)  # noqa: E731
+        self._restored.hook(self.model, note)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -119,8 +122,8 @@ class GraphTap(Tap):
         stacked = lambda column: None if column[0] is None else torch.stack(column)  # noqa: E731
         return [stacked(column) if several else column[0] for column in columns]
 
-    def _surroundings(self) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    def _surround(self, restored: Restored) -> None:
+        """Nothing: the pass is the training step's own."""
 
     def _is_early(self, turn: int) -> bool:
         return False  # nothing is cut: every call may be captured, and the pass cannot be repeated if one is missing

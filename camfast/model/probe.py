@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from .bounded import Bounded
 from .evidence import Answer, agreement, movement, sharpness
 from .inputs import Inputs
 from .layers import call_of
@@ -120,7 +121,7 @@ def read_layer(
 def _noted(model: nn.Module, image: Tensor, reading: Reading) -> Reading:
     """``reading``, with a note of the image's dimensions that it follows: the last layer that was read counts."""
     if reading.layout is not None:
-        axes, key = _axes.setdefault(model, {}), (tuple(image.shape[1:]), len(reading.layout.map))
+        axes, key = _axes.setdefault(model, Bounded()), (tuple(image.shape[1:]), len(reading.layout.map))
         if reading.layout.along is None:
             axes.pop(key, None)
         else:
@@ -130,7 +131,7 @@ def _noted(model: nn.Module, image: Tensor, reading: Reading) -> Reading:
 
 def _remembered(model: nn.Module, layer: nn.Module) -> dict[Any, Reading]:
     """What was read of ``layer``: by call and image, the shape of that image, and of the output for it."""
-    return _readings.setdefault(model, weakref.WeakKeyDictionary()).setdefault(layer, {})
+    return _readings.setdefault(model, weakref.WeakKeyDictionary()).setdefault(layer, Bounded(64))
 
 
 def _of_what(name: str, inputs: Inputs) -> tuple[Any, int]:
@@ -152,7 +153,7 @@ def known(
         reading = remembered.get((what, size, each))
         if reading is not None and (reading.layout is None or reading.layout.order[0] == axis):
             return reading
-        for (earlier, other, before), reading in remembered.items():
+        for (earlier, other, before), reading in list(remembered.items()):
             # Of another size: where dimensions are is a matter of code.
             alike = earlier == what and len(other) == len(size) and reading.doubt is None
             if alike and (scaled := _scaled(reading, before, each)):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["without_cudnn"]
+from .restored import Restored
+
+__all__ = ["leave_cudnn"]
 
 _of_models: weakref.WeakKeyDictionary[nn.Module, weakref.WeakSet[nn.RNNBase]] = weakref.WeakKeyDictionary()
 
@@ -22,9 +22,8 @@ _lock = threading.Lock()
 _here = threading.local()  # .running: how many of them run in this thread
 
 
-@contextlib.contextmanager
-def without_cudnn(model: nn.Module) -> Iterator[None]:
-    """In passes inside, ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` on a CUDA device in evaluation mode run without cuDNN.
+def leave_cudnn(restored: Restored, model: nn.Module) -> None:
+    """Until ``restored`` is closed ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` on a CUDA device run without cuDNN in evaluation mode.
 
     Everything else keeps it.
     """
@@ -32,12 +31,10 @@ def without_cudnn(model: nn.Module) -> Iterator[None]:
     if layers is None:
         layers = weakref.WeakSet(module for module in model.modules() if isinstance(module, nn.RNNBase))
         _of_models[model] = layers
-    with contextlib.ExitStack() as stack:
-        for layer in layers:
-            if not layer.training and _on_cuda(layer):
-                stack.callback(layer.register_forward_pre_hook(_switch_off).remove)
-                stack.callback(layer.register_forward_hook(_put_back, always_call=True).remove)
-        yield
+    for layer in layers:
+        if not layer.training and _on_cuda(layer):
+            restored.hook(layer, lambda *args: _switch_off(*args), before=True)  # one of this pass, not of all
+            restored.hook(layer, lambda *args: _put_back(*args), always_call=True)
 
 
 def _on_cuda(layer: nn.RNNBase) -> bool:

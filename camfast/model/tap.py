@@ -8,10 +8,9 @@ pass therefore costs the head alone, and never reaches a parameter. Hooks exist 
 
 from __future__ import annotations
 
-import contextlib
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -19,10 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
+from .bounded import Bounded
 from .inputs import Images, Inputs
 from .layers import call_of
 from .outputs import replace_first, scores_in, tensors_in
-from .untouched import quiet
+from .restored import Restored
+from .untouched import leave_no_trace
 
 __all__ = ["NoGradient", "Quirks", "Tap", "hookable", "is_map", "unwrapped"]
 
@@ -35,7 +36,7 @@ class Quirks:
 
     whole_graph: bool = False  # the model returns to no_grad after the layer: record from the start
     inference_weights: bool = False  # parameters were made in inference mode: the head needs ordinary copies
-    batched_backward: dict[Any, bool] = field(default_factory=dict)  # by shapes: is one batched backward right
+    batched_backward: dict[Any, bool] = field(default_factory=Bounded)  # by shapes: is one batched backward right
     # By layers, of a training pass: the checkpointed region around the first one that must run plainly; -1: none must.
     regions: dict[tuple[str, ...], int] = field(default_factory=dict)
     runs: int | None = None  # how often a lone layer ran in the last pass: only its last run needs a graph
@@ -90,24 +91,31 @@ class Tap:
         self._before: dict[_Key, Tensor] = {}  # of layers that begin a graph: what came in the graph of earlier ones
         self._runs: dict[nn.Module, int] = {}  # in this pass
         self._running_in: int | None = None  # the thread of the pass in progress
-        self._stack = contextlib.ExitStack()
+        self._restored = Restored()
 
     def __enter__(self) -> Tap:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self._surroundings())
+        # The layers know the tap by a weak reference: one that is forgotten half-way is put back, and its hooks are gone.
+        tap = weakref.ref(self)
+        hook = lambda *args: None if (own := tap()) is None else own._hook(*args)  # noqa: E731
+        try:
+            self._surround(self._restored)
             for layer in dict.fromkeys(self.layers):
-                stack.callback(layer.register_forward_hook(self._hook).remove)
-            self._stack = stack.pop_all()
+                self._restored.hook(layer, hook)
+        except BaseException:
+            self._restored.failed = True
+            self._restored.close()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._restored.failed = exception[0] is not None
+        self._restored.close()
         self._captured.clear()
         self._before.clear()
-        self._stack.close()
 
-    def _surroundings(self) -> AbstractContextManager[None]:
-        """What holds between entry and exit."""
-        return quiet(self.model, self.eval_mode)
+    def _surround(self, restored: Restored) -> None:
+        """Begins what holds between entry and exit."""
+        leave_no_trace(restored, self.model, self.eval_mode)
 
     def run(self, images: Images) -> Any:
         """One pass of ``images``; returns the model's output, with a graph that ends at the first tapped layer.

@@ -12,9 +12,10 @@ import torch
 import torch.utils.checkpoint as checkpoints
 from torch import Tensor, nn
 
-from .recurrent import without_cudnn
+from .recurrent import leave_cudnn
+from .restored import Restored
 
-__all__ = ["quiet"]
+__all__ = ["leave_no_trace", "quiet"]
 
 
 @contextlib.contextmanager
@@ -25,20 +26,45 @@ def quiet(model: nn.Module, eval_mode: bool = True) -> Iterator[None]:
     Attention takes no fast path, whose nested tensors no graph can hold, and checkpoints run as if they were none, since
     those of the reentrant kind refuse gradients that are asked for by name.
     """
-    training, compiled = _survey(model)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
-        # Weights that autocast casts here have no graph; from its cache they would reach the caller's training step.
-        torch.set_autocast_cache_enabled(False)
-        stack.enter_context(_plain_paths())
-        stack.enter_context(_attributes_kept(model))
-        if training:
-            stack.enter_context(_evaluation(training) if eval_mode else _buffers_kept(training))
-        if compiled:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(without_cudnn(model))
+    restored = Restored()
+    try:
+        leave_no_trace(restored, model, eval_mode)
         yield
+    except BaseException:
+        restored.failed = True
+        raise
+    finally:
+        restored.close()
+
+
+def leave_no_trace(restored: Restored, model: nn.Module, eval_mode: bool = True) -> None:
+    """Begins what :func:`quiet` says, until ``restored`` is closed."""
+    training, compiled = _survey(model)
+    graphs = torch.is_grad_enabled()
+    restored.back(lambda: torch.set_grad_enabled(graphs))
+    inference = torch.inference_mode(False)
+    restored.back(lambda: _leave([inference] if hasattr(inference, "_inference_mode_context") else []))
+    inference.__enter__()
+    cached = torch.is_autocast_cache_enabled()
+    restored.back(lambda: torch.set_autocast_cache_enabled(cached))
+    # Weights that autocast casts here have no graph; from its cache they would reach the caller's training step.
+    torch.set_autocast_cache_enabled(False)
+    _take_plain_paths(restored)
+    _keep_attributes(restored, model)
+    if training and eval_mode:
+        _evaluate(restored, training)
+    elif training:
+        _keep_buffers(restored, training)
+    if compiled:
+        stance: list[Any] = []
+        restored.back(lambda: _leave(stance))
+        stance.append(torch.compiler.set_stance("force_eager"))  # which sets it already
+    leave_cudnn(restored, model)
+
+
+def _leave(contexts: list[Any]) -> None:
+    for context in contexts:
+        context.__exit__(None, None, None)
 
 
 def _survey(model: nn.Module) -> tuple[list[nn.Module], bool]:
@@ -66,50 +92,54 @@ def _survey(model: nn.Module) -> tuple[list[nn.Module], bool]:
     return training, compiled
 
 
-# Modules that are in evaluation mode on behalf of passes now running, and by how many of them: two threads may explain
-# one model at the same time, and the last to finish restores the flags.
-_held: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+# Modules that are in evaluation mode on behalf of passes now running, and of which: two threads may explain one model at
+# the same time, and the last to finish restores the flags. A pass is named by what restores it.
+_held: weakref.WeakKeyDictionary[nn.Module, set[int]] = weakref.WeakKeyDictionary()
 
 
-_held_lock = threading.Lock()
+_held_lock = threading.RLock()  # of one thread twice where a forgotten pass is put back just then
 
 
-@contextlib.contextmanager
-def _evaluation(modules: list[nn.Module]) -> Iterator[None]:
-    with _held_lock:
-        for module in modules:
-            _held[module] = _held.get(module, 0) + 1
-            module.training = False
-    try:
-        yield
-    finally:
+def _evaluate(restored: Restored, modules: list[nn.Module]) -> None:
+    own = id(restored)
+
+    def train_again() -> None:
         with _held_lock:
             for module in modules:
-                _held[module] -= 1
-                if not _held[module]:
+                passes = _held.get(module)
+                if passes is None:
+                    continue
+                passes.discard(own)
+                if not passes:
                     # In this order: a survey without the lock sees the flag or the entry, whenever it looks.
                     module.training = True
-                    del _held[module]
+                    _held.pop(module, None)
+
+    restored.back(train_again)
+    with _held_lock:
+        for module in modules:
+            _held.setdefault(module, set()).add(own)
+            module.training = False
 
 
-@contextlib.contextmanager
-def _buffers_kept(modules: list[nn.Module]) -> Iterator[None]:
+def _keep_buffers(restored: Restored, modules: list[nn.Module]) -> None:
     buffers = [buffer for module in modules for buffer in module._buffers.values() if buffer is not None]
     with torch.no_grad():
         before = [buffer.clone() for buffer in buffers]
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         with torch.no_grad():
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
 
+    restored.back(put_back)
+
 
 # Passes now running, over all threads: the first one switches fast paths off, the last one puts them back.
-_running = 0
-_fast_path_before = True
-_plain_lock = threading.Lock()
-_here = threading.local()  # .passes: how many of them run in this thread
+_running: set[int] = set()
+_fast_path_before: bool | None = None  # None: the fast paths are as their user has them
+_plain_lock = threading.RLock()
+_here = threading.local()  # .passes: those that run in this thread
 
 
 _Checkpoint = checkpoints.CheckpointFunction
@@ -120,30 +150,40 @@ class _PlainCheckpoint:
 
     @staticmethod
     def apply(function: Any, preserve: bool, *args: Any) -> Any:
-        if getattr(_here, "passes", 0):
+        if _passes_here():
             return function(*args)
         return _Checkpoint.apply(function, preserve, *args)
 
 
-@contextlib.contextmanager
-def _plain_paths() -> Iterator[None]:
-    global _running, _fast_path_before
-    with _plain_lock:
-        if not _running:
-            _fast_path_before = torch.backends.mha.get_fastpath_enabled()
-            torch.backends.mha.set_fastpath_enabled(False)
-            checkpoints.CheckpointFunction = _PlainCheckpoint  # type: ignore[assignment, misc]
-        _running += 1
-    _here.passes = getattr(_here, "passes", 0) + 1
-    try:
-        yield
-    finally:
-        _here.passes -= 1
+def _take_plain_paths(restored: Restored) -> None:
+    global _fast_path_before
+    own, passes = id(restored), _passes_here()
+
+    def put_back() -> None:
+        global _fast_path_before
+        passes.discard(own)
         with _plain_lock:
-            _running -= 1
-            if not _running:
+            _running.discard(own)
+            if not _running and _fast_path_before is not None:
                 torch.backends.mha.set_fastpath_enabled(_fast_path_before)
                 checkpoints.CheckpointFunction = _Checkpoint  # type: ignore[misc]
+                _fast_path_before = None
+
+    restored.back(put_back)
+    with _plain_lock:
+        if _fast_path_before is None:
+            _fast_path_before = torch.backends.mha.get_fastpath_enabled()
+        _running.add(own)
+        torch.backends.mha.set_fastpath_enabled(False)
+        checkpoints.CheckpointFunction = _PlainCheckpoint  # type: ignore[assignment, misc]
+    passes.add(own)
+
+
+def _passes_here() -> set[int]:
+    passes: set[int] | None = getattr(_here, "passes", None)
+    if passes is None:
+        passes = _here.passes = set()
+    return passes
 
 
 # By model: the attributes, besides parameters and buffers, that a pass sets to tensors (weights that pruning and norms of
@@ -156,26 +196,27 @@ _MISSING = object()
 _OF_MODULES = frozenset(nn.Module().__dict__)  # modes, hooks, children: kept by others
 
 
-@contextlib.contextmanager
-def _attributes_kept(model: nn.Module) -> Iterator[None]:
+def _keep_attributes(restored: Restored, model: nn.Module) -> None:
     known = _set_by_passes.get(model)
     if known is None:
         before = [(module, dict(module.__dict__)) for module in model.modules()]
-        try:
-            yield
-        finally:
-            found = [(module, attributes, _set(module, attributes)) for module, attributes in before]
-            for module, attributes, names in found:
-                for name in names:
-                    _put_back(module, name, attributes.get(name, _MISSING))
-            _set_by_passes[model] = [(weakref.ref(module), name) for module, _, names in found for name in names]
+        whole, changed = weakref.ref(restored), list[Any]()
+        restored.back(lambda: _put_all_back(model, before, changed, whole()))
         return
     kept = [(holder, name, holder.__dict__.get(name, _MISSING)) for ref, name in known if (holder := ref()) is not None]
-    try:
-        yield
-    finally:
-        for one, name, value in kept:
-            _put_back(one, name, value)
+    restored.back(lambda: _put_those_back(kept))
+
+
+def _put_all_back(
+    model: nn.Module, before: list[tuple[nn.Module, dict[str, Any]]], changed: list[Any], restored: Restored | None
+) -> None:
+    """Puts back what was set; ``changed`` says what that was, also of a first round that was interrupted."""
+    for module, attributes in before:
+        for name in _set(module, attributes):
+            changed.append((weakref.ref(module), name))
+            _put_back(module, name, attributes.get(name, _MISSING))
+    if restored is not None and not restored.failed:  # a pass cut short may not have set all that a whole one sets
+        _set_by_passes.setdefault(model, changed)
 
 
 def _set(module: nn.Module, before: dict[str, Any]) -> list[str]:
@@ -188,6 +229,11 @@ def _set(module: nn.Module, before: dict[str, Any]) -> list[str]:
     if not any(isinstance(own[name], Tensor) for name in changed):
         return []
     return [name for name in changed if name not in _OF_MODULES and not callable(own[name])]
+
+
+def _put_those_back(kept: list[tuple[nn.Module, str, Any]]) -> None:
+    for one in kept:
+        _put_back(*one)
 
 
 def _put_back(module: nn.Module, name: str, value: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes, _len_torch_dispatch_stack
 
 __all__ = ["ALPHA", "COLORMAP", "names", "table"]
 
@@ -35,14 +36,31 @@ def table(colormap: str | Tensor, device: torch.device | str = "cpu") -> Tensor:
         if colormap.shape != (256, 3) or colormap.dtype != torch.uint8:
             raise ValueError(f"colormap must be a uint8 table [256, 3], got {colormap.dtype} {list(colormap.shape)}")
         return colormap.to(device)
+    if torch.compiler.is_compiling():
+        return _made(colormap).to(device)
+    if is_traced():  # what the mode makes of the table is the trace's own, and must not outlive it
+        return torch.ops.aten.lift_fresh(_made(colormap)).to(device)
     key = (colormap, torch.device(device))
-    if key not in _on_device:  # a plain dict, which torch.compile can look through
-        _on_device[key] = torch.from_numpy(_rgb(colormap)).to(device)
+    if key not in _on_device:
+        _on_device[key] = _made(colormap).to(device)
     return _on_device[key]
 
 
 _on_device: dict[tuple[str, torch.device], Tensor] = {}
-with np.load(_FILE) as _stored:  # at import: torch.compile cannot trace the reading of a file
+
+
+def is_traced() -> bool:
+    """Whether tensors made now may be stand-ins, without values: under ``torch.compile``, ``torch.export`` or any mode."""
+    return torch.compiler.is_compiling() or _len_torch_dispatch_stack() > 0
+
+
+@torch.compiler.assume_constant_result  # torch.compile calls it and keeps what it returns
+def _made(colormap: str) -> Tensor:
+    with _disable_current_modes():
+        return torch.from_numpy(_rgb(colormap))
+
+
+with np.load(_FILE) as _stored:
     _TABLES = {name: _stored[name] for name in _stored.files}
 
 

@@ -84,7 +84,7 @@ def _backward(ctx, grad: Tensor):
         grad_maps = resize_backward(grad_maps, own, size, ctx.align_corners)
         grad_maps = min_max_backward(grad_maps, maps, rank, MASK_EPS)
     else:
-        large = reference.resize(maps, size, ctx.align_corners)
+        large = reference.resize(reference.from_zero(maps, rank), size, ctx.align_corners)
         grad_maps = min_max_backward(grad_maps, large, rank, MASK_EPS)
         grad_maps = resize_backward(grad_maps, own, size, ctx.align_corners)
     return grad_images, grad_maps, None, None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import reference
-from .arguments import check_floating, kind_of
+from .arguments import check_dense, check_floating, kind_of
 from .colormaps import ALPHA, COLORMAP, table
-from .registration import register
+from .registration import call, register
 
 __all__ = ["overlay"]
 
@@ -31,6 +32,7 @@ def overlay(frames: Tensor, heatmap: Tensor, colormap: str | Tensor = COLORMAP, 
     """
     if not isinstance(frames, Tensor) or frames.dtype != torch.uint8:
         raise TypeError(f"frames must be a uint8 tensor, got {kind_of(frames)}")
+    check_dense(frames, "frames")
     check_floating(heatmap, "heatmap")
     if frames.ndim not in (3, 4) or frames.shape[-1] != 3:
         raise ValueError(f"frames must have shape [N, H, W, 3] or [H, W, 3], got {list(frames.shape)}")
@@ -42,13 +44,15 @@ def overlay(frames: Tensor, heatmap: Tensor, colormap: str | Tensor = COLORMAP, 
         raise ValueError(f"frames and heatmap must be on one device, got {frames.device} and {heatmap.device}")
     if 0 in heatmap.shape[-2:]:
         raise ValueError(f"heatmap must not be empty, got {list(heatmap.shape)}")
+    if not isinstance(alpha, (int, float, np.number, torch.SymFloat)):
+        raise TypeError(f"alpha must be a number, got {kind_of(alpha)}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
     colors = table(colormap, frames.device)
     heatmap = heatmap.float()
     if frames.ndim == 3:
-        return torch.ops.camfast.overlay(frames[None], heatmap[None], colors, alpha)[0]
-    return torch.ops.camfast.overlay(frames, heatmap, colors, alpha)
+        return call(torch.ops.camfast.overlay.default, frames[None], heatmap[None], colors, alpha)[0]
+    return call(torch.ops.camfast.overlay.default, frames, heatmap, colors, alpha)
 
 
 def _fake(frames, heatmap, colors, alpha=0.5):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch.autograd import forward_ad
 
-from . import libraries  # loads the kernels, and with them the schemas
+from . import forked, libraries  # loads the kernels, and with them the schemas
 
 __all__ = ["call", "register", "result_dtype"]
 
 _warned_devices: set[str] = set()
+_plain: dict[Callable[..., Any], Callable[..., Any]] = {}  # by op: the same in plain PyTorch
 
 
 def register(
@@ -40,6 +44,7 @@ def register(
         return fallback(*args)
 
     qualified = f"camfast::{name}"
+    _plain[getattr(torch.ops.camfast, name).default] = fallback
     torch.library.register_fake(qualified, fake)
     # Backends with kernels of their own override this; the rest (MPS, XPU, CUDA without its library) come here.
     torch.library.impl(qualified, "CompositeExplicitAutograd")(warned)
@@ -53,13 +58,54 @@ def register(
 
 
 def call(op: Callable[..., Any], *args: Any) -> Any:
-    """``op(*args)``; where no gradient can be asked for, past the autograd key, whose Python kernel costs microseconds."""
-    if torch.compiler.is_compiling() or (
-        torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
-    ):
+    """``op(*args)``; where no gradient can be asked for, past the autograd key, whose Python kernel costs microseconds.
+
+    Where forward-mode derivatives are asked for, or inside the transforms of ``torch.func``, the op runs in plain PyTorch,
+    which has all of them.
+
+    Raises ``torch.OutOfMemoryError`` where memory is not enough, and ``ValueError`` for what a kernel refuses.
+    """
+    if torch.compiler.is_compiling():
         return op(*args)
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
+    if forked.is_due:
+        forked.warn_once()
+    if (forward_ad._current_level >= 0 or peek_interpreter_stack() is not None) and any(map(_is_transformed, args)):
+        return _plain[op](*args)
+    try:
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            return op(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+    except RuntimeError as error:
+        told = _in_words(error)
+        if told is None:
+            raise
+        raise told from None
+
+
+def _is_transformed(value: object) -> bool:
+    """Whether ``value`` is a tensor with a tangent, or one of a transform's."""
+    if not isinstance(value, Tensor):
+        return False
+    return is_functorch_wrapped_tensor(value) or forward_ad.unpack_dual(value).tangent is not None
+
+
+_CHECKED = re.compile(r"\w+, \S*csrc/\S+:\d+, (?P<words>[^\n]*)")  # how a check of our own in C++ reads
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "std::bad_alloc")
+
+
+def _in_words(error: RuntimeError) -> Exception | None:
+    """What a kernel raised, without the place in its source and in its own type; None for what others raised."""
+    text = str(error)
+    checked = _CHECKED.match(text)
+    words = checked["words"] if checked else text
+    if isinstance(error, torch.OutOfMemoryError):
+        return None
+    if any(sign in text for sign in _NO_MEMORY):
+        return torch.OutOfMemoryError(
+            words if checked else "there is not enough memory for this op's result and scratch"
+        )
+    return ValueError(words) if checked else None
 
 
 def result_dtype(tensor: Tensor) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -41,7 +42,8 @@ def resize_normalize(maps: Tensor, size: Size = None, normalize: bool = True, re
     lead = maps.shape[: maps.ndim - rank]
     if len(lead) == 1:
         return call(torch.ops.camfast.resize_normalize.default, maps, size, normalize, relu)
-    flat = call(torch.ops.camfast.resize_normalize.default, maps.reshape(lead.numel(), *own), size, normalize, relu)
+    each = maps.reshape(math.prod(lead), *own)  # numel() would fix the sizes of an export
+    flat = call(torch.ops.camfast.resize_normalize.default, each, size, normalize, relu)
     return flat.reshape(*lead, *(own if size is None else size))
 
 
@@ -74,7 +76,7 @@ def finish_backward(grad: Tensor, raw: Tensor, rank: int, normalize: bool, relu:
     """
     if torch.is_grad_enabled():
         return _in_parts(grad, raw, rank, normalize, relu)
-    lead = raw.shape[: raw.ndim - rank].numel()
+    lead = math.prod(raw.shape[: raw.ndim - rank])
     flat_grad, flat = (t.reshape(lead, *t.shape[t.ndim - rank :]) for t in (grad, raw))
     return call(torch.ops.camfast.resize_normalize_backward.default, flat_grad, flat, normalize, relu).reshape(
         raw.shape
@@ -83,7 +85,7 @@ def finish_backward(grad: Tensor, raw: Tensor, rank: int, normalize: bool, relu:
 
 def _in_parts(grad: Tensor, raw: Tensor, rank: int, normalize: bool, relu: bool) -> Tensor:
     own, size = raw.shape[raw.ndim - rank :], grad.shape[grad.ndim - rank :]
-    rectified = raw.clamp(min=0) if relu else raw
+    rectified = reference.positive(raw) if relu else raw
     if normalize:
         small = reference.min_max(rectified, rank)
         grad = min_max_backward(grad, reference.resize(small, size), rank)
@@ -110,17 +112,15 @@ def min_max_backward(grad: Tensor, x: Tensor, rank: int, eps: float = RANGE_EPS)
 
 
 def resize_backward(grad: Tensor, own, size, align_corners: bool = False) -> Tensor:
-    """The adjoint of :func:`camfast.reference.resize`: along each axis, the transposed matrix of hat functions."""
+    """The adjoint of :func:`camfast.reference.resize`: an output's gradient goes to the two it was read from."""
     rank = len(size)
-    for axis, (n, out) in enumerate(zip(own, size, strict=True)):
+    for axis, (n, out) in zip(range(grad.ndim - rank, grad.ndim), zip(own, size, strict=True), strict=True):
         if n == out:
             continue
-        half, scale = (0.0, (n - 1) / max(out - 1, 1)) if align_corners else (0.5, n / out)
-        centre = (torch.arange(out, dtype=grad.dtype, device=grad.device) + half) * scale - half
-        centre = centre.clamp(0, n - 1)
-        source = torch.arange(n, dtype=grad.dtype, device=grad.device)
-        hats = (1 - (centre[:, None] - source).abs()).clamp(min=0)  # [out, n]
-        grad = (grad.movedim(axis - rank, -1) @ hats).movedim(-1, axis - rank)
+        low, high, weight = reference.samples(n, out, align_corners, grad)
+        weight = weight.reshape(-1, *(1,) * (grad.ndim - 1 - axis))
+        before = grad.new_zeros(*grad.shape[:axis], n, *grad.shape[axis + 1 :])
+        grad = before.index_add(axis, low, (1 - weight) * grad).index_add(axis, high, weight * grad)
     return grad
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from . import reference
-from .arguments import check_floating
+from .arguments import LARGEST, check_floating, whole
 from .colormaps import table
-from .registration import register
+from .registration import call, register
 
 __all__ = ["tile_maps"]
 
@@ -45,9 +46,13 @@ def tile_maps(
     check_floating(maps, "maps")
     if maps.ndim != 3 or 0 in maps.shape:
         raise ValueError(f"maps must have shape [M, h, w] and not be empty, got {list(maps.shape)}")
-    if columns is None:
-        columns = math.isqrt(maps.shape[0] - 1) + 1
-    pad_y, pad_x = (pad, pad) if isinstance(pad, int) else pad
+    # The root is exact where it is whole: floats hold the square of every number of columns that a picture has room for.
+    columns = math.ceil(torch.sym_sqrt(maps.shape[0])) if columns is None else whole(columns, "columns")
+    gaps = tuple(pad) if isinstance(pad, Sequence) else (pad, pad)
+    if len(gaps) != 2:
+        raise ValueError(f"pad must be an int or (between rows, between columns), got {pad!r}")
+    pad_y, pad_x = (whole(gap, "pad") for gap in gaps)
+    scale, background = whole(scale, "scale"), whole(background, "background")
     if columns < 1 or scale < 1 or pad_y < 0 or pad_x < 0:
         raise ValueError(f"columns and scale must be positive and pad not negative, got {columns}, {scale} and {pad}")
     if not 0 <= background <= 255:
@@ -58,11 +63,23 @@ def tile_maps(
         if limits.shape != (2,):
             raise ValueError(f"limits must be two numbers, low and high, got shape {list(limits.shape)}")
         limits = limits.detach().to(maps.device, torch.float32)
+    if not torch.compiler.is_compiling():
+        _check_picture(maps.shape, columns, pad_y, pad_x, scale)
     maps = maps.detach()
     if maps.dtype == torch.float64:
         maps = maps.float()
     colors = table(colormap, maps.device)
-    return torch.ops.camfast.tile_maps(maps, colors, columns, pad_y, pad_x, scale, limits, background)
+    return call(torch.ops.camfast.tile_maps.default, maps, colors, columns, pad_y, pad_x, scale, limits, background)
+
+
+def _check_picture(shape: Sequence[int], columns: int, pad_y: int, pad_x: int, scale: int) -> None:
+    """Raises ``ValueError`` for a picture that is larger than a kernel can count."""
+    M, h, w = shape
+    height, width = -(-M // columns) * (h * scale + pad_y) + pad_y, columns * (w * scale + pad_x) + pad_x
+    if max(height, 3 * width, columns, scale, pad_y, pad_x) > LARGEST:
+        raise ValueError(
+            f"the picture must have at most {LARGEST} rows and {LARGEST // 3} columns of pixels, got {height} and {width}"
+        )
 
 
 def _fake(maps, colors, columns, pad_y=2, pad_x=2, scale=1, limits=None, background=255):

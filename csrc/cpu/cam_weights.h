@@ -11,7 +11,7 @@ namespace camfast {
 template <class T, int W>
 CAMFAST_INLINE Vec<T, W> positive_lanes(Vec<T, W> x) {
   const Vec<T, W> zero{};
-  return choose<T, W>(x < zero, zero, x);
+  return choose<T, W>(x < zero, x * T(-0.0), x);
 }
 
 // `sum_a`: of each lane's channel, or of the one channel that all lanes belong to.
@@ -19,7 +19,7 @@ template <class T, int W, class Sum>
 CAMFAST_INLINE Vec<T, W> plus_plus_lanes(Vec<T, W> g, Sum sum_a) {
   const Vec<T, W> zero{}, g2 = g * g;
   const Vec<T, W> alpha = g2 / (g2 * T(2) + (g2 * g) * sum_a + T(kPlusPlusEps));
-  return choose<T, W>(g <= zero, zero, g * alpha);
+  return choose<T, W>(g <= zero, g * T(-0.0), g * alpha);
 }
 
 template <Rule rule, class T, int W>

@@ -107,8 +107,8 @@ void compute(MaskInputs& in, bool corners, bool scale_first) {
     if (first >= last) return;
     const T* map = maps + m * S;
     const Ranges<T> r = find_ranges<T>(resize, map);
-    const Normalizer<T> normalizer =
-        scale_first ? mask_normalizer(r.map_min, r.map_max, r.finite) : mask_normalizer(r.low, r.high, r.finite);
+    const Normalizer<T> normalizer = mask_normalizer(scale_first ? r.map_min : r.low, scale_first ? r.map_max : r.high,
+                                                         r.map_min == r.map_max, r.finite);
     const auto scratch = std::make_unique<T[]>(in.size.w * (1 + (in.channels_last ? in.planes : 0)));
     const MaskRows<In> rows{
         images + m / in.C * in.planes * area, out + m * in.planes * area, in.planes, first, last, in.channels_last, scratch.get()};

@@ -24,16 +24,17 @@ struct Taps {
 
   explicit Taps(const ResizeAxis& axis) : first(axis.out), count(axis.out) {
     for (int i = 0; i < axis.out; ++i) {
-      const float centre = axis.centre(i);
-      first[i] = axis.inside(centre) ? axis.first(centre) : 0;
-      count[i] = axis.inside(centre) ? axis.end(centre) - first[i] : 0;
+      const ResizeAxis::Centre centre = axis.centre(i);
+      first[i] = centre.inside ? axis.first(centre) : 0;
+      count[i] = centre.inside ? axis.end(centre) - first[i] : 0;
       most = std::max(most, count[i]);
     }
     weights.resize(size_t(axis.out) * most);
     for (int i = 0; i < axis.out; ++i) {
       float* own = weights.data() + size_t(i) * most;
+      const ResizeAxis::Centre centre = axis.centre(i);
       float sum = 0.f;
-      for (int t = 0; t < count[i]; ++t) sum += own[t] = axis.weight(first[i] + t, axis.centre(i));
+      for (int t = 0; t < count[i]; ++t) sum += own[t] = axis.weight(first[i] + t, centre);
       for (int t = 0; t < count[i]; ++t) own[t] /= sum;
     }
   }

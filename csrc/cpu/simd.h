@@ -6,8 +6,10 @@
 #pragma once
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include <algorithm>
 #include <type_traits>
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -39,9 +41,16 @@ inline Isa detect_isa() {
   return Isa::baseline;
 }
 
+// CAMFAST_CPU_CAPABILITY in the environment, "baseline" or "avx2", asks for less than this machine has: to test what others run.
+inline Isa allowed_isa() {
+  const char* asked = getenv("CAMFAST_CPU_CAPABILITY");
+  if (asked && strcmp(asked, "baseline") == 0) return Isa::baseline;
+  return asked && strcmp(asked, "avx2") == 0 ? Isa::avx2 : Isa::avx512;
+}
+
 inline Isa isa() {
-  static const Isa detected = detect_isa();
-  return detected;
+  static const Isa chosen = std::min(detect_isa(), allowed_isa());
+  return chosen;
 }
 
 // Bytes of a vector register under an instruction set.

@@ -26,8 +26,8 @@ struct ElementTerm {
     least_product = rule == Rule::grad_cam_elementwise ? T(0) : none;
   }
   __device__ __forceinline__ T operator()(T a, T g) const {
-    const T product = (g < least_gradient ? least_gradient : g) * a;
-    return product < least_product ? least_product : product;
+    const T product = (g < least_gradient ? g * T(-0.0) : g) * a; // cut off as positive() does
+    return product < least_product ? product * T(-0.0) : product;
   }
 };
 

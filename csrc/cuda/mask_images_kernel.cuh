@@ -69,8 +69,8 @@ __global__ void __launch_bounds__(kMaskThreads, 2) mask_kernel(const MaskJob<In>
   }
   __syncthreads();
   const Ranges<T> r = find_ranges<T, corners>(job.resize, map, &range_scratch);
-  const Normalizer<T> normalizer =
-      job.scale_first ? mask_normalizer(r.map_min, r.map_max, r.finite) : mask_normalizer(r.low, r.high, r.finite);
+  const Normalizer<T> normalizer = mask_normalizer(job.scale_first ? r.map_min : r.low, job.scale_first ? r.map_max : r.high,
+                                                       r.map_min == r.map_max, r.finite);
 
   constexpr int V = kVector<In>;
   const In* image = job.images + (long long)(m / job.C) * job.planes * area;

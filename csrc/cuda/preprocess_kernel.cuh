@@ -31,7 +31,8 @@ struct PreprocessJob {
 };
 
 // sums[i] = the weighted sum down the column of bytes `left + i`, for `bytes` of them, a multiple of 4 when `words`.
-__device__ __forceinline__ void sum_down(const uint8_t* frame, long long pitch, const ResizeAxis& rows, float centre, int left,
+__device__ __forceinline__ void sum_down(const uint8_t* frame, long long pitch, const ResizeAxis& rows,
+                                         const ResizeAxis::Centre& centre, int left,
                                          int bytes, bool words, float* sums) {
   const int first = rows.first(centre), end = rows.end(centre);
   float total = 0.f;
@@ -71,8 +72,8 @@ __global__ void __launch_bounds__(kPreprocessThreads) preprocess_kernel(const Pr
   const float scale = channel == 0 ? by.scale[0] : channel == 1 ? by.scale[1] : by.scale[2];
   const float shift = channel == 0 ? by.shift[0] : channel == 1 ? by.shift[1] : by.shift[2];
   const bool mine = int(threadIdx.x) < 3 * (end - begin);
-  const float along = columns.centre(x);
-  const bool seen_x = mine && columns.inside(along);
+  const ResizeAxis::Centre along = columns.centre(x);
+  const bool seen_x = mine && along.inside;
   const int first = seen_x ? columns.first(along) : 0, last = seen_x ? columns.end(along) : 0;
   // The frame's columns under the block's pixels, from a multiple of 4 pixels on: 12 bytes, whole words.
   const int left = columns.first(columns.centre(begin)) & ~3, right = columns.end(columns.centre(end - 1));
@@ -80,8 +81,8 @@ __global__ void __launch_bounds__(kPreprocessThreads) preprocess_kernel(const Pr
   for (int n = blockIdx.z; n < job.N; n += gridDim.z) {
     const uint8_t* frame = job.frames + n * pitch * rows.length;
     for (int y = blockIdx.y; y < h; y += gridDim.y) {
-      const float down = rows.centre(y);
-      const bool seen = rows.inside(down); // the same for the whole block
+      const ResizeAxis::Centre down = rows.centre(y);
+      const bool seen = down.inside; // the same for the whole block
       float sum = 0.f, total = 0.f;
       for (int strip = left; seen && strip < right; strip += kStrip / 3) {
         int width = right - strip < kStrip / 3 ? right - strip : kStrip / 3;

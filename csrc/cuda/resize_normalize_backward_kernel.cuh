@@ -21,11 +21,10 @@ struct Readers {
 
 __device__ __forceinline__ Readers readers_of(int position, int in, int out) {
   if (in == out) return {position, position + 1};
-  // Output o reads positions next to (o + 1/2) * in / out - 1/2; one more on either side for rounding, weighed by 0.
-  const float each = float(out) / float(in);
-  const int first = int((float(position) - 0.5f) * each - 0.5f) - 1, end = int((float(position) + 1.5f) * each - 0.5f) + 2;
+  // Output o reads positions next to (o + 1/2) * in / out - 1/2; one more on either side where division rounds, weighed by 0.
+  const long long first = ((2LL * position - 1) * out - in) / (2LL * in) - 1, end = ((2LL * position + 3) * out - in) / (2LL * in) + 2;
   // The first and the last position also serve the outputs beyond the outermost centres.
-  return {position == 0 || first < 0 ? 0 : first, position == in - 1 || end > out ? out : end};
+  return {position == 0 || first < 0 ? 0 : int(first), position == in - 1 || end > out ? out : int(end)};
 }
 
 // How much of a position output `o` read.

@@ -31,7 +31,7 @@ template <class T>
 CAMFAST_HD T plus_plus_term(T g, T sum_a) {
   const T g2 = g * g;
   const T alpha = g2 / (T(2) * g2 + sum_a * (g2 * g) + T(kPlusPlusEps));
-  return g <= T(0) ? T(0) : g * alpha;
+  return g <= T(0) ? g * T(-0.0) : g * alpha; // as positive() has it
 }
 
 template <class T>

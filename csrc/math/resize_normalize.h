@@ -9,31 +9,42 @@ namespace camfast {
 constexpr double kRangeEps = 1e-7; // recipes: x / (1e-7 + max x)
 
 // Where an output sample falls between two source samples: value = (1 - weight) * source[low] + weight * source[high].
-// Half-pixel centres, edges clamped, no antialiasing: torch.nn.functional.interpolate(align_corners=False), in the same
-// order of operations, so that rounding agrees. With `corners` the first and last samples lie on each other instead
-// (align_corners=True).
+// Half-pixel centres, edges clamped, no antialiasing: torch.nn.functional.interpolate(align_corners=False). With `corners` the
+// first and last samples lie on each other instead (align_corners=True).
 template <class T>
 struct Sample {
   int32_t low, high;
   T weight;
 };
 
+// above / below as a whole number and what is left. The quotient is guessed in F, whose rounding is off by one at most, and made
+// right in whole numbers, so that the weight is the only thing that is rounded, however long the axis is.
+template <class T, class F, class I>
+CAMFAST_HD Sample<T> split(I above, I below, int32_t in_size) {
+  const F share = F(1) / F(below);
+  I low = I(F(above) * share), rest = above - low * below;
+  if (rest < 0) {
+    --low;
+    rest += below;
+  } else if (rest >= below) {
+    ++low;
+    rest -= below;
+  }
+  return {int32_t(low), int32_t(low < in_size - 1 ? low + 1 : low), T(F(rest) * share)};
+}
+
 template <class T, bool corners = false>
 CAMFAST_HD Sample<T> sample_at(int32_t out_index, int32_t in_size, int32_t out_size) {
   if (in_size == out_size) return {out_index, out_index, T(0)};
-  T centre;
-  if (corners) {
-    centre = out_size > 1 ? T(in_size - 1) / T(out_size - 1) * T(out_index) : T(0);
-  } else {
-    const T scale = T(in_size) / T(out_size);
-    centre = scale * (T(out_index) + T(0.5)) - T(0.5);
-    if (centre < T(0)) centre = T(0);
+  if (in_size <= (1 << 20) && int64_t(in_size) * out_size <= (1 << 28)) { // 64 bits take a GPU several times as long
+    const int32_t below = corners ? (out_size > 1 ? out_size - 1 : 1) : 2 * out_size;
+    const int32_t above = corners ? (in_size - 1) * out_index : in_size * (2 * out_index + 1) - out_size;
+    return split<T, T, int32_t>(above < 0 ? 0 : above, below, in_size);
   }
-  int32_t low = int32_t(centre); // 64 bits would take a GPU several times as long
-  if (low > in_size - 1) low = in_size - 1;
-  T weight = centre - T(low);
-  if (weight > T(1)) weight = T(1);
-  return {low, low < in_size - 1 ? low + 1 : low, weight};
+  const int64_t below = corners ? (out_size > 1 ? out_size - 1 : 1) : 2 * int64_t(out_size);
+  const int64_t above =
+      corners ? int64_t(in_size - 1) * out_index : int64_t(in_size) * (2 * int64_t(out_index) + 1) - out_size;
+  return split<T, double, int64_t>(above < 0 ? 0 : above, below, in_size);
 }
 
 template <class T>
@@ -67,12 +78,13 @@ struct Normalizer {
 // Min-max at low resolution, resize, min-max at full resolution, folded into one step after the resize. With M the range
 // of the low-resolution map and R that of the resized one,
 //   (x / (eps + M) - ...) / (eps + R / (eps + M)) = (x - low) / (R + eps * (eps + M)).
-// A range that is not finite (NaN or Inf in the map) makes everything NaN.
+// A range that is not finite (NaN or Inf in the map) makes everything NaN. A constant map becomes 0: what range its resized
+// values have is rounding, which a min-max would magnify.
 template <class T>
 CAMFAST_HD Normalizer<T> min_max_normalizer(T map_min, T map_max, T resized_min, T resized_max) {
   const T map_range = map_max - map_min;
   const T range = resized_max - resized_min;
-  const T scale = T(1) / (range + T(kRangeEps) * (T(kRangeEps) + map_range));
+  const T scale = map_range == T(0) ? T(0) : T(1) / (range + T(kRangeEps) * (T(kRangeEps) + map_range));
   const bool finite = map_range - map_range == T(0);
   const T nan = map_range - map_range;
   return {resized_min, finite ? scale : nan, T(0), range * scale};

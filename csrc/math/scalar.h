@@ -12,10 +12,11 @@
 
 namespace camfast {
 
-// max(x, 0), written so that NaN passes through, as torch.clamp and numpy.maximum let it.
+// max(x, 0) of what is known: NaN passes through, and minus infinity becomes NaN, so that no value that is not finite is cut off
+// without a trace. A product by minus zero does both: 0 for finite negative numbers, NaN for the infinite one.
 template <class T>
 CAMFAST_HD T positive(T x) {
-  return x < T(0) ? T(0) : x;
+  return x < T(0) ? x * T(-0.0) : x;
 }
 
 } // namespace camfast

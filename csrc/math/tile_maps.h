@@ -27,7 +27,7 @@ struct TileCell {
 struct TileLayout {
   int64_t maps, h, w, columns, pad_y, pad_x, scale;
 
-  CAMFAST_HD int64_t rows() const { return (maps + columns - 1) / columns; }
+  CAMFAST_HD int64_t rows() const { return maps / columns + (maps % columns != 0); }
   CAMFAST_HD int64_t height() const { return rows() * (h * scale + pad_y) + pad_y; }
   CAMFAST_HD int64_t width() const { return columns * (w * scale + pad_x) + pad_x; }
   CAMFAST_HD TileCell cell(int64_t index) const {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
 
 import camfast
 from camfast.model import recurrent
+from camfast.model.restored import Restored
 
 
 class Recurrent(nn.Module):
@@ -34,7 +37,9 @@ def test_cudnn_is_off_in_recurrent_layers_alone(monkeypatch, raises):
         if raises != "nothing":
             raise RuntimeError("broken")
 
-    with recurrent.without_cudnn(model):
+    restored = Restored()
+    recurrent.leave_cudnn(restored, model)
+    with contextlib.closing(restored):
         model.gru.register_forward_pre_hook(note, prepend=raises == "before")
         if raises != "nothing":
             with pytest.raises(RuntimeError, match="broken"):

@@ -274,6 +274,12 @@ class Realtime(Adjustable):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "a Realtime holds a stream's past, threads and compiled steps, and cannot be copied or pickled; make one of the "
+            "same arguments for each stream or process"
+        )
+
     def _advance(self, frames: Tensor) -> Shown:
         """What is shown for ``frames`` ``[N, H, W, 3]`` on the device."""
         if self._closed:

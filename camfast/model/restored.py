@@ -1,0 +1,74 @@
+"""What a pass changes meanwhile, put back whenever it ends: also by an interrupt, and at whatever line that comes.
+
+A ``finally`` alone does not do that. An interrupt may come between a change and the ``try`` that follows it, or inside the
+``finally`` itself. Therefore the step back is noted *before* the change; steps may be taken twice, and are: what an interrupt
+leaves of the first round the second does. What is forgotten altogether is put back as soon as nothing refers to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+__all__ = ["Restored"]
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_MARKS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
+
+
+class Restored:
+    """Steps back from what was changed, the last one first.
+
+    A step must do no harm where its change was never made, nor when it is taken again.
+    """
+
+    def __init__(self) -> None:
+        self.failed = False
+        """Whether what the changes were made for did not come to its end."""
+        self._steps: list[Callable[[], Any]] = []
+
+    def back(self, step: Callable[[], Any]) -> None:
+        """Notes a step back, before its change is made."""
+        self._steps.append(step)
+
+    def hook(self, module: nn.Module, function: Callable[..., Any], before: bool = False, **options: Any) -> None:
+        """Registers a forward hook (``before``: a pre-hook), and notes its removal."""
+        self.back(lambda: _unhook(module, function))
+        register = module.register_forward_pre_hook if before else module.register_forward_hook
+        register(function, **options)
+
+    def close(self) -> None:
+        """Takes all steps; an interrupt meanwhile is let through once they are taken."""
+        try:
+            self._undo()
+        finally:
+            self._undo()
+
+    def _undo(self) -> None:
+        steps = self._steps
+        error: BaseException | None = None
+        while steps:
+            try:
+                steps[-1]()
+            except Exception as failure:  # the other steps are taken all the same
+                error = failure
+            steps.pop()
+        if error is not None:
+            raise error
+
+    def __del__(self) -> None:
+        if self._steps:
+            self.failed = True
+            self.close()
+
+
+def _unhook(module: nn.Module, function: Callable[..., Any]) -> None:
+    """Takes ``function`` off ``module``, whether or not its registration has come to its end."""
+    for name in _HOOKS:
+        hooks = module.__dict__.get(name, {})
+        for key in [key for key, hook in hooks.items() if hook is function]:
+            for mark in _MARKS:
+                module.__dict__.get(mark, {}).pop(key, None)
+            hooks.pop(key, None)
