@@ -54,10 +54,14 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or _len_torch_dispatch_stack() > 0
 
 
-@torch.compiler.assume_constant_result  # torch.compile calls it and keeps what it returns
 def _made(colormap: str) -> Tensor:
     with _disable_current_modes():
         return torch.from_numpy(_rgb(colormap))
+
+
+# torch.compile calls it and keeps what it returns. torch.compiler.assume_constant_result says so too, but imports the
+# whole compiler, seconds that only who compiles should wait for.
+_made._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 with np.load(_FILE) as _stored:

@@ -164,12 +164,12 @@ def test_names_that_stay_the_originals_work_there_and_say_so():
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
         x = torch.rand(2, 3, 8, 8)
         print(NeuronGuidedBackprop(model, model[0]).attribute(x, (0, 1, 1)).shape)
-        print(VanillaGrad(model)(x).shape)
+        print(VanillaGrad(model)(x[:1]).shape)
         assert GradCAM.__module__.startswith("camfast")
         wrapped = ModelWithHooks(model, "1", register_forward=True, register_backward=True)
         torch.testing.assert_close(GradCAM(wrapped, "1")(x, 1), GradCAM(model, "1")(x, 1))
     """)
-    assert out.count("[2, 3, 8, 8]") == 2
+    assert "[2, 3, 8, 8]" in out and "[1, 3, 8, 8]" in out
     pages = Path(__file__).parents[2] / "docs" / "migrate"
     for page, names in (("captum", ("GuidedBackprop", "LayerAttribution")), ("monai", ("ModelWithHooks",))):
         rows = [line for line in (pages / f"{page}.md").read_text().splitlines() if line.startswith("| `")]
