@@ -53,8 +53,11 @@ def test_a_seed_gives_the_same_in_every_thread():
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 6 and all(torch.equal(one, expected) for one in found)
-    assert torch.equal(copy.deepcopy(explain)(images, 1).heatmap, expected)
+    found.append(copy.deepcopy(explain)(images, 1).heatmap)
+    assert len(found) == 7
+    for one in found:  # the first passes are made in two memory formats, which round differently; other noise is far off
+        torch.testing.assert_close(one, expected, rtol=0, atol=1e-5)
+    assert (camfast.SSCAM(network(), layers="1", samples=3, seed=8)(images, 1).heatmap - expected).abs().max() > 1e-4
 
 
 def test_nan_weights_and_images_are_said():
