@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import warnings
@@ -384,7 +385,8 @@ class Hub:
     def _take_back(self, settings: dict[str, Any]) -> None:
         self._trying.clear()
         for name, value in settings.items():
-            setattr(self.engine, name, value)
+            with contextlib.suppress(Exception):  # what cannot be set at all has been told; the stream goes on
+                setattr(self.engine, name, value)
 
     def _become(self, kind: str, sentence: str = "") -> None:
         """Takes on a state and tells who looks, and the terminal of what is wrong, or is well again."""
