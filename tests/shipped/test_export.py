@@ -162,7 +162,7 @@ def test_an_exported_program(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("heat.tflite", {}, r"expected a file of .onnx, .xml, .pt2, got 'heat.tflite'"),
+        ("heat.tflite", {}, r"expected a file of .onnx, .xml, .pt2, .pte, got 'heat.tflite'"),
         ("no/such/heat.onnx", {}, "cannot write .*No such file or directory"),
         ("heat.onnx", {"layers": "trunc"}, "'trunk'"),
         ("heat.onnx", {"targets": lambda s: s[0]}, "run"),
