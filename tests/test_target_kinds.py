@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import PARITY
 from models import SmallNet, calibrated, images
+from tolerances import PARITY
 from torch import nn
 
 import camfast

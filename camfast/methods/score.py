@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..model.inputs import Inputs
 from ..model.layouts import position_axes
-from ..model.memory_format import Formats, formats_of
+from ..model.memory_format import laid_out, takes_channels_last
 from ..model.precision import wide
 from ..model.tap import Tap
 from ..ops import reference
@@ -97,36 +97,35 @@ class ScoreCAM(ScoringExplainer):
         total: Any = 0
         dtype = self._lower_precision(inputs.image.device)
         size = self.batch_size or _fitting(inputs.image[:1])
-        formats = formats_of(self.model, inputs.image, halves=dtype is not None)
+        channels_last = takes_channels_last(
+            self.model,
+            inputs.one(0).image,
+            lambda images: self._pass(inputs.one(0).with_image(images), dtype),
+            min(size, channels.shape[1]),
+            halves=dtype is not None,
+        )
         for turn in range(self.rounds):
             rows = []
             for i in range(inputs.batch):
                 one, found = inputs.one(i), []
                 for part in channels[i].split(size):
-                    output = self._run(one, grid[i : i + 1, part], turn, dtype, formats)
+                    output = self._run(one, grid[i : i + 1, part], turn, dtype, channels_last)
                     found.append(chosen.values(i, output, len(part)))
                     bar.update(len(part))
                 rows.append(torch.cat(found))
             total = total + torch.stack(rows)
         return total
 
-    def _run(self, one: Inputs, maps: Tensor, turn: int, dtype: torch.dtype | None, formats: Formats) -> Any:
+    def _run(self, one: Inputs, maps: Tensor, turn: int, dtype: torch.dtype | None, channels_last: bool) -> Any:
         """What the model returns for one image masked by ``maps`` ``[1, B, *map]``."""
         axes = self.image_axes(one, maps.ndim - 2) or position_axes(one.image.shape, self.model)
         channels = set(range(1, one.image.ndim)) - set(axes)
         # not always the second: videos with the frames first, pictures with the channels last
         axis = channels.pop() if len(channels) == 1 else 1
-        masks: list[Tensor] = []  # noise is drawn once, also where a model takes one format and not the other
-
-        def masked(channels_last: bool) -> Tensor:
-            if not masks:
-                image = one.image.detach()
-                if channels_last:
-                    image = image.contiguous(memory_format=torch.channels_last)
-                masks.append(self._masked(image.movedim(axis, 1), maps, turn).movedim(1, axis))
-            return masks[0] if channels_last else masks[0].contiguous()
-
-        return formats(lambda images: self._pass(one.with_image(images), dtype), masked)
+        image = one.image.detach()
+        image = laid_out(image, True) if channels_last else image
+        masked = self._masked(image.movedim(axis, 1), maps, turn).movedim(1, axis)
+        return self._pass(one.with_image(masked if channels_last else masked.contiguous()), dtype)
 
     def _pass(self, inputs: Inputs, dtype: torch.dtype | None) -> Any:
         inputs = inputs.cut()

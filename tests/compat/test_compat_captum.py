@@ -9,8 +9,8 @@ import warnings
 import pytest
 import torch
 import torchvision
-from conftest import PARITY
 from models import TokenNet
+from tolerances import PARITY
 from torch import nn
 
 pytest.importorskip("captum")

@@ -9,7 +9,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from conftest import PARITY
+from tolerances import PARITY
 from torch import nn
 
 nets = pytest.importorskip("monai.networks.nets")

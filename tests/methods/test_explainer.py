@@ -7,9 +7,9 @@ import copy
 import models
 import pytest
 import torch
-from conftest import TOLERANCES
 from interpreter import run_python
 from models import SmallNet, calibrated, images
+from tolerances import TOLERANCES
 from torch import nn
 
 import camfast

@@ -14,8 +14,8 @@ import models
 import numpy as np
 import pytest
 import torch
-from conftest import PARITY
 from models import SmallNet, calibrated, images
+from tolerances import PARITY
 from torch import nn
 
 import camfast

@@ -7,8 +7,8 @@ import threading
 import models
 import pytest
 import torch
-from conftest import TOLERANCES
 from models import SmallNet, calibrated, images
+from tolerances import TOLERANCES
 from torch import nn
 
 from camfast.model.outputs import replace_first, scores_in, tensors_in

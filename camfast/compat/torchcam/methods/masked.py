@@ -5,13 +5,12 @@ The steps are torchcam's, so that a subclass may override any of them; each of t
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ....model.memory_format import formats_of
+from ....model.memory_format import laid_out, takes_channels_last
 from .core import _CAM, OutputTarget, _resized, _resolve_targets, _target_scores
 
 __all__ = ["ISCAM", "SSCAM", "ScoreCAM"]
@@ -110,14 +109,14 @@ class ScoreCAM(_CAM):
     ) -> None:
         """Adds to ``weight`` ``[N * C]`` how far each masked input's score lies above its sample's own."""
         masks, samples, room = prepared
-        formats = formats_of(self.model, self._input)
+        channels_last = takes_channels_last(self.model, self._input[:1], self.model, min(self.bs, len(weight)))
         for start in range(0, len(weight), self.bs):
             part = slice(start, min(start + self.bs, len(weight)))
             inputs = self._masked_input_chunk(masks, samples, room, part)
             if strength != 1:
                 inputs = strength * inputs
-            scored = functools.partial(self._scored, samples[part], class_idx, targets)
-            found = formats(scored, functools.partial(_laid_out, inputs))
+            inputs = laid_out(inputs, True) if channels_last else inputs
+            found = self._scored(samples[part], class_idx, targets, inputs)
             weight[part] += found - own[samples[part]]
 
     @torch.no_grad()
@@ -200,10 +199,6 @@ class ISCAM(ScoreCAM):
                 strength += (step + 1) / self.num_samples
                 self._add_scores(weight, prepared, own, class_idx, each, strength)
         return _shares([weight / self.num_samples for weight in weights], activations)
-
-
-def _laid_out(images: Tensor, channels_last: bool) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
 
 def _shares(weights: list[Tensor], activations: list[Tensor]) -> list[Tensor]:
