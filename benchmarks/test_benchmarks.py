@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import bench_busy
 import bench_compat
 import bench_dataset
 import bench_detect
@@ -315,6 +316,15 @@ def test_metrics_are_compared_and_written_down(tmp_path: Path, monkeypatch: pyte
         "torchcam",
     ]
     assert all(case["times_as_fast"] > 0 and case["difference"] < 0.02 for case in written["cases"])
+
+
+def test_busy_benchmark_measures_both_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "busy.json"
+    monkeypatch.setattr(sys, "argv", ["bench_busy.py", "--seconds", "0.1", "--output", str(path)])
+    assert bench_busy.main() == 0
+    cases = json.loads(path.read_text())["cases"]
+    assert [case["threads"] for case in cases] == ["active", "passive"] * 3
+    assert all(0 < case["grad_cam"]["median_s"] <= case["grad_cam"]["q3_s"] for case in cases)
 
 
 def test_dataset_benchmark_explains_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

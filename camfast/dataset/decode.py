@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from ..brief import Brief
 from ..errors import reason, require
 from ..pictures import photos
 from ..pictures.preparation import Preparation
@@ -34,8 +35,8 @@ class Fact:
     crop: tuple[float, float, float, float] | None
 
 
-@dataclass
-class Batch:
+@dataclass(repr=False)
+class Batch(Brief):
     """Pictures of one size each group, ``[n, ...]``, with their facts; and those that could not be had."""
 
     groups: list[tuple[Tensor, list[Fact]]] = field(default_factory=list)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..brief import Brief
 from ..errors import DoubtWarning
 from ..methods import METHODS
 from ..methods.explainer import Explainer, Layers
@@ -28,8 +29,8 @@ Wanted = Literal["prediction and label", "prediction"] | TopK | list[int]
 Rows = list[dict[str, Any]]
 
 
-@dataclass
-class Job:
+@dataclass(repr=False)
+class Job(Brief):
     """What is done with every picture, wherever it is done: it can be sent to other processes and machines."""
 
     model: nn.Module

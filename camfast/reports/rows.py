@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..brief import Brief
 from ..dataset.shards import schema
 from ..errors import reason, require
 
@@ -28,8 +29,8 @@ _WORDS = ("path", "role", "layer", "method", "version")
 _LISTS = ("top_classes", "top_scores", "crop")
 
 
-@dataclass
-class Rows:
+@dataclass(repr=False)
+class Rows(Brief):
     """The rows of a run, those of an image together, the prediction's first.
 
     ``columns`` are numbers as arrays ``[R]`` (-1 for a class that is not there), and words and lists as lists. ``crop`` is

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..brief import Brief
 from .rows import NONE, Rows
 
 __all__ = ["Images", "classes", "first_shown", "histogram", "pairs"]
@@ -17,8 +18,8 @@ PAIRS, SHOWN_OF_PAIR, SHOWN = 40, 6, 24
 """The pairs that are shown first, the images of each, and those of a page of images; the page's script has them too."""
 
 
-@dataclass(frozen=True)
-class Images:
+@dataclass(frozen=True, repr=False)
+class Images(Brief):
     """One value per image, of the rows that come first."""
 
     label: np.ndarray

@@ -97,8 +97,9 @@ def test_files_on_ray_are_as_here_and_go_on(photos, network, tmp_path):
     camfast.explain_dataset(network, photos, both, workers=0, batch=2, shard=4, progress=False)
     for shard in shard_files(both)[1:3]:
         shard.unlink()
+    left = len(set(read_table(both)["path"].to_pylist()))
     done = camfast.explain_dataset(network, photos, both, ray=True, actors=1, batch=4, progress=False)
-    assert (done.before, done.images) == (12, 8)
+    assert (done.before, done.images) == (left, 20 - left) and 0 < left < 20
     same(tmp_path / "ray", both)
 
 

@@ -90,7 +90,11 @@ def test_killed_at_random_moments_it_goes_on(many, tmp_path):
         start += 1
         while kills < KILLS:
             process = started(many, out)
-            time.sleep(took * (moments.uniform(0, 0.7) if kills else 0.7))  # the first one surely in the midst
+            if kills:
+                time.sleep(took * moments.uniform(0, 0.7))
+            else:  # surely in the midst
+                while process.poll() is None and not (out.exists() and shard_files(out)):
+                    time.sleep(0.005)
             if process.poll() is not None:
                 break
             process.send_signal(signal.SIGKILL)

@@ -111,6 +111,14 @@ def test_an_interrupt_of_the_first_pass_leaves_nothing():
 
 def test_real_interrupts_at_any_time():
     """SIGINT from a timer, wherever it finds the call."""
+    usual_handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        interrupted_at_any_time()
+    finally:
+        signal.signal(signal.SIGINT, usual_handler)
+
+
+def interrupted_at_any_time():
     model, images = Small().train(), torch.rand(2, 3, 16, 16)
     explain = camfast.GradCAM(model, layers="body", layout="nchw")
     explain(images, 1)
