@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,20 +94,37 @@ def _short(value: Any) -> str:
     return text if len(text) <= 300 else f"{text[:299]}…"
 
 
+_written: set[Path] = set()  # by this process
+_guard = threading.Lock()
+
+
 @contextlib.contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Keeps a second process from writing into ``out`` meanwhile; the lock of a killed one is gone with it."""
+    """Keeps a second run from writing into ``out`` meanwhile; the lock of a killed process is gone with it.
+
+    The lock is of the process alone (``lockf``): one that its workers inherit would be held until the last of them has seen
+    that their process was killed, and a start in those seconds would be refused. Other threads are kept out by a set.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    own = out.resolve()
+    with _guard:
+        if own in _written:
+            raise _taken(out)
+        _written.add(own)
     try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with open(out / ".lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process is writing into {out}: wait for it, or give another folder") from None
-        except OSError:  # a file system without locks
-            pass
-        yield
+        with open(own / ".lock", "a") as file:
+            try:
+                import fcntl
+
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise _taken(out) from None
+            except (ImportError, OSError):  # Windows; a file system without locks
+                pass
+            yield
+    finally:
+        _written.discard(own)
+
+
+def _taken(out: Path) -> ValueError:
+    return ValueError(f"another run is writing into {out}: wait for it, or give another folder")

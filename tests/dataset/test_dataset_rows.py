@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.compute
@@ -293,8 +296,34 @@ def test_other_weights_and_other_sources_are_refused(made, network, photos):
         camfast.explain_dataset(network, photos / "cat", made, **QUIET)
 
 
+HOLDING = """
+import multiprocessing, os, signal, sys, time
+from pathlib import Path
+from camfast.dataset.settings import alone
+
+with alone(Path(sys.argv[1])):
+    if len(sys.argv) > 2:  # a worker that outlives its process
+        multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,)).start()
+    print("held", flush=True)
+    sys.stdin.read() if len(sys.argv) == 2 else os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_another_process_is_kept_out_and_a_killed_one_is_not_waited_for(made, network, photos, tmp_path):
+    command = [sys.executable, "-c", HOLDING, str(made)]
+    path = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(camfast.__file__))}
+    held = subprocess.Popen(command, env=path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert held.stdout.readline() == "held\n"
+    with pytest.raises(ValueError, match="another run is writing into"):
+        camfast.explain_dataset(network, photos, made, **QUIET)
+    held.communicate("")
+    killed = subprocess.Popen([*command, "workers"], env=path, stdout=subprocess.DEVNULL)
+    assert killed.wait() == -9
+    assert camfast.explain_dataset(network, photos, made, **QUIET).before == 20
+
+
 def test_two_processes_do_not_write_into_one_folder(made, network, photos):
-    with alone(made), pytest.raises(ValueError, match="another process is writing into"):
+    with alone(made), pytest.raises(ValueError, match="another run is writing into"):
         camfast.explain_dataset(network, photos, made, **QUIET)
 
 
