@@ -16,6 +16,7 @@ Size = int | Sequence[int] | None
 LARGEST = 2**31 - 1
 """The largest number of positions along a dimension, which kernels count in 32 bits."""
 
+_STRIDED = torch.strided
 _FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -28,7 +29,7 @@ def check_floating(tensor: object, name: str) -> None:
 
 def check_dense(tensor: Tensor, name: str) -> None:
     """Raises ``TypeError`` for sparse and nested tensors."""
-    if tensor.layout is not torch.strided or tensor.is_nested:
+    if tensor.layout is not _STRIDED or tensor.is_nested:
         raise TypeError(
             f"{name} must be a dense tensor, got {_sparse_or_nested(tensor)}; to_dense() or padding makes it one"
         )
@@ -38,6 +39,8 @@ def full_size(size: Size, own: Sequence[int]) -> list[int] | None:
     """The size with one number for each dimension of the map; None stays None."""
     if size is None:
         return None
+    if type(size) is int and 0 < size <= LARGEST:  # what is mostly given, without looking any further
+        return [size] * len(own)
     if isinstance(size, (int, torch.SymInt)):
         full = [size] * len(own)
     elif isinstance(size, Sequence) and not isinstance(size, str):
