@@ -8,50 +8,21 @@ from __future__ import annotations
 import copy
 import importlib
 import logging
-from functools import partial
 from operator import itemgetter
 
 import pytest
 import torch
 from packages import Packages, each
 from torch import nn
+from torchcam_beside import OURS, PEER, Net, X, check, outcome
 
 pytest.importorskip("torchcam")
-OURS, PEER = "camfast.compat.torchcam", "torchcam"
 SCORES = ["ScoreCAM", "SSCAM", "ISCAM"]
 
 
 @pytest.fixture(autouse=True)
 def as_the_peer(monkeypatch):
     monkeypatch.setattr(importlib.import_module(OURS), "strict", True)
-
-
-def outcome(script, package):
-    torch.manual_seed(3)
-    try:
-        return script(package)
-    except Exception as error:  # the type is what is compared
-        return type(error)
-
-
-def check(script, raised=None):
-    """The same outcome of both: equal values, or an error of the same type, ``raised`` where it is given."""
-    theirs, ours = (outcome(script, Packages(name)) for name in (PEER, OURS))
-    assert type(theirs) is type(ours), f"{theirs} {ours}"
-    if isinstance(theirs, type):
-        assert theirs is ours and (raised is None or theirs is raised), f"{theirs} {ours}"
-        return
-    assert raised is None, f"expected {raised}, got {theirs}"
-    torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-5, equal_nan=True)
-
-
-class Net(nn.Sequential):
-    def __init__(self, classes=3):
-        torch.manual_seed(0)
-        super().__init__(
-            nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 3, padding=1), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, classes),
-        )  # fmt: skip
 
 
 class Structured(nn.Module):
@@ -65,9 +36,6 @@ class Structured(nn.Module):
     def forward(self, x):
         rows = self.features(x).relu().flatten(2).mean(-1)
         return [{"first": row[0] - row[2], "second": row[1] * 3} for row in rows]
-
-
-X = torch.rand(2, 3, 8, 9, generator=torch.Generator().manual_seed(1))
 
 
 def options(name):
@@ -385,58 +353,6 @@ def test_the_wrappers_hand_hooks_on():
         return torch.tensor(seen)
 
     check(script)
-
-
-# Metrics and pictures
-
-
-@pytest.mark.parametrize("wanted", [-1, 3, [0], [0, 3], [0, True], (0, 1), 1.0, [0, "1"], "1", True, None])
-@pytest.mark.parametrize("name", ["ClassificationMetric", "DeletionInsertionMetric"])
-def test_classes_of_metrics(name, wanted):
-    model = Net().eval()
-
-    def script(torchcam):
-        with torchcam.methods.GradCAM(model, "3") as extractor:
-            metric = getattr(torchcam.metrics, name)(extractor, partial(torch.softmax, dim=-1))
-            metric.update(X, wanted)
-            return metric.summary()
-
-    check(script)
-
-
-@pytest.mark.parametrize("shape", [(4,), (4, 5), (3, 4, 5), (2, 3, 4, 5), ()])
-def test_ranks_of_metrics(shape):
-    cam = torch.rand(2, *(2 for _ in shape), generator=torch.Generator().manual_seed(0))
-    check(lambda torchcam: torchcam.metrics._resize_cam(cam, shape))
-
-
-@pytest.mark.parametrize("scale", [0.0, 1e-8, 1.0])
-def test_small_scores_of_metrics(scale):
-    model = Net().eval()
-
-    def script(torchcam):
-        with torchcam.methods.GradCAM(model, "3") as extractor:
-            metric = torchcam.metrics.ClassificationMetric(extractor, lambda out: out.softmax(-1) * scale)
-            metric.update(X, 0)
-            return metric.summary()
-
-    check(script)
-
-
-@pytest.mark.parametrize("alpha", [0.4, -0.1, 1.0, float("nan"), 1, "0.5"])
-@pytest.mark.parametrize("modes", ["RGB F", "L L", "RGB RGB", "RGBA F", "I F", "CMYK F"])
-@pytest.mark.filterwarnings("ignore:invalid value encountered")
-def test_overlays_take_and_refuse(alpha, modes):
-    np = pytest.importorskip("numpy")
-    image = pytest.importorskip("PIL.Image")
-    below, above = modes.split()
-    rng = np.random.default_rng(0)
-    picture = image.fromarray(rng.integers(0, 255, (6, 7, 3), dtype=np.uint8)).convert(below)
-    mask = image.fromarray(rng.random((3, 3), dtype=np.float32))
-    mask = mask if above == "F" else image.fromarray(rng.integers(0, 255, (3, 3), dtype=np.uint8)).convert(above)
-    check(
-        lambda torchcam: torch.tensor(np.asarray(torchcam.utils.overlay_mask(picture, mask, alpha=alpha)).astype(int))
-    )
 
 
 def test_the_choice_of_a_layer_is_logged(caplog):

@@ -22,7 +22,7 @@ pytest.importorskip("aiohttp")
 import aiohttp
 import av
 from clips import make, moving
-from live_server import NAMES, Served, Webcam, becomes, receive, small_clip, small_hub, threads_left, until
+from live_server import NAMES, Served, Webcam, becomes, receive, until
 from PIL import Image
 from rtsp_server import RtspCamera
 
@@ -31,21 +31,7 @@ from camfast.cli.main import main
 from camfast.video import VideoError
 from camfast.video.live import Hub, Source
 
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    return small_clip(tmp_path_factory.mktemp("live"))
-
-
-@pytest.fixture
-def hub(clip):
-    return small_hub(clip)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind():
-    yield
-    assert threads_left() == []
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 
 def test_the_page_is_whole(hub):

@@ -19,28 +19,14 @@ import numpy as np
 import torch
 from chromium import chromium
 from clips import make
-from live_server import NAMES, Served, sleepy_hub, small_clip, small_hub, threads_left
+from live_server import NAMES, Served, sleepy_hub
 from PIL import Image
 
 import camfast
 from camfast.methods import METHODS
 from camfast.video.live import Hub, Keys, Source
 
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    return small_clip(tmp_path_factory.mktemp("live"))
-
-
-@pytest.fixture
-def hub(clip):
-    return small_hub(clip)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind():
-    yield
-    assert threads_left() == []
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 
 @pytest.fixture

@@ -15,27 +15,13 @@ pytest.importorskip("av")
 pytest.importorskip("aiohttp")
 
 import aiohttp
-from live_server import Served, receive, small_clip, small_hub, threads_left, until
+from live_server import Served, receive, until
 from PIL import Image
 
 from camfast.video.live import Keys
 from camfast.video.live.wishes import Wishes
 
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    return small_clip(tmp_path_factory.mktemp("live"))
-
-
-@pytest.fixture
-def hub(clip):
-    return small_hub(clip)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind():
-    yield
-    assert threads_left() == []
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 
 def picture(width, height, format="PNG") -> bytes:

@@ -16,28 +16,14 @@ pytest.importorskip("av")
 pytest.importorskip("aiohttp")
 
 import aiohttp
-from live_server import NAMES, Served, Webcam, becomes, receive, sleepy_hub, small_clip, small_hub, threads_left, until
+from live_server import NAMES, Served, Webcam, becomes, receive, sleepy_hub, small_hub, until
 from PIL import Image
 
 import camfast
 from camfast.video import VideoError
 from camfast.video.live import Keys, Source
 
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    return small_clip(tmp_path_factory.mktemp("live"))
-
-
-@pytest.fixture
-def hub(clip):
-    return small_hub(clip)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind():
-    yield
-    assert threads_left() == []
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 
 def test_a_slow_method_shows_its_progress_and_is_cancelled(clip):
