@@ -15,7 +15,15 @@ _K1, _K2 = 0.01, 0.03
 
 
 def pearson(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson's correlation of each pair of planes ``[P, *size]``: ``[P]``, NaN where one of the two is constant."""
+    """Pearson's correlation of each pair of planes.
+
+    Args:
+        a: ``[P, *size]``, floating.
+        b: the same.
+
+    Returns:
+        float64 ``[P]`` in [-1, 1]; NaN where one of the two is constant or not finite.
+    """
     a, b = (planes.flatten(1).double() for planes in (a, b))
     a, b = (planes - planes.mean(1, keepdim=True) for planes in (a, b))
     lengths = a.norm(dim=1) * b.norm(dim=1)
@@ -23,14 +31,30 @@ def pearson(a: Tensor, b: Tensor) -> Tensor:
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """Spearman's rank correlation of each pair of planes ``[P, *size]``: ``[P]``; equal values share their mean rank."""
+    """Spearman's rank correlation of each pair of planes; equal values share their mean rank, as SciPy's do.
+
+    Args:
+        a: ``[P, *size]``, floating.
+        b: the same.
+
+    Returns:
+        float64 ``[P]`` in [-1, 1]; NaN where one of the two is constant.
+    """
     return pearson(*(_ranks(planes.flatten(1)) for planes in (a, b)))
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of each pair of planes ``[P, H, W]``: ``[P]`` (Wang 2004), in windows of 7 x 7 as scikit-image's.
+    """Structural similarity of each pair of planes (Wang 2004, equation 13), in windows of 7 x 7 as scikit-image's.
 
-    The range of values is that of both planes of a pair; NaN where both are constant and equal.
+    Args:
+        a: ``[P, H, W]``, floating; the range of values is that of both planes of a pair.
+        b: the same.
+
+    Returns:
+        float64 ``[P]``, at most 1; NaN where both are constant and equal.
+
+    Raises:
+        ValueError: for planes smaller than a window.
     """
     if a.ndim != 3 or min(a.shape[1:]) < _WINDOW:
         raise ValueError(f"ssim needs planes of at least {_WINDOW} x {_WINDOW}, got {list(a.shape[1:])}")
