@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from interpreter import WHERE
 from torch.utils.data import DataLoader, TensorDataset
 
 import camfast
@@ -27,10 +28,11 @@ pytest.importorskip("ray.data")
 def cluster(tmp_path_factory):
     """Four processors, whatever this machine has."""
     here = os.path.dirname(__file__)
-    paths = os.pathsep.join([os.path.dirname(os.path.dirname(camfast.__file__)), os.path.dirname(here), here])
+    paths = os.pathsep.join([str(WHERE), os.path.dirname(here), here])
     environment = {"env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.chdir(WHERE)  # Ray's workers start where their driver is
         ray.init(
             address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=environment,
             object_store_memory=100 * 2**20,

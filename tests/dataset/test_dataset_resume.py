@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pyarrow.parquet
 import pytest
+from interpreter import start_python
 
 import camfast
 from camfast.dataset import read_table
@@ -55,12 +55,7 @@ def many(tmp_path, crops):
 
 
 def started(folder, out):
-    path = os.pathsep.join(
-        [os.path.dirname(os.path.dirname(__file__)), os.path.dirname(os.path.dirname(camfast.__file__))]
-    )
-    environment = {**os.environ, "PYTHONPATH": path}
-    command = [sys.executable, "-c", PROGRAM, str(folder), str(out)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    process = start_python("-c", PROGRAM, folder, out)
     assert process.stdout.readline() == "ready\n"
     return process
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
-import sys
 
 import numpy as np
 import pyarrow.compute
 import pytest
 import torch
+from interpreter import start_python
 from models import SmallNet
 from PIL import Image
 from torch import nn
@@ -309,15 +308,13 @@ with alone(Path(sys.argv[1])):
 """
 
 
-def test_another_process_is_kept_out_and_a_killed_one_is_not_waited_for(made, network, photos, tmp_path):
-    command = [sys.executable, "-c", HOLDING, str(made)]
-    path = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(camfast.__file__))}
-    held = subprocess.Popen(command, env=path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def test_another_process_is_kept_out_and_a_killed_one_is_not_waited_for(made, network, photos):
+    held = start_python("-c", HOLDING, made, stdin=subprocess.PIPE)
     assert held.stdout.readline() == "held\n"
     with pytest.raises(ValueError, match="another run is writing into"):
         camfast.explain_dataset(network, photos, made, **QUIET)
     held.communicate("")
-    killed = subprocess.Popen([*command, "workers"], env=path, stdout=subprocess.DEVNULL)
+    killed = start_python("-c", HOLDING, made, "workers", stdout=subprocess.DEVNULL)
     assert killed.wait() == -9
     assert camfast.explain_dataset(network, photos, made, **QUIET).before == 20
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from interpreter import run_python, start_python
 from samples import FAMILY, Sample
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -57,8 +56,9 @@ assert not bad, bad
 @pytest.mark.parametrize("capability", ["baseline", "avx2", ""])
 def test_a_constant_map_is_zero_on_every_processor(capability):
     """``(1 - w) * v + w * v`` rounds, above all without fused multiply-add; a min-max would magnify that."""
-    env = {**os.environ, "CAMFAST_CPU_CAPABILITY": capability, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", CONSTANTS, capability], env=env, check=True, timeout=300)
+    process = start_python("-c", CONSTANTS, capability, variables={"CAMFAST_CPU_CAPABILITY": capability})
+    words, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, words
 
 
 @pytest.mark.parametrize("corners", [False, True])
@@ -255,8 +255,5 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 @pytest.mark.skipif(not hasattr(os, "fork") or not os.path.exists("/proc/self/task"), reason="no fork, or no /proc")
 @pytest.mark.parametrize("threads, warned", [("several", "1"), ("one", "0")])
 def test_a_fork_after_openmp_is_said(threads, warned):
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKED, threads], env=env, capture_output=True, text=True, timeout=120
-    )
+    done = run_python("-W", "ignore", "-c", FORKED, threads, timeout=120)
     assert done.stdout.strip() == warned, done.stderr
