@@ -22,6 +22,7 @@ from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import ALL_CALLS, call_of, resolve
 from ..model.layouts import Layout, layout_of, named_layout
 from ..model.outputs import scores_of
+from ..model.placement import PREPARED
 from ..model.probe import read_layer
 from ..model.tap import NoGradient, Quirks, Tap
 from ..ops import reference
@@ -329,6 +330,13 @@ class LayerExplainer(Explainer):
                 "layout= names its dimensions, reshape= turns it into [N, C, *map]",
                 DoubtWarning,
                 stacklevel=2,
+            )
+        if reading.place is not None and reading.layout is not None:
+            warnings.warn(f"{reading.place}, but is drawn over all of it; {PREPARED}", DoubtWarning, stacklevel=2)
+        elif reading.place is not None:
+            raise ValueError(
+                f"{reading.place}: expected positions of the image, got {list(activations.shape)} for images "
+                f"{list(inputs.image.shape)}; {PREPARED}, or pass layout= or reshape= to draw a map as it lies"
             )
         return reading.layout
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .layouts import Layout
 
-__all__ = ["WIDTH", "Answer", "agreement", "leading", "movement", "sharpness"]
+__all__ = ["WIDTH", "Answer", "Array", "agreement", "along", "leading", "movement", "profile_of", "sharpness"]
 
 
 WIDTH = 1 / 8  # of a planted change, in each dimension
@@ -54,7 +54,7 @@ def agreement(layout: Layout, answers: Sequence[Answer], above: float = -math.in
     Where it is seen to be no more than ``above``, something between the two is returned.
     """
     grids = [answer.grid(layout) for answer in answers]
-    places = [[answer.places[axis] for axis in _along(layout, answers)] for answer in answers]
+    places = [[answer.places[axis] for axis in along(layout, answers)] for answer in answers]
     scores = []
     for axis, length in enumerate(layout.map):
         if length == 1:
@@ -63,7 +63,7 @@ def agreement(layout: Layout, answers: Sequence[Answer], above: float = -math.in
         if any(place is None for place in own):
             scores.append(0.0)  # along a dimension that changed as a whole
             continue
-        profiles = [_profile(grid, axis) for grid in grids]
+        profiles = [profile_of(grid, axis) for grid in grids]
         agreed = _follows(profiles, [((length, place),) for place in own], own)  # type: ignore[misc, arg-type]
         scores.append(1.0 if agreed == 1 and length >= 4 else agreed * math.sqrt((length - 1) / (length + 1)))
     if not scores:
@@ -83,7 +83,7 @@ def movement(layout: Layout, answers: Sequence[Answer]) -> float:
     dimension is short; eight hardly do.
     """
     grids = [answer.grid(layout) for answer in answers]
-    places = [[answer.places[axis] for axis in _along(layout, answers)] for answer in answers]
+    places = [[answer.places[axis] for axis in along(layout, answers)] for answer in answers]
     found, followed = [], []
     for axis, length in enumerate(layout.map):
         own = [place[axis] for place in places]
@@ -93,7 +93,7 @@ def movement(layout: Layout, answers: Sequence[Answer]) -> float:
             found.append(0.0)  # along a dimension that changed as a whole
             continue
         followed.append(np.array(own))
-        found.append(_correlation(_centres([_profile(grid, axis) for grid in grids]), followed[-1]))
+        found.append(_correlation(_centres([profile_of(grid, axis) for grid in grids]), followed[-1]))
     if not found:
         return 0.0
     channels = _centres([answer.channels(layout) for answer in answers])
@@ -108,7 +108,7 @@ def leading(layout: Layout, answers: Sequence[Answer]) -> int:
     A position answers most to the change that was planted nearest to it.
     """
     side = layout.map.index(max(layout.map))
-    places = [answer.places[_along(layout, answers)[side]] for answer in answers]
+    places = [answer.places[along(layout, answers)[side]] for answer in answers]
     profiles = np.stack([answer.grid(layout).reshape(-1) for answer in answers])
     profiles = profiles / profiles.sum(1, keepdims=True).clip(min=1e-30)
     count = profiles.shape[1]
@@ -130,13 +130,13 @@ def sharpness(layout: Layout, answers: Sequence[Answer]) -> float:
     return sum(found) / len(found)
 
 
-def _along(layout: Layout, answers: Sequence[Answer]) -> Sequence[int]:
+def along(layout: Layout, answers: Sequence[Answer]) -> Sequence[int]:
     """The image's dimension that each of the map's follows."""
     rank = len(answers[0].places)
     return layout.along if layout.along is not None else range(rank - len(layout.map), rank)
 
 
-def _profile(grid: Array, axis: int) -> Array:
+def profile_of(grid: Array, axis: int) -> Array:
     """The sums over all dimensions of ``grid`` but one."""
     return grid.sum(tuple(other for other in range(grid.ndim) if other != axis))
 

@@ -19,6 +19,7 @@ from .inputs import Inputs
 from .layers import refuse_exported
 from .layouts import Layout, layout_of
 from .outputs import detections_in, found_nothing, replace_all, scores_in, tensors_in
+from .placement import PREPARED
 from .probe import Planted, read
 from .tap import Tap, hookable, is_map
 from .untouched import quiet
@@ -129,6 +130,7 @@ def _search(
     target, read_by_it = _objective(objective if index == 0 else None, output)  # the objective is the first image's
     candidates = _of_the_image(model, inputs, candidate_maps(model, inputs, steps, read_by_it, last_weight))
     silent: Step | None = None
+    elsewhere: str | None = None
     doubtful: list[Step] = []
     planted = Planted(model, inputs)
     # From the last one backwards: it alone, which is mostly enough, then a few at a time, so that graphs stay short.
@@ -151,7 +153,10 @@ def _search(
             if not is_reached(layout, gradient):
                 continue
             reading = read(model, step.module, step.name, activations, planted)
-            if reading.layout is None or not is_reached(reading.layout, gradient):
+            if reading.layout is None:
+                elsewhere = elsewhere or reading.place
+                continue
+            if not is_reached(reading.layout, gradient):
                 continue
             if reading.doubt is None:
                 return step.name, step.module
@@ -164,6 +169,8 @@ def _search(
         return _search(model, batch, differentiable, None)  # a box that is not there in this pass: as for one that is
     if silent is None and candidates and not differentiable:
         return candidates[-1].step.name, candidates[-1].step.module
+    if silent is None and elsewhere is not None:
+        raise ValueError(f"{elsewhere}; {PREPARED}, or name a layer by layers= and its dimensions by layout=")
     if silent is None and candidates:
         last = candidates[-1].step.name
         raise ValueError(

@@ -168,7 +168,7 @@ def named_layout(name: str, shape: Sequence[int], image: Sequence[int], model: n
         return grid
     if name in ("channels_first", "channels_last") and rank in _CONVOLUTIONS:
         return Layout(name, shape[2:] if name == "channels_first" else shape[1:-1])  # type: ignore[arg-type]
-    letters = name.split() if " " in name else list(name)
+    letters = list(name.lower().replace(" ", ""))
     if sorted(letters) != sorted(set(letters)) or not {"n", "c"} <= set(letters) <= set("nctdhw") or len(letters) < 3:
         raise ValueError(
             f"layout must be 'channels_first', 'channels_last', 'tokens', 'tokens_batch_second', or letters such as "

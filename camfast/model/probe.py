@@ -24,6 +24,7 @@ from .evidence import Answer, agreement, movement, sharpness
 from .inputs import Inputs
 from .layers import call_of
 from .layouts import Layout, has_channels_second, layout_of, size_of
+from .placement import ELSEWHERE, is_off, sides, words
 from .planting import TURNS, PassFailed, Planted, usual_axes, where
 from .readings import readings_of
 from .rows import course_of, line_of, other_grid
@@ -39,6 +40,7 @@ _AGAINST = 0.75  # and where sizes speak for another reading
 _AGAINST_AGREED = 0.58  # of it the agreement alone: of hundreds of readings some move as the changes do by chance
 _SHORT = 4  # sides of so few positions, among which much happens by chance
 _MANY = 12  # positions: the answer of fewer to one change may have any shape by chance
+_NOTHING = 1e-3  # of the strongest answer: rounding, where a change does not reach the layer
 _MARGIN = 0.2  # by how much a reading must agree better than its rivals
 _LOOKED_AT = 12  # readings whose answers move best
 
@@ -48,6 +50,7 @@ class Reading(NamedTuple):
 
     layout: Layout | None  # None: no reading explains what was seen
     doubt: str | None = None  # what was seen, where that does not prove the layout
+    place: str | None = None  # what was seen, where the map does not lie over the image, all of it, as it came
 
 
 _readings: weakref.WeakKeyDictionary[nn.Module, weakref.WeakKeyDictionary[nn.Module, dict[Any, Reading]]] = (
@@ -155,7 +158,7 @@ def known(
             return reading
         for (earlier, other, before), reading in list(remembered.items()):
             # Of another size: where dimensions are is a matter of code.
-            alike = earlier == what and len(other) == len(size) and reading.doubt is None
+            alike = earlier == what and len(other) == len(size) and reading.doubt is None and reading.place is None
             if alike and (scaled := _scaled(reading, before, each)):
                 return scaled
     return None
@@ -186,6 +189,7 @@ def _read(
     rivals: list[Layout] = []
     each = tuple(activations.shape)
     first: Layout | None = None
+    clear = False
     for turn in range(TURNS):
         after = source.activations(layer, name, turn)
         batch = _batch_axis(activations, after, image.shape[0])
@@ -206,22 +210,32 @@ def _read(
             rivals = list(readings_of(each, batch, image.shape, model, first))
             if second:
                 rivals = [rival for rival in rivals if rival.order[1] == 1]
-            if first is not None and _is_clear(first, rivals, answers):
+            clear = first is not None and _is_clear(first, rivals, answers)
+            if clear and first is not None and not is_off(first, answers[0]):
                 return Reading(first), each
     if not answers:
         if not activations.any() or first is None:
             return Reading(first), each
         return Reading(first, f"layer {name!r} did not change when the image was changed in {TURNS} places"), each
+    most = max(float(answer.change.max()) for answer in answers)
+    answers = [answer for answer in answers if float(answer.change.max()) > _NOTHING * most]
     moved = {rival: movement(rival, answers) for rival in rivals}
-    found = _decided(first, moved, answers, image.shape)
-    if found is not None:
-        return found, each
+    found = Reading(first) if clear else _decided(first, moved, answers, image.shape)
+    if found is not None and found.layout is not None:
+        return found._replace(place=_place(name, found.layout, answers)), each
     if first is None or agreement(first, answers) <= -_LEAST:
-        return Reading(None), each
+        elsewhere = None if first is None else _place(name, first, answers) or ELSEWHERE.format(name=name)
+        return Reading(None, place=elsewhere), each
     if moved[first] >= max(moved.values()) - _MARGIN / 2 and _sizes_tell(first, rivals, image.shape, model):
         return Reading(first), each
     what = f"changes planted in the image did not show where the positions of layer {name!r} are"
     return Reading(first, what), each
+
+
+def _place(name: str, layout: Layout, answers: Sequence[Answer]) -> str | None:
+    """What is to be said of where over the image the map lies; None where it lies all over it."""
+    found = sides(layout, answers)
+    return words(name, found, len(answers[0].places)) if found else None
 
 
 def _sizes_tell(first: Layout, rivals: Sequence[Layout], image: Sequence[int], model: nn.Module) -> bool:
