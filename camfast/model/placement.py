@@ -22,6 +22,7 @@ __all__ = ["ELSEWHERE", "PREPARED", "Side", "is_off", "sides", "words"]
 
 _SIDE = 6  # positions of a side; among fewer a strided network's own shift is as large as what is looked for
 _OFF = (0.05, 0.9)  # from where one answer lies too far from its change: shares of the side, and positions
+_VALLEY = 0.1  # of a peak: no answer
 _AWAY = (0.15, 1.0)  # the same of a map's end, as several answers tell
 _FITS = 0.97  # correlation of answers and changes along a side
 _SCALE = 0.15  # a map as wide as the image: what looks back in time answers later, all along
@@ -40,13 +41,13 @@ class Side(NamedTuple):
 
 
 def is_off(layout: Layout, answer: Answer) -> bool:
-    """Whether an answer lies so far from its change that the map may not cover the image."""
+    """Whether an answer lies so far from its change, or in another place too, that the map may not cover the image."""
     for index, axis in enumerate(along(layout, [answer])):
         length, place = layout.map[index], answer.places[axis]
         if length < _SIDE or place is None:
             continue
-        away = abs(_peak(profile_of(answer.grid(layout), index)) - place)
-        if away > max(_OFF[0], _OFF[1] / length):
+        strengths = profile_of(answer.grid(layout), index)
+        if abs(_peak(strengths) - place) > max(_OFF[0], _OFF[1] / length) or _is_twofold(strengths):
             return True
     return False
 
@@ -85,14 +86,26 @@ def words(name: str, found: Sequence[Side], rank: int) -> str:
     return f"the map of layer {name!r} covers {' and '.join(parts)}, as changes planted in the image show"
 
 
+def _is_twofold(strengths: Array) -> bool:
+    """Whether an answer has a second peak behind a valley."""
+    first, last = _above(strengths, _VALLEY)
+    outside = np.concatenate([strengths[:first], strengths[last + 1 :]])
+    return bool(outside.max(initial=0) > strengths.max() / 2)
+
+
 def _peak(strengths: Array) -> float:
     """Where in a dimension an answer is strongest, in shares of it: the centre of what is above half of its peak."""
-    peak = int(strengths.argmax())
-    above = strengths - strengths[peak] / 2
-    first = last = peak
-    while first > 0 and above[first - 1] > 0:
-        first -= 1
-    while last < len(strengths) - 1 and above[last + 1] > 0:
-        last += 1
-    weights = above[first : last + 1]
+    first, last = _above(strengths, 0.5)
+    weights = strengths[first : last + 1] - strengths.max() / 2
     return float(((np.arange(first, last + 1) + 0.5) @ weights) / max(weights.sum(), 1e-300)) / len(strengths)
+
+
+def _above(strengths: Array, share: float) -> tuple[int, int]:
+    """The first and the last position around the strongest one that reach ``share`` of it."""
+    first = last = int(strengths.argmax())
+    bound = share * strengths[first]
+    while first > 0 and strengths[first - 1] > bound:
+        first -= 1
+    while last < len(strengths) - 1 and strengths[last + 1] > bound:
+        last += 1
+    return first, last

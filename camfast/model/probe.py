@@ -211,7 +211,7 @@ def _read(
             if second:
                 rivals = [rival for rival in rivals if rival.order[1] == 1]
             clear = first is not None and _is_clear(first, rivals, answers)
-            if clear and first is not None and not is_off(first, answers[0]):
+            if clear and turn == 0 and first is not None and not is_off(first, answers[0]):
                 return Reading(first), each
     if not answers:
         if not activations.any() or first is None:
@@ -220,7 +220,10 @@ def _read(
     most = max(float(answer.change.max()) for answer in answers)
     answers = [answer for answer in answers if float(answer.change.max()) > _NOTHING * most]
     moved = {rival: movement(rival, answers) for rival in rivals}
-    found = Reading(first) if clear else _decided(first, moved, answers, image.shape)
+    if clear and first is not None and agreement(first, answers) >= 0:
+        found: Reading | None = Reading(first)  # one answer was for it, none is against it
+    else:
+        found = _decided(first, moved, answers, image.shape)
     if found is not None and found.layout is not None:
         return found._replace(place=_place(name, found.layout, answers)), each
     if first is None or agreement(first, answers) <= -_LEAST:

@@ -79,8 +79,20 @@ def test_a_crop_of_signals_and_of_volumes_is_said():
         lambda x: x.roll(32, -1),
         lambda x: x[..., :32, :32],
         lambda x: F.pad(x, (0, 32, 0, 32)),
+        lambda x: torch.cat([x, x.flip(-1)], -1),
+        lambda x: torch.cat([x[..., :32].flip(-1), x[..., :32]], -1),
     ],
-    ids=["mirrored", "upside down", "both", "turned", "rolled", "a corner", "padded"],
+    ids=[
+        "mirrored",
+        "upside down",
+        "both",
+        "turned",
+        "rolled",
+        "a corner",
+        "padded",
+        "beside its mirror",
+        "one half twice",
+    ],
 )
 def test_a_map_that_lies_elsewhere_is_refused_with_words_that_help(step, layers):
     with pytest.raises(ValueError, match="cropping, padding or flipping, with images prepared alike") as error:
