@@ -23,7 +23,7 @@ struct Grid {
   float *y, *r, *p, *z;      // the solution; what it leaves; conjugate gradients' direction; the preconditioned r
   float* ring[4];            // rows of a pass
   float* left[4];            // more of them
-  float *sums, *line;        // one row each
+  float *ends, *zeros, *line; // one row each: what interpolation is multiplied by, nothing, values
 
   bool inner(int64_t row) const { return row > 0 && row + 1 < h; }
 };
@@ -42,6 +42,7 @@ class Hierarchy {
     int64_t used = int64_t((-address & (sizeof(float) * kLanes - 1)) / sizeof(float));
     for (Grid& grid : grids) {
       share(grid, memory_.get(), &used);
+      for (int64_t x = 0; x < grid.w; ++x) grid.ends[x] = interpolation_at_end(x, grid.w);
       for (int inner : {0, 1}) {
         const int along_y = inner ? 4 : reach_along(0, grid.h);
         for (int64_t x = 0; x < grid.w; ++x) {
@@ -89,8 +90,8 @@ class Hierarchy {
       grid.inverse_weights[inner] = next(0, grid.stride);
     }
     for (float** row : {&grid.ring[0], &grid.ring[1], &grid.ring[2], &grid.ring[3], &grid.left[0], &grid.left[1], &grid.left[2],
-                        &grid.left[3], &grid.sums, &grid.line}) {
-      *row = next(kLanes, grid.stride + 3 * kLanes);
+                        &grid.left[3], &grid.ends, &grid.zeros, &grid.line}) {
+      *row = next(kLanes, grid.stride + 4 * kLanes);
     }
     grid.removed = reinterpret_cast<int8_t*>(next(0, grid.h * grid.stride / int64_t(sizeof(float))));
   }

@@ -2,6 +2,7 @@
 // below, the Jacobi step that has not been stored) wait in a few row buffers in the first cache.
 #pragma once
 
+#include "lanes.h"
 #include "linear_imputation_grids.h"
 
 namespace camfast {
@@ -12,50 +13,79 @@ struct Passes {
   using I = Vec<int32_t, W>;
 
   static CAMFAST_INLINE V at(const float* p) { return load<float, W>(p); }
-  static CAMFAST_INLINE I gone(const int8_t* removed) { return __builtin_convertvector(load_raw<Vec<int8_t, W>>(removed), I); }
+  static CAMFAST_INLINE I gone(const int8_t* removed) { return __builtin_convertvector(__builtin_convertvector(load_raw<Vec<int8_t, W>>(removed), Vec<int16_t, W>), I); }
   static CAMFAST_INLINE V magnitude(V v) { return bits<V>(bits<I>(v) & 0x7fffffff); }
 
-  // S of a row, whose neighbours are `above` and `below`, is neighbourhood(sums + x).
-  static CAMFAST_INLINE void add_rows(const float* above, const float* row, const float* below, int64_t n, float* sums) {
-    for (int64_t x = 0; x < n; x += W) store(sums + x, one_two_one(at(above + x), at(row + x), at(below + x)));
-  }
-  static CAMFAST_INLINE V neighbourhood(const float* sums) { return one_two_one(at(sums - 1), at(sums), at(sums + 1)); }
+  // S of a row, from left to right: column sums wait in registers, and their neighbours are made of these.
+  struct Row {
+    const float *above, *row, *below;
+    V before, now, after;
 
-  // Row `y` of `fine` between the centres of the cells of `coarse`, whose plane this is; into `fine.line`.
-  static CAMFAST_INLINE void interpolate(const Grid& fine, const Grid& coarse, const float* plane, int64_t y) {
-    const int64_t own = y / 2, next = std::clamp<int64_t>(y % 2 ? own + 1 : own - 1, 0, coarse.h - 1);
-    const float *nearest = plane + own * coarse.stride, *other = plane + next * coarse.stride;
-    float* __restrict mixed = coarse.line;
-    for (int64_t x = 0; x < coarse.stride; x += W) store(mixed + x, interpolated(at(nearest + x), at(other + x)));
-    mixed[-1] = mixed[0];
-    mixed[coarse.w] = mixed[coarse.w - 1];
-    float* __restrict out = fine.line;
-    for (int64_t x = 0; x < coarse.w; ++x) {
-      out[2 * x] = interpolated(mixed[x], mixed[x - 1]);
-      out[2 * x + 1] = interpolated(mixed[x], mixed[x + 1]);
+    CAMFAST_INLINE Row(const float* above, const float* row, const float* below) : above(above), row(row), below(below), now{} {
+      after = column_sums(0);
     }
-  }
+    CAMFAST_INLINE V column_sums(int64_t x) const { return one_two_one(at(above + x), at(row + x), at(below + x)); }
+    // At `x` = 0, W, 2 W, ... in turn. The last lane of a row is behind its end, and is masked, whatever it is.
+    CAMFAST_INLINE V sum(int64_t x) {
+      before = now;
+      now = after;
+      after = column_sums(x + W);
+      return one_two_one(arranged<LeftNeighbours, W>(before, now), now, arranged<RightNeighbours, W>(now, after));
+    }
+  };
 
-  // Row `y` of `coarse.r` from four rows of `fine`.
+  // A fine row between the centres of the cells of two coarse rows, a coarse vector at a time.
+  struct Interpolation {
+    const float *nearest, *next, *ends;
+    V before, now, after;
+
+    CAMFAST_INLINE Interpolation(const Grid& fine, const Grid& coarse, const float* plane, int64_t y) : ends(fine.ends), now{} {
+      const int64_t own = y / 2, other = std::clamp<int64_t>(y % 2 ? own + 1 : own - 1, 0, coarse.h - 1);
+      nearest = plane + own * coarse.stride;
+      next = plane + other * coarse.stride;
+      after = mixed(0);
+    }
+    CAMFAST_INLINE V mixed(int64_t x) const { return interpolated(at(nearest + x), at(next + x)); }
+    // The fine row at 2 x and at 2 x + W, for `x` = 0, W, 2 W, ... in turn.
+    CAMFAST_INLINE void step(int64_t x, V* first, V* second) {
+      before = now;
+      now = after;
+      after = mixed(x + W);
+      const V even = interpolated(now, arranged<LeftNeighbours, W>(before, now));
+      const V odd = interpolated(now, arranged<RightNeighbours, W>(now, after));
+      *first = at(ends + 2 * x) * arranged<FirstInterleaved, W>(even, odd);
+      *second = at(ends + 2 * x + W) * arranged<LastInterleaved, W>(even, odd);
+    }
+  };
+
+  // The transpose: row `y` of `coarse.r` from four rows of `fine`.
   static CAMFAST_INLINE void gather(const Grid& fine, const Grid& coarse, int64_t y, const float* before, const float* first,
                                     const float* second, const float* after) {
-    float* __restrict mixed = fine.sums;
-    for (int64_t x = 0; x < fine.stride; x += W) {
-      store(mixed + x, gathered(at(before + x), at(first + x), at(second + x), at(after + x)));
+    const auto mixed = [&](int64_t x) __attribute__((always_inline)) {
+      return at(fine.ends + x) * gathered(at(before + x), at(first + x), at(second + x), at(after + x));
+    };
+    const auto pairs = [&](int64_t x, V * even, V * odd) __attribute__((always_inline)) {
+      const V low = mixed(2 * x), high = mixed(2 * x + W);
+      *even = arranged<EvenLanes, W>(low, high);
+      *odd = arranged<OddLanes, W>(low, high);
+    };
+    V odd_before{}, even, odd, even_after, odd_after;
+    pairs(0, &even, &odd);
+    for (int64_t x = 0; x < coarse.stride; x += W) {
+      pairs(x + W, &even_after, &odd_after);
+      const V left = arranged<LeftNeighbours, W>(odd_before, odd), right = arranged<RightNeighbours, W>(even, even_after);
+      const int64_t i = y * coarse.stride + x;
+      store(coarse.r + i, masked<float, W>(gathered(left, even, odd, right), gone(coarse.removed + i)));
+      odd_before = odd;
+      even = even_after;
+      odd = odd_after;
     }
-    mixed[-1] = mixed[0];
-    if (fine.w % 2 == 0) mixed[fine.w] = mixed[fine.w - 1];
-    float* __restrict out = coarse.line;
-    for (int64_t x = 0; x < coarse.w; ++x) out[x] = gathered(mixed[2 * x - 1], mixed[2 * x], mixed[2 * x + 1], mixed[2 * x + 2]);
-    mixed[-1] = 0.f;
-    const int64_t from = y * coarse.stride;
-    for (int64_t x = 0; x < coarse.stride; x += W) store(coarse.r + from + x, masked<float, W>(at(out + x), gone(coarse.removed + from + x)));
   }
 
   // Down: `coarse.r` is what Jacobi's first step on `fine` leaves of `fine.r`.
   static CAMFAST_INLINE void down(const Grid& fine, const Grid& coarse) {
     const int64_t n = fine.stride, h = fine.h;
-    const float* nothing = fine.r - n; // the row of zeros above
+    const float* nothing = fine.zeros;
     for (int64_t y = -1; y < h; ++y) {
       if (y + 1 < h) { // the step
         const float *r = fine.r + (y + 1) * n, *inverse = fine.inverse_weights[fine.inner(y + 1)];
@@ -64,20 +94,20 @@ struct Passes {
       }
       if (y < 0) continue;
       const float* step = fine.ring[y & 3];
-      add_rows(y ? fine.ring[(y - 1) & 3] : nothing, step, y + 1 < h ? fine.ring[(y + 1) & 3] : nothing, n, fine.sums);
+      Row row(y ? fine.ring[(y - 1) & 3] : nothing, step, y + 1 < h ? fine.ring[(y + 1) & 3] : nothing);
       float* left = fine.left[y & 3];
       const int8_t* removed = fine.removed + y * n;
       for (int64_t x = 0; x < n; x += W) {
-        store(left + x, masked<float, W>(residual_of_first_step(neighbourhood(fine.sums + x), at(step + x)), gone(removed + x)));
+        store(left + x, masked<float, W>(residual_of_first_step(row.sum(x), at(step + x)), gone(removed + x)));
       }
       if (y % 2 == 0 && y > 0) {
-        const int64_t row = y / 2 - 1;
-        gather(fine, coarse, row, fine.left[row ? (y - 3) & 3 : 0], fine.left[(y - 2) & 3], fine.left[(y - 1) & 3], left);
+        const int64_t cell = y / 2 - 1;
+        gather(fine, coarse, cell, fine.left[cell ? (y - 3) & 3 : 0], fine.left[(y - 2) & 3], fine.left[(y - 1) & 3], left);
       }
     }
-    const int64_t row = coarse.h - 1, first = 2 * row; // the last: what lies beyond is the row at the edge, or an odd one's lack
+    const int64_t cell = coarse.h - 1, first = 2 * cell; // the last: beyond it is the row at the edge again, or an odd one's lack
     const float* second = first + 1 < h ? fine.left[(first + 1) & 3] : nothing;
-    gather(fine, coarse, row, fine.left[(row ? first - 1 : 0) & 3], fine.left[first & 3], second, second);
+    gather(fine, coarse, cell, fine.left[(cell ? first - 1 : 0) & 3], fine.left[first & 3], second, second);
   }
 
   struct Sums {
@@ -88,26 +118,30 @@ struct Passes {
   // Up: `fine.z` is Jacobi's first step, the correction of `coarse`, and a second step.
   static CAMFAST_INLINE Sums up(const Grid& fine, const Grid& coarse) {
     const int64_t n = fine.stride, h = fine.h;
-    const float* nothing = fine.r - n;
+    const float* nothing = fine.zeros;
     V product{}, largest{};
     for (int64_t y = -1; y < h; ++y) {
       if (y + 1 < h) {
-        interpolate(fine, coarse, coarse.z, y + 1);
+        Interpolation correction(fine, coarse, coarse.z, y + 1);
         const int64_t from = (y + 1) * n;
-        const float* inverse = fine.inverse_weights[fine.inner(y + 1)];
+        const float *inverse = fine.inverse_weights[fine.inner(y + 1)], *r = fine.r + from;
+        const int8_t* removed = fine.removed + from;
         float* corrected = fine.ring[(y + 1) & 3];
-        for (int64_t x = 0; x < n; x += W) {
-          const V correction = masked<float, W>(at(fine.line + x), gone(fine.removed + from + x));
-          store(corrected + x, at(inverse + x) * at(fine.r + from + x) + correction);
+        for (int64_t x = 0; x < n; x += 2 * W) {
+          V low, high;
+          correction.step(x / 2, &low, &high);
+          store(corrected + x, at(inverse + x) * at(r + x) + masked<float, W>(low, gone(removed + x)));
+          if (x + W >= n) break;
+          store(corrected + x + W, at(inverse + x + W) * at(r + x + W) + masked<float, W>(high, gone(removed + x + W)));
         }
       }
       if (y < 0) continue;
       const float *corrected = fine.ring[y & 3], *inverse = fine.inverse_weights[fine.inner(y)];
-      add_rows(y ? fine.ring[(y - 1) & 3] : nothing, corrected, y + 1 < h ? fine.ring[(y + 1) & 3] : nothing, n, fine.sums);
+      Row row(y ? fine.ring[(y - 1) & 3] : nothing, corrected, y + 1 < h ? fine.ring[(y + 1) & 3] : nothing);
       for (int64_t x = 0; x < n; x += W) {
         const int64_t i = y * n + x;
         const V r = at(fine.r + i);
-        const V step = jacobi_step(neighbourhood(fine.sums + x), at(corrected + x), r, at(inverse + x));
+        const V step = jacobi_step(row.sum(x), at(corrected + x), r, at(inverse + x));
         const V z = masked<float, W>(step, gone(fine.removed + i));
         store(fine.z + i, z);
         product += z * r;
@@ -139,10 +173,14 @@ struct Passes {
   // A start: where pixels are removed, the solution on `coarse` between the centres of its cells.
   static CAMFAST_INLINE void start(const Grid& fine, const Grid& coarse) {
     for (int64_t y = 0; y < fine.h; ++y) {
-      interpolate(fine, coarse, coarse.y, y);
-      for (int64_t x = 0; x < fine.stride; x += W) {
-        const int64_t i = y * fine.stride + x;
-        store(fine.y + i, choose<float, W>(gone(fine.removed + i), at(fine.line + x), at(fine.y + i)));
+      Interpolation values(fine, coarse, coarse.y, y);
+      const int64_t from = y * fine.stride, end = from + fine.stride;
+      for (int64_t i = from; i < end; i += 2 * W) {
+        V low, high;
+        values.step((i - from) / 2, &low, &high);
+        store(fine.y + i, choose<float, W>(gone(fine.removed + i), low, at(fine.y + i)));
+        if (i + W >= end) break;
+        store(fine.y + i + W, choose<float, W>(gone(fine.removed + i + W), high, at(fine.y + i + W)));
       }
     }
   }
@@ -151,10 +189,10 @@ struct Passes {
   static CAMFAST_INLINE void residual(const Grid& grid) {
     const int64_t n = grid.stride;
     for (int64_t y = 0; y < grid.h; ++y) {
-      const float *row = grid.y + y * n, *reach = grid.reach[grid.inner(y)];
-      add_rows(row - n, row, row + n, n, grid.sums);
+      const float *own = grid.y + y * n, *reach = grid.reach[grid.inner(y)];
+      Row row(own - n, own, own + n);
       for (int64_t x = 0; x < n; x += W) {
-        const V left = minus_system(neighbourhood(grid.sums + x), at(row + x), at(reach + x));
+        const V left = minus_system(row.sum(x), at(own + x), at(reach + x));
         store(grid.r + y * n + x, masked<float, W>(left, gone(grid.removed + y * n + x)));
       }
     }
@@ -170,11 +208,11 @@ struct Passes {
         for (int64_t i = (y + 1) * n; i < (y + 2) * n; i += W) store(grid.p + i, at(grid.z + i) + turn * masked<float, W>(at(grid.p + i), kept));
       }
       if (y < 0) continue;
-      const float *row = grid.p + y * n, *reach = grid.reach[grid.inner(y)];
-      add_rows(row - n, row, row + n, n, grid.sums);
+      const float *own = grid.p + y * n, *reach = grid.reach[grid.inner(y)];
+      Row row(own - n, own, own + n);
       for (int64_t x = 0; x < n; x += W) {
-        const V p = at(row + x);
-        product -= p * minus_system(neighbourhood(grid.sums + x), p, at(reach + x));
+        const V p = at(own + x);
+        product -= p * minus_system(row.sum(x), p, at(reach + x));
       }
     }
     return horizontal_sum<float, W>(product);
@@ -184,11 +222,11 @@ struct Passes {
   static CAMFAST_INLINE void advance(const Grid& grid, float step) {
     const int64_t n = grid.stride;
     for (int64_t y = 0; y < grid.h; ++y) {
-      const float *row = grid.p + y * n, *reach = grid.reach[grid.inner(y)];
-      add_rows(row - n, row, row + n, n, grid.sums);
+      const float *own = grid.p + y * n, *reach = grid.reach[grid.inner(y)];
+      Row row(own - n, own, own + n);
       for (int64_t x = 0; x < n; x += W) {
         const int64_t i = y * n + x;
-        const V p = at(row + x), less = minus_system(neighbourhood(grid.sums + x), p, at(reach + x));
+        const V p = at(own + x), less = minus_system(row.sum(x), p, at(reach + x));
         store(grid.y + i, at(grid.y + i) + step * p);
         store(grid.r + i, at(grid.r + i) + masked<float, W>(step * less, gone(grid.removed + i)));
       }

@@ -53,6 +53,10 @@ CAMFAST_HD V minus_system(V sum, V x, V reach) {
   return sum - reach * x;
 }
 
+// What the interpolation along a line of n is multiplied by at position i: where the next cell's centre lies beyond the line and
+// counts nothing, the nearest counts for both.
+CAMFAST_HD float interpolation_at_end(int64_t i, int64_t n) { return (i % 2 ? i + 1 == n : i == 0) ? 4.f / 3.f : 1.f; }
+
 template <class V>
 CAMFAST_HD V interpolated(V nearest, V next) {
   return 0.75f * nearest + 0.25f * next;
