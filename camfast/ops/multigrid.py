@@ -33,7 +33,7 @@ def linear_imputation(
     What removed pixels held counts only where an image has no others: its mean takes their place. In a plane where a pixel
     that is left is not finite, those removed are NaN.
     """
-    if not removed.numel():
+    if not images.numel():
         return images.clone()
     size = len(images)
     if images.device.type == "cpu":

@@ -211,8 +211,8 @@ struct Passes {
       const float *own = grid.p + y * n, *reach = grid.reach[grid.inner(y)];
       Row row(own - n, own, own + n);
       for (int64_t x = 0; x < n; x += W) {
-        const V p = at(own + x);
-        product -= p * minus_system(row.sum(x), p, at(reach + x));
+        const V p = at(own + x), less = minus_system(row.sum(x), p, at(reach + x));
+        product -= masked<float, W>(p * less, gone(grid.removed + y * n + x)); // behind a row's end is what the last plane left
       }
     }
     return horizontal_sum<float, W>(product);
@@ -227,8 +227,9 @@ struct Passes {
       for (int64_t x = 0; x < n; x += W) {
         const int64_t i = y * n + x;
         const V p = at(own + x), less = minus_system(row.sum(x), p, at(reach + x));
-        store(grid.y + i, at(grid.y + i) + step * p);
-        store(grid.r + i, at(grid.r + i) + masked<float, W>(step * less, gone(grid.removed + i)));
+        const I here = gone(grid.removed + i); // a step that is not finite would spoil even zeros
+        store(grid.y + i, at(grid.y + i) + masked<float, W>(step * p, here));
+        store(grid.r + i, at(grid.r + i) + masked<float, W>(step * less, here));
       }
     }
   }
