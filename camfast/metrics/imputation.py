@@ -42,6 +42,9 @@ def noisy_linear_imputation(
         TypeError: for images that are not floating, and a mask that is not bool.
         ValueError: for shapes that do not fit.
     """
-    if not isinstance(noise, Tensor):
-        noise = torch.randn(images.shape, generator=generator).mul_(noise).to(images.device) if noise else None
-    return ops.linear_imputation(images, removed, noise, tolerance)
+    drawn: Tensor | None = None
+    if isinstance(noise, Tensor):
+        drawn = noise
+    elif noise:
+        drawn = torch.randn(images.shape, generator=generator).mul_(noise).to(images.device)
+    return ops.linear_imputation(images, removed, drawn, tolerance)

@@ -84,7 +84,9 @@ class Hierarchy {
       *used += (before + floats + kLanes - 1) / kLanes * kLanes;
       return part;
     };
-    for (float** plane : {&grid.y, &grid.r, &grid.p, &grid.z}) *plane = next(kLanes + grid.stride, (grid.h + 1) * grid.stride + kLanes);
+    for (float** plane : {&grid.y, &grid.r, &grid.p, &grid.z}) {
+      *plane = next(kLanes + grid.stride, (grid.h + 1) * grid.stride + kLanes);
+    }
     for (int inner : {0, 1}) {
       grid.reach[inner] = next(0, grid.stride);
       grid.inverse_weights[inner] = next(0, grid.stride);

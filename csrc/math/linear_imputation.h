@@ -1,7 +1,7 @@
 // Removed pixels as weighted means of their neighbours: the equations, and what solves them on a hierarchy of grids.
 //
-// Times 12, a removed pixel x of an even-sided picture's inner part is 12 x = 2 (direct neighbours) + (diagonal neighbours),
-// removed or not. With S x = [1 2 1]^T [1 2 1] * x, which counts x itself four times, and nothing outside the picture:
+// Away from the picture's edge a removed pixel x fulfils 12 x = 2 (direct neighbours) + (diagonal neighbours), removed or not.
+// With S x = [1 2 1]^T [1 2 1] * x, which counts x itself four times, and nothing outside the picture:
 //
 //   reach * x - S x = 0,   reach = reach_along(y, h) * reach_along(x, w),   the sum of S's weights inside the picture
 //
@@ -16,7 +16,7 @@
 
 namespace camfast {
 
-constexpr int kImputationRounds = 60;  // at most, of conjugate gradients on the picture's own grid; a mask takes 2 to 10
+constexpr int kImputationRounds = 60;  // at most, of conjugate gradients on the picture's own grid; ROAD's masks take 4 to 6
 constexpr int64_t kCoarsestSide = 4;   // of the grid whose system is inverted
 constexpr float kLeastDivisor = 1e-30f;
 
