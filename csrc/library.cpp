@@ -52,6 +52,8 @@ STABLE_TORCH_LIBRARY(camfast, m) {
   m.def("cam_backward(Tensor grad, Tensor activations, Tensor second, int rule) -> (Tensor, Tensor)");
   // images [N, P, *size], maps [N, C, *map] fp32 (fp64 for fp64 images) -> images masked by each map [N * C, P, *size]
   m.def("mask_images(Tensor images, Tensor maps, bool align_corners=True, bool scale_first=False) -> Tensor");
+  // images fp32 [B, C, H, W], removed bool [B, H, W], noise [B, C, H, W] or none -> images with new values at removed pixels
+  m.def("linear_imputation(Tensor images, Tensor removed, Tensor? noise=None, float tolerance=0.002) -> Tensor");
   // frames uint8 [N, H, W, 3], heatmap [N, h, w], colors uint8 [256, 3] -> uint8 [N, H, W, 3]
   m.def("overlay(Tensor frames, Tensor heatmap, Tensor colors, float alpha=0.5) -> Tensor");
   // maps [M, h, w], colors uint8 [256, 3], limits [2] or none -> uint8 picture [H, W, 3] of tiles

@@ -21,14 +21,12 @@ from .chosen import Chosen
 from .explainer import Layers
 from .layer_map import LayerMap
 from .registry import register
-from .scoring import ScoringExplainer, ScoringOptions, batch_fitting, counted, progress_bar, strongest
+from .scoring import ScoringExplainer, ScoringOptions, counted, images_fitting, progress_bar, strongest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["ISCAM", "SSCAM", "ScoreCAM", "is_cam", "score_cam", "ss_cam"]
-
-_CACHED_ELEMENTS = 5 * 2**18  # of a batch of images whose first feature maps stay in a processor's last cache
 
 
 class ScoreOptions(ScoringOptions, total=False):
@@ -96,7 +94,7 @@ class ScoreCAM(ScoringExplainer):
         """Sums over the rounds of the scores of every masked image, ``[N, channels, (K)]``."""
         total: Any = 0
         dtype = self._lower_precision(inputs.image.device)
-        size = self.batch_size or _fitting(inputs.image[:1])
+        size = self.batch_size or images_fitting(inputs.image[:1])
         channels_last = takes_channels_last(
             self.model,
             inputs.one(0).image,
@@ -151,12 +149,6 @@ class ScoreCAM(ScoringExplainer):
 
 
 score_cam = register(ScoreCAM)
-
-
-def _fitting(image: Tensor) -> int:
-    """How many masked copies of ``image`` ``[1, ...]`` are scored at once where nothing was asked for."""
-    most = batch_fitting(image)
-    return most if image.device.type != "cpu" else max(1, min(most, _CACHED_ELEMENTS // image.numel()))
 
 
 def _processor_has_bfloat16() -> bool:

@@ -25,12 +25,14 @@ __all__ = [
     "View",
     "batch_fitting",
     "counted",
+    "images_fitting",
     "progress_bar",
     "strongest",
 ]
 
 _BATCH_ELEMENTS = 2**24  # 64 MB in fp32
 _LARGEST_BATCH = 64
+_CACHED_ELEMENTS = 5 * 2**18  # of a batch of images whose first feature maps stay in a processor's last cache
 
 View = Callable[[Tensor], Tensor]
 
@@ -97,6 +99,12 @@ class HeadExplainer(ScoringExplainer):
 def batch_fitting(example: Tensor) -> int:
     """How many copies of ``example`` ``[1, ...]`` are scored at once where nothing was asked for."""
     return max(1, min(_LARGEST_BATCH, _BATCH_ELEMENTS // max(1, example.numel())))
+
+
+def images_fitting(image: Tensor) -> int:
+    """How many changed copies of ``image`` ``[1, ...]`` the whole model scores at once where nothing was asked for."""
+    most = batch_fitting(image)
+    return most if image.device.type != "cpu" else max(1, min(most, _CACHED_ELEMENTS // image.numel()))
 
 
 def strongest(activations: Tensor, budget: int | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..methods.chosen import choose, scores_for
 from ..methods.explanation import Explanation
-from ..methods.scoring import batch_fitting, counted
+from ..methods.scoring import counted, images_fitting
 from ..model.class_axis import Classes
 from ..model.inputs import Images, Inputs, input_errors
 from ..model.outputs import scores_of
@@ -24,8 +24,6 @@ __all__ = ["Score", "Scored"]
 
 Score = Literal["probability", "output"]
 """What counts of a class: its softmax probability, or the score as the model gives it. A callable target counts as it is."""
-
-_CACHED = 2**22  # elements of a batch on the CPU: of larger ones no pass is faster
 
 
 class Scored:
@@ -71,7 +69,7 @@ class Scored:
         self.heat, self.known, self.per_image = planes_of(heat, self.images)
         if self.per_image is not None and targets is None:
             raise ValueError(f"targets must say what the {self.per_image} maps of each image explain, got none")
-        self.batch_size = counted(batch_size, "batch_size") or _fitting(self.images[:1])
+        self.batch_size = counted(batch_size, "batch_size") or images_fitting(self.images[:1])
         output = self._outputs()
         scores = scores_for(targets, output, len(self.images))
         self.chosen = choose(targets, scores, class_names, output, Classes(None, self.model, self.inputs))
@@ -157,9 +155,3 @@ class Scored:
     @functools.cached_property
     def _convolves(self) -> bool:
         return any(isinstance(module, nn.Conv2d) for module in self.model.modules())
-
-
-def _fitting(image: Tensor) -> int:
-    """How many changed copies of ``image`` ``[1, ...]`` are scored at once where nothing was asked for."""
-    most = batch_fitting(image)
-    return most if image.device.type != "cpu" else max(1, min(most, _CACHED // image.numel()))

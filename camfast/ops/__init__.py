@@ -15,6 +15,7 @@ from __future__ import annotations
 from .cam import cam, grad_cam, grad_cam_elementwise, grad_cam_plus_plus, hires_cam, layer_cam, xgrad_cam
 from .eigen_cam import eigen_cam, kpca_cam
 from .libraries import build_info
+from .linear_imputation import linear_imputation
 from .mask_images import mask_images
 from .overlay import overlay
 from .preprocess import preprocess
@@ -31,6 +32,7 @@ __all__ = [
     "hires_cam",
     "kpca_cam",
     "layer_cam",
+    "linear_imputation",
     "mask_images",
     "overlay",
     "preprocess",

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .multigrid import linear_imputation
+
 __all__ = [
     "cam",
     "eigen_cam",
@@ -31,6 +33,7 @@ __all__ = [
     "hires_cam",
     "kpca_cam",
     "layer_cam",
+    "linear_imputation",
     "mask_images",
     "overlay",
     "preprocess",

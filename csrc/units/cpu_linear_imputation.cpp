@@ -1,0 +1,2 @@
+// Noisy linear imputation.
+#include "../cpu/linear_imputation.cpp"
