@@ -277,7 +277,8 @@ def _decided(
     if not moved:
         return None
     moving = sorted(moved, key=moved.__getitem__, reverse=True)[:_LOOKED_AT]
-    scores = {rival: (moved[rival] + agreement(rival, answers)) / 2 for rival in moving}
+    agreed = {rival: agreement(rival, answers) for rival in moving}
+    scores = {rival: (moved[rival] + agreed[rival]) / 2 for rival in moving}
     best = max(scores.values())
     close = [rival for rival, score in scores.items() if score > best - _MARGIN / 2]
     contested = len(close) > 1
@@ -296,8 +297,11 @@ def _decided(
             line, doubt = line_of(lines, moved, answers, image)
             close = [line]
     if first is not None and first in close:
-        little = contested or _is_short(first) or math.prod(first.map) < _MANY
-        if scores.get(first, best) >= (_CONTESTED if little else _FAIR) and agreement(first, answers) >= _LEAST:
+        # Channels may move as the changes do by chance, and lie less well where these were planted than the positions do.
+        lies = agreed[first] if first in agreed else agreement(first, answers)
+        outdone = any(agreed[rival] > lies + _MARGIN for rival in moving if rival.order[1] != first.order[1])
+        little = contested or outdone or _is_short(first) or math.prod(first.map) < _MANY
+        if scores.get(first, best) >= (_CONTESTED if little else _FAIR) and lies >= _LEAST:
             return Reading(first, doubt or other_grid(first, answers, image))
     # Against what the sizes say it takes more: a few changes may look like anything, if there are many ways to look.
     if len(close) != 1:
