@@ -4,7 +4,7 @@
     python benchmarks/real_photographs.py --draw                              # prints them from the results that are there
 
 The photographs are scikit-image's, scikit-learn's and foolbox's; networks and boxes those of ``tests/real_networks.py``.
-Nothing is timed, so that other programs may run meanwhile.
+Nothing is timed, so that other programs may run meanwhile; stopped and started again, it goes on with the next method.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import argparse
 import importlib.util
 import json
 import math
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +61,8 @@ def photographs() -> list[Path]:
     return found
 
 
-def measured(name: str) -> dict[str, Any]:
-    """All metrics of all methods for one network."""
+def measure(name: str, found: dict[str, Any], save: Callable[[], None]) -> None:
+    """All metrics of all methods for one network, into ``found``; methods that are there already are left as they are."""
     sys.path.insert(0, str(HERE.parent / "tests"))
     import real_networks
 
@@ -68,30 +70,31 @@ def measured(name: str) -> dict[str, Any]:
     prepare = trained.preparation.stretched()
     files = photographs()
     images = torch.stack([prepare(photos.read(file)) for file in files])
-    told = {"options": OPTIONS, "progress": True}
-    faithful = camfast.compare(trained.model, METHODS, images, FAITHFULNESS, **told)
-
     scenes = [real_networks.scene(each) for each in ("cat", "cup", *real_networks.FOOLBOX)]
-    images = torch.stack([prepare(scene.photo) for scene in scenes])
-    with torch.no_grad():
-        scores = trained.model(images)
-    classes = [max(scene.classes, key=row.__getitem__) for scene, row in zip(scenes, scores.tolist(), strict=True)]
+    objects = torch.stack([prepare(scene.photo) for scene in scenes])
     boxes = [torch.tensor(scene.boxes) for scene in scenes]
-    named = [each for each in LOCALISATION if each in metrics.METRICS]
-    local = camfast.compare(trained.model, METHODS, images, named, classes, boxes=boxes, box_size=(1, 1), **told)
-    for method, result in local.results.items():
-        found = metrics.max_box_acc(result, boxes, box_size=(1, 1))
-        local.values[method]["max_box_acc"] = torch.tensor([found.value] * len(scenes))
-    return {
-        "photographs": [file.name for file in files],
-        "faithfulness": _lists(faithful.values),
-        "objects": [scene.name for scene in scenes],
-        "localisation": _lists(local.values),
-    }
+    with torch.no_grad():
+        scores = trained.model(objects).tolist()
+    classes = [max(scene.classes, key=row.__getitem__) for scene, row in zip(scenes, scores, strict=True)]
+    found |= {"photographs": [file.name for file in files], "objects": [scene.name for scene in scenes]}
+    for method in METHODS:
+        told = {"options": OPTIONS, "progress": True}
+        if method not in found.setdefault("faithfulness", {}):
+            compared = camfast.compare(trained.model, [method], images, FAITHFULNESS, **told)
+            found["faithfulness"] |= _lists(compared.values)
+            save()
+        if method not in found.setdefault("localisation", {}):
+            told |= {"boxes": boxes, "box_size": (1, 1)}
+            compared = camfast.compare(trained.model, [method], objects, LOCALISATION, classes, **told)
+            found["localisation"] |= _lists(compared.values)
+            save()
 
 
 def _lists(values: dict[str, dict[str, torch.Tensor]]) -> Values:
-    return {method: {name: row.tolist() for name, row in own.items()} for method, own in values.items()}
+    return {
+        method: {name: [round(value, 5) for value in row.tolist()] for name, row in own.items()}
+        for method, own in values.items()
+    }
 
 
 def table(values: Values, names: list[str]) -> str:
@@ -102,7 +105,7 @@ def table(values: Values, names: list[str]) -> str:
         for name in names:
             mean, error = _mean(own[name])
             best = (max if _higher(name) else min)(values, key=lambda each: _mean(values[each][name])[0])
-            text = f"{mean:.3f}" if name == "max_box_acc" else f"{mean:.3f} ± {error:.3f}"
+            text = f"{mean:.3f} ± {error:.3f}"
             if method == best or not _clear(own[name], values[best][name]):
                 text = f"**{text}**"
             if method != "random_cam" and not _clear(own[name], values["random_cam"][name]):
@@ -114,7 +117,7 @@ def table(values: Values, names: list[str]) -> str:
 
 
 def _higher(name: str) -> bool:
-    return name == "max_box_acc" or metrics.METRICS[name].better == "higher"
+    return metrics.METRICS[name].better == "higher"
 
 
 def _mean(values: list[float]) -> tuple[float, float]:
@@ -128,6 +131,12 @@ def _clear(a: list[float], b: list[float]) -> bool:
     return abs(mean) > CLEAR * error
 
 
+def _write(found: dict[str, Any], place: Path) -> None:
+    text = json.dumps(found, indent=1)
+    text = re.sub(r"\[[^][{}]*\]", lambda row: " ".join(row[0].split()), text)  # a line for each list of values
+    place.write_text(text + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Measures the networks named, keeps the values, prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,8 +148,7 @@ def main() -> None:
         parser.error("expected networks, or --draw")
     found = json.loads(options.output.read_text()) if options.output.exists() else {}
     for name in options.networks:
-        found[name] = measured(name)
-        options.output.write_text(json.dumps(found, indent=1) + "\n")
+        measure(name, found.setdefault(name, {}), lambda: _write(found, options.output))
     for name, own in found.items():
         for what, names, of in (
             ("faithfulness", FAITHFULNESS, "photographs"),

@@ -133,9 +133,9 @@ def _lines(file: Path) -> Iterator[tuple[str, Box]]:
             fits = False
         if not fits:
             got = ", ".join(str(line[name]) for name in _COLUMNS[1:])
+            place = f"{'line' if text else 'row'} {number} of {file}"
             raise ValueError(
-                f"expected left, top, right, bottom in pixels, left < right and top < bottom, got {got} in {'line' if text else 'row'} {number} "
-                f"of {file}"
+                f"expected left, top, right, bottom in pixels, left < right and top < bottom, got {got} in {place}"
             )
         yield str(line["path"]), (left, top, right, bottom)
 
