@@ -16,8 +16,10 @@ from .. import metrics
 from ..errors import closest, or_rather, require
 from ..metrics.comparison import Comparison
 from ..pictures import photos
+from ..pictures.frames import Box
 from ..targets import Targets, TopK
 from ..zoo import Network
+from . import objects
 from .arguments import add_network, add_photos, load_network, method_name, positive, wanted_targets
 from .documents import save_text
 from .gallery import QUICK
@@ -25,7 +27,8 @@ from .gallery import QUICK
 __all__ = ["add_arguments", "run"]
 
 METHODS = ["grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam", "eigen_cam", "random_cam"]
-NAMES = [name for name, metric in metrics.METRICS.items() if not metric.objects]
+NAMES = list(metrics.METRICS)
+OF_OBJECTS = [name for name, metric in metrics.METRICS.items() if metric.objects]
 USUAL = ["insertion", "deletion", "road", "average_drop", "average_increase", "adcc"]
 
 
@@ -37,9 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics",
         nargs="+",
         type=metric_name,
-        default=USUAL,
         metavar="K",
-        help=f"some of {', '.join(NAMES)} ({' '.join(USUAL)})",
+        help=f"some of {', '.join(NAMES)} ({' '.join(USUAL)}; with --boxes also {' '.join(OF_OBJECTS)})",
+    )
+    parser.add_argument(
+        "--boxes",
+        metavar="FILE",
+        help="where the objects are, CSV, JSON or Parquet: path, left, top, right, bottom in pixels of the photograph; "
+        f"needed by {', '.join(OF_OBJECTS)}",
     )
     parser.add_argument(
         "--target",
@@ -65,17 +73,24 @@ def run(options: argparse.Namespace) -> int:
         _tell(error)
     if not files:
         return 1
+    wanted = options.metrics or [*USUAL, *(OF_OBJECTS if options.boxes else ())]
+    lacking = [name for name in wanted if name in OF_OBJECTS and not options.boxes]
+    if lacking:
+        raise ValueError(f"{', '.join(lacking)} needs to know where the objects are: give --boxes FILE")
+    table = objects.read(options.boxes, options.photos) if options.boxes else None
     network = load_network(options)
-    read, images = _read(files, network)
+    read, images, crops = _read(files, network)
     if not read:
         return 1
+    boxes = None if table is None else objects.on_input(table, read, crops, network.preparation.crop, _tell)
     compared = metrics.compare(
         network.model,
         options.methods,
         images.to(next(network.model.parameters()).device),
-        options.metrics,
+        wanted,
         _targets(wanted_targets(options.target, network.class_names), len(images)),
         layers=options.layer,
+        boxes=boxes,
         options={name: QUICK[name] for name in options.methods if name in QUICK},
         class_names=network.class_names,
         batch_size=options.batch_size,
@@ -100,8 +115,6 @@ def metric_name(word: str) -> str:
     name = word.strip().casefold().replace("-", "_").replace(" ", "_")
     if name in NAMES:
         return name
-    if name in metrics.METRICS:
-        raise argparse.ArgumentTypeError(f"{name} needs boxes or masks of the objects: camfast.compare(..., boxes=...)")
     raise argparse.ArgumentTypeError(f"no metric is called {word!r}{or_rather(closest(name, NAMES), NAMES)}")
 
 
@@ -109,20 +122,22 @@ def _usual(names: Sequence[str]) -> str:
     return f"methods, as camfast image --method takes them ({' '.join(names)})"
 
 
-def _read(files: Sequence[Path], network: Network) -> tuple[list[Path], Tensor]:
-    """The photographs that can be read, and the network's input made of each, ``[N, 3, h, w]``."""
+def _read(files: Sequence[Path], network: Network) -> tuple[list[Path], Tensor, list[Box]]:
+    """The photographs that can be read, the network's input made of each, ``[N, 3, h, w]``, and where on them it lies."""
     tqdm = require("tqdm", "vision").tqdm
-    read, images = [], []
+    read, images, crops = [], [], []
     for file in tqdm(files, unit="photo", desc="read", disable=len(files) == 1, file=sys.stderr):
         try:
-            images.append(network.preparation(photos.read(file)))
+            photo = photos.read(file)
+            images.append(network.preparation(photo))
         except photos.PhotoError as error:
             _tell(error)
         except ValueError as error:
             _tell(f"cannot use {file}: {error}")
         else:
             read.append(file)
-    return read, torch.stack(images) if images else torch.zeros(0)
+            crops.append(network.preparation.box(*photo.shape[:2]))
+    return read, torch.stack(images) if images else torch.zeros(0), crops
 
 
 def _targets(wanted: TopK | list[int] | None, count: int) -> Targets:

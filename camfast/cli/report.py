@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--boxes",
         metavar="FILE",
-        help="where the objects are, CSV or Parquet: path, left, top, right, bottom in pixels",
+        help="where the objects are, CSV, JSON or Parquet: path, left, top, right, bottom in pixels",
     )
     parser.add_argument(
         "--root", default=".", metavar="DIR", help="where relative paths of the run start (%(default)s)"

@@ -102,7 +102,10 @@ def of_table(file: Path, path_column: str, label_column: str | None) -> Files:
     given = "label" if label_column is None else label_column
     for column, needed in ((path_column, True), (given, label_column is not None)):
         if needed and column not in table.column_names:
-            raise ValueError(f"expected a column {column!r} in {file}, got none{or_rather([], table.column_names)}")
+            other = or_rather([], table.column_names)
+            name = "path_column" if needed and column == path_column else "label_column"
+            told = f"name yours by {name}= (--{name.replace('_', '-')})"
+            raise ValueError(f"expected a column {column!r} in {file}, got none{other}; {told}")
     labels = table.column(given).to_pylist() if given in table.column_names else [None] * len(table)
     folder = Path(os.path.abspath(file)).parent
     rows: dict[str, Any] = {}

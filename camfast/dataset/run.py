@@ -229,8 +229,10 @@ def _collect(work: Work, writer: Writer, report: DatasetRun, total: int | None, 
                 file.flush()
                 bar.update(len(first) + len(unreadable))
         finally:
-            writer.flush()
-            bar.close()
+            try:
+                writer.flush()
+            finally:
+                bar.close()  # before anything is said of what could not be written
 
 
 @dataclass

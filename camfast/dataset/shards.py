@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import require
+from ..errors import reason, require
 
 if TYPE_CHECKING:
     import pyarrow
@@ -56,13 +56,24 @@ def schema() -> pyarrow.Schema:
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file that has its name once it is complete and on the disk, so that no reader meets half of it."""
+    """Writes a file that has its name once it is complete and on the disk, so that no reader meets half of it.
+
+    Raises ``OSError`` where it cannot be written; then no part of it is left.
+    """
     partial = path.with_name(f".{path.name}.part")
-    with open(partial, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        why = os.strerror(error.errno).lower() if error.errno else reason(error)
+        raise OSError(
+            f"cannot write {path}: {why}; what was written before is whole, and the same start goes on"
+        ) from error
     with contextlib.suppress(OSError):  # a file system without it, or Windows
         folder = os.open(path.parent, os.O_RDONLY)
         try:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..brief import Brief
 from ..losses.masks import Boxes
 from .heat import Heat, heat_tensor
+from .level_regions import regions_of
 
-__all__ = ["MaxBoxAcc", "max_box_acc"]
+__all__ = ["MaxBoxAcc", "found_of", "max_box_acc", "overlaps_of"]
 
 _THRESHOLDS = 100
-_AT_ONCE = 2**24  # positions whose regions are sought at the same time
+_DELTA = 0.5
 
 
 @dataclass(repr=False)
@@ -45,6 +46,16 @@ class MaxBoxAcc(Brief):
         return float(self.accuracy.amax(1).mean())
 
     @property
+    def found(self) -> Tensor:
+        """``[N]``: 1 where the object is found at the :attr:`best` threshold, else 0; of several deltas their mean.
+
+        With one delta its mean is the metric. NaN for an image without a box.
+        """
+        overlaps = self.iou[:, int(self.accuracy.mean(0).argmax())]
+        hits = torch.stack([overlaps >= delta for delta in self.deltas]).to(self.iou.dtype).mean(0)
+        return hits.where(overlaps.isfinite(), torch.nan)
+
+    @property
     def best(self) -> float:
         """The threshold at which the mean accuracy is highest."""
         return float(self.thresholds[self.accuracy.mean(0).argmax()])
@@ -55,7 +66,7 @@ def max_box_acc(
     boxes: Boxes,
     *,
     box_size: tuple[int, int] | None = None,
-    deltas: Sequence[float] = (0.5,),
+    deltas: Sequence[float] = (_DELTA,),
     regions: str = "largest",
     thresholds: int = _THRESHOLDS,
 ) -> MaxBoxAcc:
@@ -97,58 +108,40 @@ def max_box_acc(
             rows.append(torch.full_like(levels, torch.nan))
             continue
         low, high = plane.aminmax()
-        hot = (plane - low) / (high - low).clamp(min=torch.finfo(plane.dtype).tiny) > levels[:, None, None]
-        size = max(1, _AT_ONCE // plane.numel())
-        rows.append(torch.cat([_best_overlap(part, truth, regions == "all") for part in hot.split(size)]))
+        scaled = (plane - low) / (high - low).clamp(min=torch.finfo(plane.dtype).tiny)
+        # How many of the levels each position is above: one number tells in which of them it is hot.
+        above = torch.searchsorted(levels, scaled.contiguous())
+        rows.append(_best_overlaps(above.cpu().numpy(), thresholds, truth.cpu(), regions == "all").to(planes))
     found = torch.stack(rows) if rows else planes.new_zeros(0, len(levels))
     return MaxBoxAcc(levels, found, tuple(deltas))
 
 
-def _best_overlap(hot: Tensor, truth: Tensor, every: bool) -> Tensor:
-    """Of each of ``hot``, bool ``[T, H, W]``, the best overlap of a box around a region with one of ``truth``: ``[T]``."""
-    T, H, W = hot.shape
-    labels = _regions(hot)  # of a region the greatest of its positions' numbers from 1 on, 0 elsewhere
-    flat = (labels + torch.arange(T, device=hot.device)[:, None, None] * (H * W + 1)).flatten()
-    count = torch.bincount(flat, minlength=T * (H * W + 1))
-    y = torch.arange(H, device=hot.device)[:, None].expand(H, W)
-    x = torch.arange(W, device=hot.device).expand(H, W)
-    sides = []
-    for at, end in ((x, 0), (y, 0), (x + 1, 1), (y + 1, 1)):
-        side = torch.full_like(count, 0 if end else max(H, W))
-        side.scatter_reduce_(0, flat, at.expand(T, H, W).flatten(), "amax" if end else "amin")
-        sides.append(side)
-    count = count.view(T, -1)[:, 1:]  # without what is not hot
-    found = torch.stack(sides, 1).view(T, -1, 4)[:, 1:].to(truth)
-    if every:
-        which = count > 0
-        boxes, of = found[which], which.nonzero()[:, 0]
-    else:
-        most = count.argmax(1)
-        boxes, of = found[torch.arange(T), most], torch.arange(T, device=hot.device)
-        some = count.amax(1) > 0
-        boxes, of = boxes[some], of[some]
-    best = truth.new_zeros(T)
-    if len(boxes):
-        best.scatter_reduce_(0, of, _overlaps(boxes, truth).amax(1), "amax")
+def overlaps_of(heat: Heat, boxes: Boxes, box_size: tuple[int, int] | None) -> Tensor:
+    """The overlaps at each threshold of some images: ``[N, T]``, of several targets an image ``[N, K, T]``."""
+    planes = heat_tensor(heat)
+    if planes.ndim == 3:
+        return max_box_acc(planes, boxes, box_size=box_size).iou
+    return torch.stack([max_box_acc(each, boxes, box_size=box_size).iou for each in planes.unbind(1)], 1)
+
+
+def found_of(overlaps: Tensor) -> Tensor:
+    """Which objects are found at the threshold that serves all images best, ``[N]`` or ``[N, K]``, of :func:`overlaps_of`."""
+    levels = torch.arange(overlaps.shape[-1], dtype=overlaps.dtype) / overlaps.shape[-1]
+    return MaxBoxAcc(levels, overlaps.flatten(0, -2), (_DELTA,)).found.view(overlaps.shape[:-1])
+
+
+def _best_overlaps(above: np.ndarray, levels: int, truth: Tensor, every: bool) -> Tensor:
+    """At each of ``levels``, the best overlap of a box around a region with one of ``truth``: ``[levels]``."""
+    found = regions_of(above, levels)
+    best = truth.new_zeros(levels)
+    if not every:
+        # By level the largest ones come first; of equal ones that which ends first.
+        order = np.lexsort((-found.sizes, found.levels))
+        found = found.some(order[np.unique(found.levels[order], return_index=True)[1]])
+    if len(found.levels):
+        overlaps = _overlaps(torch.from_numpy(found.boxes).to(truth), truth).amax(1)
+        best.scatter_reduce_(0, torch.from_numpy(found.levels), overlaps, "amax")
     return best
-
-
-def _regions(hot: Tensor) -> Tensor:
-    """The number of each position's region, int64 ``[T, H, W]``, 0 where it is not hot.
-
-    Every position takes the greatest number among its neighbours, and then that of the position so numbered, until nothing
-    changes: regions of any shape are through in some dozen rounds.
-    """
-    H, W = hot.shape[1:]
-    exact = torch.float32 if H * W < 2**24 else torch.float64  # whole numbers up to here have no rounding
-    labels = torch.arange(1, H * W + 1, device=hot.device).view(H, W) * hot
-    while True:
-        near = F.max_pool2d(labels.to(exact).unsqueeze(1), 3, 1, 1)[:, 0].long() * hot
-        flat = F.pad(near.flatten(1), (1, 0))  # the position numbered n is at place n, and 0 stays 0
-        jumped = flat.gather(1, flat)[:, 1:].view_as(near)
-        if torch.equal(jumped, labels):
-            return labels
-        labels = jumped
 
 
 def _overlaps(a: Tensor, b: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def compare(
     makers = {maker.name: maker for maker in map(_method, methods)}
     if not makers:
         raise ValueError("compare needs at least one method, got none")
-    wanted = _metrics(metrics, masks is not None or boxes is not None)
+    wanted = _metrics(metrics, masks is not None, boxes is not None)
     own = {name: dict((options or {}).get(name, {})) for name in makers}
     values: dict[str, dict[str, list[Tensor]]] = {name: {metric.name: [] for metric in wanted} for name in makers}
     parts: dict[str, list[Explanation]] = {name: [] for name in makers}
@@ -177,7 +177,7 @@ def compare(
     done = [name for name in makers if name not in skipped]
     if not done:
         raise ValueError(f"expected a method that can explain the model, got none: {skipped[next(iter(skipped))]}")
-    found = {name: {metric: torch.cat(rows) for metric, rows in values[name].items()} for name in done}
+    found = {name: {metric.name: _whole(metric, values[name][metric.name]) for metric in wanted} for name in done}
     table = Table(
         done,
         [metric.name for metric in wanted],
@@ -230,7 +230,13 @@ def _method(method: str | type[Explainer]) -> type[Explainer]:
     return METHODS[method]
 
 
-def _metrics(metrics: Sequence[str | Metric] | None, objects: bool) -> list[Metric]:
+def _whole(metric: Metric, parts: Sequence[Tensor]) -> Tensor:
+    values = torch.cat(list(parts))
+    return values if metric.of_all is None else metric.of_all(values)
+
+
+def _metrics(metrics: Sequence[str | Metric] | None, masks: bool, boxes: bool) -> list[Metric]:
+    objects = masks or boxes
     names = metrics if metrics is not None else [*_USUAL, *(("pointing_game", "energy_inside") if objects else ())]
     found = []
     for name in names:
@@ -238,7 +244,10 @@ def _metrics(metrics: Sequence[str | Metric] | None, objects: bool) -> list[Metr
             raise ValueError(f"no metric is called {name!r}{or_rather(closest(str(name), METRICS), METRICS)}")
         metric = name if isinstance(name, Metric) else METRICS[name]
         if metric.objects and not objects:
-            raise ValueError(f"{metric.name} needs masks= or boxes=, got neither")
+            one_of = "boxes=" if metric.objects == "boxes" else "masks= or boxes="
+            raise ValueError(f"{metric.name} needs {one_of}, got neither")
+        if metric.objects == "boxes" and not boxes:
+            raise ValueError(f"{metric.name} needs boxes=, got masks")
         found.append(metric)
     if not found:
         raise ValueError("compare needs at least one metric, got none")

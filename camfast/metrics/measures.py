@@ -13,6 +13,7 @@ from ..losses.masks import Boxes, Masks
 from ..methods.explainer import Explainer, Layers
 from ..methods.explanation import Explanation
 from .adcc import adcc_of, coherency, complexity
+from .box_accuracy import found_of, overlaps_of
 from .confidence import confidence_of
 from .curves import curve_of
 from .fidelity import infidelity_of
@@ -69,13 +70,15 @@ class Metric(Brief):
         name: in tables.
         better: ``"higher"`` or ``"lower"``.
         measure: gives a value per map, ``[N]`` or ``[N, K]``, of a :class:`camfast.metrics.measures.Measured`.
-        objects: whether it needs masks or boxes.
+        objects: whether it needs masks or boxes, or ``"boxes"`` alone.
+        of_all: where a map's value depends on the others': makes the values of what ``measure`` gave of all images.
     """
 
     name: str
     better: Literal["higher", "lower"]
     measure: Callable[[Measured], Tensor]
-    objects: bool = False
+    objects: bool | Literal["boxes"] = False
+    of_all: Callable[[Tensor], Tensor] | None = None
 
 
 def _sensitivity(m: Measured) -> Tensor:
@@ -87,6 +90,11 @@ def _randomisation(m: Measured) -> Tensor:
         m.explainer.model, m.images, type(m.explainer), m.result.targets, layers=m.layers, steps=1, **m.options
     )
     return found.similarity[-1].abs()  # the sign of a correlation by chance says nothing
+
+
+def _overlaps(m: Measured) -> Tensor:
+    assert m.boxes is not None  # compare asked for them
+    return overlaps_of(m.result, m.boxes, m.box_size)
 
 
 METRICS: dict[str, Metric] = {
@@ -107,6 +115,7 @@ METRICS: dict[str, Metric] = {
         Metric("pointing_game", "higher", lambda m: pointing_game(m.result, **m.objects), objects=True),
         Metric("energy_inside", "higher", lambda m: energy_inside(m.result, **m.objects), objects=True),
         Metric("iou", "higher", lambda m: iou(m.result, **m.objects), objects=True),
+        Metric("max_box_acc", "higher", _overlaps, objects="boxes", of_all=found_of),
     )
 }
 """By name: what :func:`camfast.compare` and ``camfast evaluate`` take. ``randomisation`` is the similarity to the heat of a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,9 @@ class Boxes:
 
 
 def read(file: str | Path, bases: Sequence[Path]) -> Boxes:
-    """The boxes of ``file``, a CSV or Parquet table with the columns path, left, top, right, bottom.
+    """The boxes of ``file``, a CSV, JSON or Parquet table with the columns path, left, top, right, bottom.
+
+    JSON is a list of objects with these keys.
 
     Relative paths may start in any of ``bases``, the first of which is where those of the run start.
 
@@ -121,7 +124,8 @@ def _until(cells: int, place: float) -> np.ndarray:
 
 
 def _lines(file: Path) -> Iterator[tuple[str, Box]]:
-    for number, line in enumerate(_table(file), 2):
+    text = file.suffix.lower() not in (".parquet", ".pq", ".json")
+    for number, line in enumerate(_table(file), 2 if text else 1):
         try:
             left, top, right, bottom = box = tuple(float(line[name]) for name in _COLUMNS[1:])
             fits = all(map(math.isfinite, box)) and left < right and top < bottom
@@ -129,11 +133,21 @@ def _lines(file: Path) -> Iterator[tuple[str, Box]]:
             fits = False
         if not fits:
             got = ", ".join(str(line[name]) for name in _COLUMNS[1:])
+            place = f"{'line' if text else 'row'} {number} of {file}"
             raise ValueError(
-                f"expected left, top, right, bottom in pixels, left < right and top < bottom, got {got} in line {number} "
-                f"of {file}"
+                f"expected left, top, right, bottom in pixels, left < right and top < bottom, got {got} in {place}"
             )
         yield str(line["path"]), (left, top, right, bottom)
+
+
+def _records(file: Path) -> list[dict[str, Any]]:
+    try:
+        lines = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"expected JSON in {file}: {reason(error)}") from error
+    if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
+        raise ValueError(f"expected a list of objects with the keys {', '.join(_COLUMNS)} in {file}")
+    return lines
 
 
 def _table(file: Path) -> list[dict[str, Any]]:
@@ -144,6 +158,9 @@ def _table(file: Path) -> list[dict[str, Any]]:
         except require("pyarrow", "dataset").ArrowInvalid as error:
             raise ValueError(f"expected a Parquet table of boxes, got {file}: {reason(error)}") from error
         columns = list(lines[0]) if lines else list(_COLUMNS)
+    elif file.suffix.lower() == ".json":
+        lines = _records(file)
+        columns = [name for name in _COLUMNS if all(name in line for line in lines)]
     else:
         with open(file, encoding="utf-8-sig", newline="") as text:
             reader = csv.DictReader(text)

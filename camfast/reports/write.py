@@ -46,7 +46,7 @@ def report(
     Args:
         out: the folder that the run was written to.
         folder: where the report goes; None: ``out/report``. An earlier report there is replaced, once the new one is whole.
-        boxes: a CSV or Parquet table of where the objects are: path, left, top, right, bottom, in pixels of the
+        boxes: a CSV, JSON or Parquet table of where the objects are: path, left, top, right, bottom, in pixels of the
             photograph; several rows of a path are several boxes. The report then says how much of the heat lies inside.
         root: where relative paths of the run start.
         pictures: how many small pictures are written at most. Those of all images make a report that can be sent without

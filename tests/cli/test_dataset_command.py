@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,26 @@ def test_mistakes(photos, tmp_path, capsys, arguments, said):
     words = [word.replace("PHOTOS", str(photos)).replace("OUT", str(tmp_path / "out")) for word in arguments]
     code, _, told = run(capsys, *words)
     assert code == 2 and said in told
+
+
+@pytest.mark.real
+def test_a_full_disk_is_said_after_the_bar(photos, tmp_path, monkeypatch, capsys):
+    import pyarrow.parquet
+
+    write = pyarrow.parquet.write_table
+
+    def full(table, file, **options):
+        file.write(b"half of it")
+        raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(pyarrow.parquet, "write_table", full)
+    assert main(["dataset", str(photos), "-o", str(out), "--workers", "0"]) == 2
+    bar, _, said = capsys.readouterr().err.rpartition("camfast dataset: ")
+    assert bar.endswith("\n")  # the bar is closed, and the sentence has a line of its own
+    assert said.startswith(f"cannot write {out / 'shards' / 'part-'}") and said.count("\n") == 1
+    assert "no space left on device; what was written before is whole, and the same start goes on" in said
+    assert not list((out / "shards").iterdir())
+    monkeypatch.setattr(pyarrow.parquet, "write_table", write)
+    assert main(["dataset", str(photos), "-o", str(out), "--workers", "0"]) == 0
+    assert len(set(read_table(out).column("path").to_pylist())) == 3

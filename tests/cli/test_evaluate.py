@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import camfast
+from camfast import metrics, zoo
 from camfast.cli.main import main
 
 pytest.importorskip("efficientnet_lite_pytorch")
@@ -53,7 +58,6 @@ def test_targets(tmp_path, capsys):
     ("words", "said"),
     [
         (["--metrics", "rod"], "no metric is called 'rod'; close to it: 'road'"),
-        (["--metrics", "iou"], "iou needs boxes or masks of the objects"),
         (["--methods", "grad_can"], "expected one of"),
     ],
 )
@@ -61,6 +65,60 @@ def test_wrong_words_are_said(words, said, capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", CAT, *words])
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_boxes_of_the_objects(tmp_path, capsys, kind):
+    photo = Image.open(CUP).convert("RGB")  # 600 x 400: the cup stands in the middle
+    (tmp_path / "photos").mkdir()
+    photo.save(tmp_path / "photos" / "cup.png")
+    photo.save(tmp_path / "photos" / "none.png")
+    box = {"path": "cup.png", "left": 180, "top": 60, "right": 500, "bottom": 380}
+    table = tmp_path / f"boxes.{kind}"
+    table.write_text(json.dumps([box]) if kind == "json" else f"{','.join(box)}\n{','.join(map(str, box.values()))}\n")
+    kinds = ["pointing_game", "energy_inside", "iou", "max_box_acc"]
+    words = ["--methods", "grad_cam", "random_cam", "--boxes", str(table), "-o", str(tmp_path / "out")]
+    assert main(["evaluate", str(tmp_path / "photos"), *words, "--metrics", *kinds]) == 0
+    assert "1 of 2 photographs has no box" in capsys.readouterr().err
+    network = zoo.load()
+    image = network.preparation(np.asarray(photo))[None]
+    left, top, right, bottom = network.preparation.box(400, 600)
+    across, down = 224 / (right - left), 224 / (bottom - top)
+    seen = [(180 - left) * across, (60 - top) * down, (500 - left) * across, (380 - top) * down]
+    seen = torch.tensor(seen).clamp(0, 224)
+    result = camfast.grad_cam(network.model, image)
+    expected = [
+        float(getattr(metrics, kind)(result, boxes=[seen])) for kind in ("pointing_game", "energy_inside", "iou")
+    ]
+    expected.append(metrics.max_box_acc(result, [seen]).value)
+    values = list(csv.DictReader((tmp_path / "out" / "values.csv").open()))
+    of = {
+        Path(row["photo"]).name: [
+            float(each["value"]) for each in values if each["photo"] == row["photo"] and each["method"] == "grad_cam"
+        ]
+        for row in values
+    }
+    assert of["cup.png"] == pytest.approx(expected, abs=1e-4) and all(map(math.isnan, of["none.png"]))
+    assert expected[0] == 1
+
+
+@pytest.mark.real
+def test_boxes_that_do_not_serve(tmp_path, capsys):
+    table = tmp_path / "boxes.csv"
+    table.write_text("path,left,top,right,bottom\nother.png,1,2,3,9\n")
+    words = ["evaluate", CAT, "--methods", "grad_cam", "--metrics", "iou"]
+    assert main(words) == 2
+    assert "iou needs to know where the objects are: give --boxes FILE" in capsys.readouterr().err
+    assert main([*words, "--boxes", str(table)]) == 2
+    assert (
+        "expected boxes of the photographs, got none; the table's first path is 'other.png'" in capsys.readouterr().err
+    )
+    table.write_text(f"path,left,top,right,bottom\n{CAT},0,0,3,9\n")
+    assert main([*words, "--boxes", str(table)]) == 2
+    assert "expected a box in what the network sees" in capsys.readouterr().err
+    assert main([*words, "--boxes", str(tmp_path / "missing.csv")]) == 2
+    assert "missing.csv" in capsys.readouterr().err
 
 
 @pytest.mark.real

@@ -178,7 +178,9 @@ def test_numbers_in_tables(photos):
 def test_columns_that_are_missing_are_named(photos):
     file = photos / "table.csv"
     file.write_text("file,class\ncat/0.jpg,3\n")
-    with pytest.raises(ValueError, match=r"expected a column 'path' in .*; there are 'file', 'class'"):
+    with pytest.raises(
+        ValueError, match=r"expected a column 'path' in .*; there are 'file', 'class'; name yours by path_column="
+    ):
         open_source(file)
     with pytest.raises(ValueError, match="expected a column 'truth'"):
         open_source(file, "file", "truth")

@@ -46,12 +46,28 @@ def test_values_are_the_metrics_own(case, found):
         "pointing_game": metrics.pointing_game(result, boxes=boxes(10)),
         "energy_inside": metrics.energy_inside(result, boxes=boxes(10)),
         "iou": metrics.iou(result, boxes=boxes(10)),
+        "max_box_acc": metrics.max_box_acc(result, boxes(10)).found,
     }
     for name, values in expected.items():
         torch.testing.assert_close(found.values["eigen_cam"][name], values, rtol=0, atol=1e-5, msg=name)
     first = metrics.road(model, images[:8], result[:8]).combined  # noise is drawn for the images measured together
     torch.testing.assert_close(found.values["eigen_cam"]["road"][:8], first, rtol=0, atol=1e-5)
     torch.testing.assert_close(found.results["eigen_cam"].heatmap, result.heatmap)
+
+
+def test_max_box_acc_is_of_all_images_together(case):
+    model, images = case
+    own = [[[float(n), n, n + 12, n + 9]] for n in range(10)]  # over the batches that are measured at a time
+    two = torch.tensor([[0, 1]] * 10)
+    told = camfast.compare(model, ["grad_cam"], images, ["max_box_acc"], two, boxes=own)
+    values = told.values["grad_cam"]["max_box_acc"]
+    maps = told.results["grad_cam"].heatmap
+    both = metrics.max_box_acc(maps.flatten(0, 1), [each for each in own for _ in range(2)])
+    assert values.shape == (10, 2) and both.value > 0
+    torch.testing.assert_close(values, both.found.view(10, 2))
+    assert told.table.rows[0]["max_box_acc"] == pytest.approx(both.value)
+    with pytest.raises(ValueError, match="max_box_acc needs boxes=, got masks"):
+        camfast.compare(model, ["grad_cam"], images, ["max_box_acc"], masks=torch.ones(10, *images.shape[2:]) > 0)
 
 
 def test_the_table_is_of_the_values(found):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 import camfast
 from camfast import metrics
+from camfast.metrics.level_regions import regions_of
 
 
 def heat_of(count=4, size=(20, 24), seed=0):
@@ -125,6 +126,48 @@ def test_max_box_acc_by_walking(regions):
     accuracy = torch.stack([(found.iou >= delta).double().mean(0) for delta in (0.3, 0.5)])
     assert found.value == pytest.approx(float(accuracy.amax(1).mean())) and found.value > 0
     assert found.best in found.thresholds.tolist()
+
+
+@pytest.mark.parametrize("kind", ["steps", "noise", "spiral", "flat", "row", "column", "one"])
+def test_max_box_acc_of_hard_maps_by_walking(kind):
+    generator = torch.Generator().manual_seed(6)
+    noise = torch.rand(13, 15, generator=generator)
+    spiral = torch.zeros(13, 15)  # one region, whose runs meet only at its far end
+    for ring in range(0, 7, 2):
+        spiral[ring : 13 - ring, ring : 15 - ring] = 0.9 - ring / 20
+        spiral[ring + 1 : 12 - ring, ring + 1 : 14 - ring] = 0
+        spiral[ring + 1, ring] = 0
+        spiral[ring + 2, ring : ring + 2] = 0.4
+    plane = {
+        "steps": (noise * 4).floor(),
+        "noise": noise,
+        "spiral": spiral,
+        "flat": torch.full((13, 15), 0.3),
+        "row": noise[:1],
+        "column": noise[:, :1],
+        "one": noise[:1, :1],
+    }[kind]
+    box = torch.tensor([3.0, 2, 12, 9])
+    for regions in ("largest", "all"):
+        found = metrics.max_box_acc(plane[None], box[None], thresholds=10, regions=regions).iou[0]
+        expected = [plain_box_accuracy(plane, box.tolist(), k / 10, regions == "all") for k in range(10)]
+        if kind in ("flat", "one"):
+            expected = [0.0] * 10  # no range, no region
+        torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-6)
+
+
+def test_regions_of_all_thresholds_cost_no_more_than_a_map():
+    heat = F.interpolate(
+        torch.rand(1, 1, 7, 7, generator=torch.Generator().manual_seed(7)), (224, 224), mode="bilinear"
+    )
+    above = (heat[0, 0] * 100).ceil().long().numpy()
+    regions = regions_of(above, 100)
+    hot = above[None] > np.arange(100)[:, None, None]
+    assert (
+        np.bincount(regions.levels, regions.sizes, 100).tolist() == hot.sum((1, 2)).tolist()
+    )  # every position is in one
+    runs = (np.diff(hot.astype(np.int8), axis=2, prepend=0) > 0).sum()
+    assert runs < hot[0].size  # what the time grows with, for a map from a layer
 
 
 def test_max_box_acc_leaves_out_what_has_no_box():

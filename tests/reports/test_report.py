@@ -224,7 +224,7 @@ def test_the_share_of_heat_inside_boxes_is_that_of_the_picture():
     assert heat_inside(np.ones((3, 3)), crop, [(0.0, 0.0, 500.0, 500.0)]) == 1
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
 def test_boxes_from_a_table(run, tmp_path, kind):
     table = tmp_path / f"photos/boxes.{kind}"
     lines = [("0.png", 16, 0, 80, 32), (str(tmp_path / "photos/1.png"), 0, 0, 20, 20)]
@@ -232,6 +232,8 @@ def test_boxes_from_a_table(run, tmp_path, kind):
     if kind == "csv":
         with open(table, "w", newline="") as text:
             csv.writer(text).writerows([columns, *lines])
+    elif kind == "json":
+        table.write_text(json.dumps([dict(zip(columns, line, strict=True)) for line in lines]))
     else:
         pq.write_table(pa.table({name: [line[n] for line in lines] for n, name in enumerate(columns)}), table)
     report = camfast.report(run, boxes=table, progress=False).parent
@@ -246,6 +248,10 @@ def test_boxes_from_a_table(run, tmp_path, kind):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("[1, 2]", "expected a list of objects with the keys path, left, top, right, bottom"),
+        ('[{"path": "a.png", "left": 1}]', "expected the columns path, left, top, right, bottom"),
+        ('[{"path": "a.png", "left": 5, "top": 2, "right": 3, "bottom": 9}]', "got 5, 2, 3, 9 in row 1"),
+        ("[{", "expected JSON in"),
         ("path,left,top\na.png,1,2\n", "expected the columns path, left, top, right, bottom"),
         ("path,left,top,right,bottom\na.png,5,2,3,9\n", "left < right and top < bottom, got 5, 2, 3, 9 in line 2"),
         ("path,left,top,right,bottom\na.png,x,2,3,9\n", "got x, 2, 3, 9 in line 2"),
@@ -253,9 +259,10 @@ def test_boxes_from_a_table(run, tmp_path, kind):
     ],
 )
 def test_boxes_that_cannot_be_used(run, tmp_path, text, message):
-    (tmp_path / "boxes.csv").write_text(text)
+    table = tmp_path / ("boxes.json" if text.startswith("[") else "boxes.csv")
+    table.write_text(text)
     with pytest.raises(ValueError, match=re.escape(message)):
-        camfast.report(run, boxes=tmp_path / "boxes.csv", progress=False)
+        camfast.report(run, boxes=table, progress=False)
     assert not (run / "report").exists()
 
 

@@ -200,6 +200,11 @@ def test_the_page_fits_the_window(page, size):
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", emulated)
     try:
         assert page.execute_script("return document.documentElement.scrollWidth") <= width
+        lines = "el => el.getBoundingClientRect().height / parseFloat(getComputedStyle(el).lineHeight)"
+        chances = page.execute_script(
+            f"return [...document.querySelectorAll('#cards .top span:last-child')].map({lines}).filter(n => !(n < 1.5))"
+        )
+        assert chances == []  # "76.5 %" stays on one line
         page.execute_script("document.querySelector('#cards .card button').click()")
         wait(page, "return document.querySelector('#one-facts').textContent")
         assert page.execute_script("return document.getElementById('one').scrollWidth") <= width
