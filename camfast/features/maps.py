@@ -21,6 +21,7 @@ from ..model.inputs import Images, Inputs
 from ..model.layers import Layer
 from ..model.layouts import has_channels_second
 from ..model.outputs import tensors_in
+from ..model.restored import Restored
 from ..model.tap import is_map
 from ..model.untouched import quiet
 from ..pictures.grids import Grid, grid, pictures_of
@@ -271,12 +272,9 @@ class FeatureMaps:
                 with torch.no_grad():
                     on_output(layer, calls[layer], output)
 
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(quiet(self.model, self.eval_mode))
-            stack.enter_context(torch.no_grad())
+        with quiet(self.model, self.eval_mode), torch.no_grad(), Restored() as restored:
             for layer in self._chosen:
-                note = lambda module, args, output, layer=layer: hook(layer, output)  # noqa: E731
-                stack.callback(layer.module.register_forward_hook(note).remove)
+                restored.hook(layer.module, lambda module, args, output, layer=layer: hook(layer, output))
             self.model(*cut.args, **cut.kwargs)
         return calls
 

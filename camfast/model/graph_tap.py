@@ -11,6 +11,7 @@ backward pass that the step takes anyway. Hooks exist only between ``with`` and 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -225,13 +226,12 @@ def _gathered(model: nn.Module) -> Iterator[None]:
     sharded: list[Any] = [module for module in model.modules() if hasattr(module, "set_reshard_after_backward")]
     groups = [getattr(module._get_fsdp_state(), "_fsdp_param_group", None) for module in sharded]
     before = [getattr(group, "reshard_after_backward", True) for group in groups]
-    try:
-        for module in sharded:
+    with Restored() as restored:
+        for module, scattered in zip(sharded, before, strict=True):
+            put_back = functools.partial(module.set_reshard_after_backward, scattered, recurse=False)
+            restored.back(put_back)
             module.set_reshard_after_backward(False, recurse=False)
         yield
-    finally:
-        for module, scattered in zip(sharded, before, strict=True):
-            module.set_reshard_after_backward(scattered, recurse=False)
 
 
 _ATTENTION = ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")
@@ -241,14 +241,12 @@ _ATTENTION = ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")
 def _twice_differentiable_attention() -> Iterator[None]:
     """Attention by its formula: the fused kernels have no second derivative."""
     backends = torch.backends.cuda  # the switches of the CPU's kernels too
-    before = {name: getattr(backends, f"{name}_enabled")() for name in _ATTENTION}
-    try:
+    with Restored() as restored:
         for name in _ATTENTION:
-            getattr(backends, f"enable_{name}")(name == "math_sdp")
+            enable = getattr(backends, f"enable_{name}")
+            restored.back(functools.partial(enable, getattr(backends, f"{name}_enabled")()))
+            enable(name == "math_sdp")
         yield
-    finally:
-        for name, enabled in before.items():
-            getattr(backends, f"enable_{name}")(enabled)
 
 
 class _State:

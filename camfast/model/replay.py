@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from .inputs import Inputs
 from .outputs import replace_first, rows_in
+from .restored import Restored
 from .tap import hookable, is_map
 
 __all__ = ["HeadReplay", "Mode"]
@@ -133,7 +134,6 @@ _RUN = object()  # in place of an output: this call runs
 def _answering(module: nn.Module, outputs: list[Any]) -> Iterator[None]:
     """Calls of ``module`` from this thread return ``outputs`` in turn, then run as usual."""
     thread, original = threading.get_ident(), module.forward
-    had_own = "forward" in module.__dict__
     turn = 0
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -145,14 +145,9 @@ def _answering(module: nn.Module, outputs: list[Any]) -> Iterator[None]:
             return original(*args, **kwargs)
         return outputs[turn - 1]
 
-    module.forward = forward  # type: ignore[method-assign]
-    try:
+    with Restored() as restored:
+        restored.set(module, "forward", forward)
         yield
-    finally:
-        if had_own:
-            module.forward = original  # type: ignore[method-assign]
-        else:
-            del module.__dict__["forward"]
 
 
 def _repeat(output: Any, count: int) -> Any:
@@ -189,10 +184,10 @@ class _Recording:
         self._thread = threading.get_ident()
 
     def run(self, inputs: Inputs) -> Any:
-        with contextlib.ExitStack() as stack:
+        with Restored() as restored:
             for _, module in hookable(self.model):
-                stack.callback(module.register_forward_pre_hook(self._enter).remove)
-                stack.callback(module.register_forward_hook(self._leave).remove)
+                restored.hook(module, self._enter, before=True)
+                restored.hook(module, self._leave)
             output = self.model(*inputs.args, **inputs.kwargs)
         self._open.clear()
         found: list[Tensor] = []

@@ -18,8 +18,11 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _MARKS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
 
 
+_MISSING = object()
+
+
 class Restored:
-    """Steps back from what was changed, the last one first.
+    """Steps back from what was changed, the last one first: at the end of a ``with``, or by :meth:`close`.
 
     A step must do no harm where its change was never made, nor when it is taken again.
     """
@@ -28,6 +31,13 @@ class Restored:
         self.failed = False
         """Whether what the changes were made for did not come to its end."""
         self._steps: list[Callable[[], Any]] = []
+
+    def __enter__(self) -> Restored:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.failed = exception[0] is not None
+        self.close()
 
     def back(self, step: Callable[[], Any]) -> None:
         """Notes a step back, before its change is made."""
@@ -38,6 +48,12 @@ class Restored:
         self.back(lambda: _unhook(module, function))
         register = module.register_forward_pre_hook if before else module.register_forward_hook
         register(function, **options)
+
+    def set(self, holder: Any, name: str, value: Any) -> None:
+        """Sets an attribute of an object or a module of Python, and notes its return to what it was."""
+        before = vars(holder).get(name, _MISSING)
+        self.back(lambda: _put_back(holder, name, before))
+        setattr(holder, name, value)
 
     def close(self) -> None:
         """Takes all steps; an interrupt meanwhile is let through once they are taken."""
@@ -62,6 +78,13 @@ class Restored:
         if self._steps:
             self.failed = True
             self.close()
+
+
+def _put_back(holder: Any, name: str, before: Any) -> None:
+    if before is not _MISSING:
+        setattr(holder, name, before)
+    elif name in vars(holder):
+        delattr(holder, name)
 
 
 def _unhook(module: nn.Module, function: Callable[..., Any]) -> None:

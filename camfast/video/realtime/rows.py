@@ -12,6 +12,7 @@ from ...methods import Explainer
 from ...model.class_axis import AmbiguousClasses, ClassAxis
 from ...model.inputs import Inputs
 from ...model.outputs import detections_in
+from ...model.restored import Restored
 from ...targets import listed_names
 
 __all__ = ["Rows"]
@@ -47,11 +48,9 @@ class Rows:
         def look(_: nn.Module, args: Any, output: Any) -> None:
             self._lists = isinstance(output, (list, tuple)) and detections_in(output, len(output)) is not None
 
-        handle = model.register_forward_hook(look)
-        try:
+        with Restored() as restored:
+            restored.hook(model, look)
             yield
-        finally:
-            handle.remove()
 
     def __call__(self, explainer: Explainer, images: Tensor, scores: Tensor, targets: Any) -> tuple[Tensor, Any]:
         """Rows ``[N, classes]`` (``[N, 0]`` where classes are not known) and targets, of scores ``[N, ...]``.

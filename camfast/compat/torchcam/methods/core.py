@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .... import ops
+from ....model.restored import Restored
 from ....model.tap import unwrapped
 from ... import is_strict
 from ._utils import _model_eval, locate_candidate_layer
@@ -161,11 +162,9 @@ class _CAM:
 
     @contextlib.contextmanager
     def _hooks_off(self) -> Iterator[None]:
-        before, self._hooks_enabled = self._hooks_enabled, False
-        try:
+        with Restored() as restored:
+            restored.set(self, "_hooks_enabled", False)
             yield
-        finally:
-            self._hooks_enabled = before
 
     def _eval_mode(self) -> contextlib.AbstractContextManager[None]:
         return _model_eval(self.model)
