@@ -16,7 +16,7 @@ from ..brief import brief
 from ..model.inputs import Images, Inputs
 from ..model.layers import Layer
 from ..model.outputs import replace_first, scores_in
-from ..model.restored import Restored
+from ..model.restored import Restored, thread_kept
 from ..model.tap import Tap
 from .maps import Maps
 from .positions import Positions
@@ -119,6 +119,7 @@ class Gradients(Mapping[str, Tensor]):
         """Forgets every gradient."""
         self._gradients.clear()
 
+    @thread_kept
     def __call__(
         self, images: Images, scalar: Callable[[Any], Tensor] | None = None, *, eval_mode: bool = True
     ) -> Maps:

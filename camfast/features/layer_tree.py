@@ -12,7 +12,7 @@ from torch import nn
 from ..model.find_layer import find_layers, remembered_layers
 from ..model.inputs import Images, Inputs
 from ..model.outputs import tensors_in
-from ..model.restored import Restored
+from ..model.restored import Restored, thread_kept
 from ..model.tap import hookable
 from ..model.untouched import quiet
 
@@ -32,6 +32,7 @@ class Row:
     chosen: bool  # by an explainer that is not told a layer
 
 
+@thread_kept
 def layer_rows(model: nn.Module, images: Images) -> list[Row]:
     """Every module of ``model``, parents before children, as it ran in one pass of the first of ``images``.
 

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..model.inputs import Images, Inputs
 from ..model.precision import wide
+from ..model.restored import thread_kept
 from ..ops import reference
 from ..targets import Targets
 from .chosen import Chosen
@@ -61,6 +62,7 @@ class GuidedBackprop(Explainer):
     def __init__(self, model: nn.Module, layers: None = None, **options: Unpack[Options]) -> None:
         super().__init__(model, layers, **options)
 
+    @thread_kept
     def __call__(
         self,
         images: Images,

@@ -7,12 +7,17 @@ leaves of the first round the second does. What is forgotten altogether is put b
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar, cast
 
+import torch
 from torch import nn
 
-__all__ = ["Restored"]
+__all__ = ["Restored", "thread_kept"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _MARKS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
@@ -55,6 +60,12 @@ class Restored:
         self.back(lambda: _put_back(holder, name, before))
         setattr(holder, name, value)
 
+    def enter(self, context: AbstractContextManager[Any]) -> None:
+        """Enters a context, and notes its end."""
+        entered: list[Any] = []
+        self.back(lambda: entered.pop()[0].__exit__(None, None, None) if entered else None)
+        entered.append((context, context.__enter__()))  # in one line, which no interrupt of Python's divides
+
     def close(self) -> None:
         """Takes all steps; an interrupt meanwhile is let through once they are taken."""
         try:
@@ -78,6 +89,29 @@ class Restored:
         if self._steps:
             self.failed = True
             self.close()
+
+
+def thread_kept(function: _Function) -> _Function:
+    """``function``, after which this thread records gradients as before and has the modes that it had, whatever ends it.
+
+    PyTorch's own contexts, ``no_grad()`` and modes of functions among them, are left in their ``__exit__`` alone, and an
+    interrupt may come just before it. So the outermost calls look after the thread as a whole.
+    """
+
+    @functools.wraps(function)
+    def kept(*args: Any, **kwargs: Any) -> Any:
+        graphs, modes = torch.is_grad_enabled(), torch._C._len_torch_function_stack()
+        with Restored() as restored:
+            restored.back(lambda: _thread_back(graphs, modes))
+            return function(*args, **kwargs)
+
+    return cast("_Function", kept)
+
+
+def _thread_back(graphs: bool, modes: int) -> None:
+    while torch._C._len_torch_function_stack() > modes:
+        torch._C._pop_torch_function_stack()
+    torch._C._set_grad_enabled(graphs)
 
 
 def _put_back(holder: Any, name: str, before: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from ...model.restored import Restored
+from ...model.restored import Restored, thread_kept
 from ...model.untouched import quiet
 
 __all__ = ["GuidedBackpropReLU", "GuidedBackpropReLUModel", "GuidedBackpropReLUasModule"]
@@ -68,6 +68,7 @@ class GuidedBackpropReLUModel:
             elif module is not None:
                 self.recursive_replace_guidedrelu_with_relu(module)
 
+    @thread_kept
     def __call__(self, input_img: Tensor, target_category: int | None = None) -> np.ndarray:
         """The gradient of the first image's score of a class, its top one for None: float32 ``[H, W, C]``."""
         leaf = input_img.detach().to(self.device).clone().requires_grad_()

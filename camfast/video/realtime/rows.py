@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 
 from ...methods import Explainer
+from ...model.bounded import Bounded
 from ...model.class_axis import AmbiguousClasses, ClassAxis
 from ...model.inputs import Inputs
 from ...model.outputs import detections_in
@@ -35,7 +36,7 @@ class Rows:
 
     def __init__(self) -> None:
         self.exclusive = True
-        self._ways: dict[tuple[int, ...], _Way] = {}
+        self._ways: dict[tuple[int, ...], _Way] = Bounded()
         self._lists: bool | None = None  # whether the model returns lists of boxes; None: not seen yet
 
     @contextmanager
