@@ -1,12 +1,14 @@
 """Interrupts, at every line of the library that a call comes to: nothing may be left on the model or in the process.
 
-Each line of code is interrupted the first time that a call comes to it, and the last time; those of ``contextlib`` too.
+Each line of code is interrupted the first time that a call comes to it, and the last time; those of ``contextlib`` too. Where a
+lock is given back Python has no such moment: the lines that take one are interrupted before they do.
 ``pytest -s tests/model/test_interrupts_everywhere.py`` prints the counts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import linecache
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 import torch.utils.checkpoint as checkpoints
-from models import SmallNet, TokenNet, images
+from models import Boxes, SmallNet, TokenNet, images
 from torch import Tensor, nn
 
 import camfast
@@ -75,6 +77,11 @@ def interrupted(run: Callable[[], Any], where: Place, turn: int) -> bool:
     return left <= 0
 
 
+def takes_lock(place: Place) -> bool:
+    line = linecache.getline(*place).strip()
+    return line.startswith("with ") and "lock" in line
+
+
 def state(model: nn.Module) -> list[Any]:
     """All that a call may not leave changed."""
     found: list[Any] = []
@@ -108,20 +115,6 @@ def convolutions() -> nn.Module:
 def tokens() -> nn.Module:
     torch.manual_seed(0)
     return TokenNet(size=(16, 16), prefix=1).train()
-
-
-class Boxes(nn.Module):
-    """A dense detector: at each position a box and scores ``[N, 4 + classes, positions]``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trunk = SmallNet(width=8).stem
-        self.down = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
-        self.head = nn.Conv2d(8, 7, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = self.head(self.down(self.trunk(x))).sigmoid().flatten(2)
-        return torch.cat([rows[:, :4] * 8 + 2, rows[:, 4:]], 1)
 
 
 def detect(model: nn.Module) -> Callable[[], Any]:
@@ -223,7 +216,7 @@ def test_an_interrupt_at_any_line_of_the_library_leaves_nothing(subject):
     lines = places(run)
     before, hits, left = state(model), 0, []
     for place, turns in lines.items():
-        for turn in {1, turns}:
+        for turn in {1} if takes_lock(place) else {1, turns}:
             hits += interrupted(run, place, turn)
             if state(model) != before:
                 left.append((*place, turn))

@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from models import SmallNet
+from models import Boxes, SmallNet
 from torch import Tensor, nn
 
 import camfast
@@ -25,6 +24,7 @@ from camfast.methods.recent import Recent
 from camfast.model.bounded import Bounded
 
 SIZES = int(os.environ.get("CAMFAST_SIZES", "60"))  # half of them in each of two rounds
+MAPPINGS = (dict, weakref.WeakKeyDictionary, weakref.WeakValueDictionary)
 MODULES = (nn.Module, Tensor, type, type(sys), type(lambda: 0), torch.dtype, torch.device, str, bytes, int, float)
 
 
@@ -69,7 +69,7 @@ def kept(*roots: Any) -> dict[str, int]:
         seen.add(id(thing))
         for key, value in parts(thing):
             waiting.append((f"{path}{key}", value))
-        if hasattr(thing, "__len__") and not isinstance(thing, (Bounded, tuple)):
+        if isinstance(thing, (*MAPPINGS, list, set, deque)) and not isinstance(thing, Bounded):
             found[path] = max(found.get(path, 0), len(thing))
     return found
 
@@ -79,8 +79,9 @@ def parts(thing: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(thing, weakref.ref):
         thing = thing()
         yield "", thing
-    elif isinstance(thing, Mapping):
-        yield from itertools.chain.from_iterable((("[key]", key), ("[]", value)) for key, value in list(thing.items()))
+    elif isinstance(thing, MAPPINGS):
+        for key, value in list(thing.items()):
+            yield from (("[key]", key), ("[]", value))
     elif isinstance(thing, (list, tuple, set, frozenset, deque)):
         yield from (("[]", value) for value in list(thing))
     if type(thing).__module__.startswith("camfast"):
@@ -100,13 +101,18 @@ def realtime() -> tuple[Any, Callable[[Tensor], Any]]:
 
 
 def maps() -> tuple[Any, Callable[[Tensor], Any]]:
-    features = camfast.FeatureMaps(Patches().eval())
+    features = camfast.FeatureMaps(Patches().eval(), "norm")
     return features, features
 
 
 def gradients() -> tuple[Any, Callable[[Tensor], Any]]:
     found = camfast.Gradients(Patches().eval(), "norm")
     return found, found
+
+
+def detector() -> tuple[Any, Callable[[Tensor], Any]]:
+    explain = camfast.DetectionExplainer(Boxes().eval())
+    return explain, lambda images: explain(images, min_score=0.0, top=1)
 
 
 KINDS: dict[str, Callable[[], tuple[Any, Callable[[Tensor], Any]]]] = {
@@ -118,6 +124,10 @@ KINDS: dict[str, Callable[[], tuple[Any, Callable[[Tensor], Any]]]] = {
     "Score-CAM": lambda: (lambda own: (own, lambda images: own(images, 1)))(
         camfast.ScoreCAM(SmallNet().eval(), "stem", channels=2)
     ),
+    "a loss over heat": lambda: (lambda own: (own, lambda images: own(images, 1, differentiable=True)))(
+        camfast.GradCAM(SmallNet(), "stem")
+    ),
+    "a detector": detector,
     "Realtime": realtime,
     "FeatureMaps": maps,
     "Gradients": gradients,
@@ -134,6 +144,8 @@ def test_nothing_grows_with_the_number_of_sizes(kind):
         for i in range(half * SIZES // 2, (half + 1) * SIZES // 2):
             explain(torch.rand(1, 3, 8 + 2 * (i % 40), 8 + 2 * (i // 40)))
         counts.append(kept(root))
-    grown = {path: (counts[0].get(path, 0), n) for path, n in counts[1].items() if n > counts[0].get(path, 0) + SIZES // 4}
+    grown = {
+        path: (counts[0].get(path, 0), n) for path, n in counts[1].items() if n > counts[0].get(path, 0) + SIZES // 4
+    }
     print(f"\n{kind}: {SIZES} sizes; the largest containers:", sorted(counts[1].items(), key=lambda item: -item[1])[:6])
     assert not grown
