@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import weakref
 from collections import Counter
@@ -130,28 +129,23 @@ class Gradients(Mapping[str, Tensor]):
         """
         inputs = Inputs.of(images, self.model)
         names = calls = self.layers
-        with contextlib.ExitStack() as stack:
-            modules = [layer.module for layer in self._chosen]
-            tap = stack.enter_context(Tap(self.model, modules, names=names, eval_mode=eval_mode))
+        modules = [layer.module for layer in self._chosen]
+        with Tap(self.model, modules, names=names, eval_mode=eval_mode) as tap:
             output = tap.run(inputs)
             runs = tap.quirks.calls
-            if any(layer.call is None and n > 1 for layer, n in zip(self._chosen, runs, strict=True)):
-                stack.close()  # once more, with each call by itself
-                each = [
-                    (name, layer.module, f"{layer.name}#{turn}")
-                    for layer, n in zip(self._chosen, runs, strict=True)
-                    for turn in range(1, n + 1)
-                    if (name := layer.entry(turn)) is not None
-                ]
-                names, calls = [name for name, _, _ in each], [call for _, _, call in each]
-                modules = [module for _, module, _ in each]
-                tap = stack.enter_context(Tap(self.model, modules, names=calls, eval_mode=eval_mode))
-                output = tap.run(inputs)
-            value = _top_score(output) if scalar is None else scalar(output)
-            if not isinstance(value, Tensor) or value.numel() != 1:
-                got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise ValueError(f"scalar must return a tensor of one value, got {got}")
-            found = tap.gradients(value.reshape(()))
+            several = any(layer.call is None and n > 1 for layer, n in zip(self._chosen, runs, strict=True))
+            found = [] if several else tap.gradients(_value(output, scalar))
+        if several:  # once more, with each call by itself
+            each = [
+                (name, layer.module, f"{layer.name}#{turn}")
+                for layer, n in zip(self._chosen, runs, strict=True)
+                for turn in range(1, n + 1)
+                if (name := layer.entry(turn)) is not None
+            ]
+            names, calls = [name for name, _, _ in each], [call for _, _, call in each]
+            modules = [module for _, module, _ in each]
+            with Tap(self.model, modules, names=calls, eval_mode=eval_mode) as tap:
+                found = tap.gradients(_value(tap.run(inputs), scalar))
         where = list(zip(modules, calls, strict=True))
         self._positions.read(where, inputs)
         maps = {}
@@ -188,6 +182,15 @@ class Gradients(Mapping[str, Tensor]):
                 gradients._thread = None
 
         return end
+
+
+def _value(output: Any, scalar: Callable[[Any], Tensor] | None) -> Tensor:
+    """The number to differentiate, ``[]``."""
+    value = _top_score(output) if scalar is None else scalar(output)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"scalar must return a tensor of one value, got {got}")
+    return value.reshape(())
 
 
 def _top_score(output: Any) -> Tensor:

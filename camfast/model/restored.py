@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
 import torch
+import torch.utils._python_dispatch
 from torch import nn
 
 __all__ = ["Restored", "thread_kept"]
@@ -100,7 +101,8 @@ def thread_kept(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def kept(*args: Any, **kwargs: Any) -> Any:
-        graphs, modes = torch.is_grad_enabled(), torch._C._len_torch_function_stack()
+        graphs = torch.is_grad_enabled()
+        modes = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
         with Restored() as restored:
             restored.back(lambda: _thread_back(graphs, modes))
             return function(*args, **kwargs)
@@ -108,9 +110,11 @@ def thread_kept(function: _Function) -> _Function:
     return cast("_Function", kept)
 
 
-def _thread_back(graphs: bool, modes: int) -> None:
-    while torch._C._len_torch_function_stack() > modes:
+def _thread_back(graphs: bool, modes: tuple[int, int]) -> None:
+    while torch._C._len_torch_function_stack() > modes[0]:
         torch._C._pop_torch_function_stack()
+    while torch._C._len_torch_dispatch_stack() > modes[1]:
+        torch.utils._python_dispatch._pop_mode()
     torch._C._set_grad_enabled(graphs)
 
 

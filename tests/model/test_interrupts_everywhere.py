@@ -29,6 +29,7 @@ from camfast.compat.pytorch_grad_cam import GradCAM as PeerGradCAM
 from camfast.compat.pytorch_grad_cam import GuidedBackpropReLUModel
 from camfast.compat.torchcam.methods import LayerCAM, ScoreCAM, SmoothGradCAMpp
 from camfast.compat.torchcam.methods._utils import locate_candidate_layer
+from camfast.features.layer_tree import layer_rows
 from camfast.model import untouched
 from camfast.model.regions import _NAME
 
@@ -141,6 +142,8 @@ def training_step(model: nn.Module) -> Callable[[], Any]:
 
 
 def own_scalar(model: nn.Module) -> Callable[[], Any]:
+    model.eval()  # a pass of one's own counts batches
+
     def run() -> None:
         with camfast.Gradients(model, "stem") as gradients:
             gradients.watch(model(images_of()), "scores")
@@ -172,7 +175,7 @@ SUBJECTS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Callabl
     "FeatureMaps": (convolutions, lambda model: lambda: camfast.FeatureMaps(model)(images_of())),
     "Gradients": (convolutions, lambda model: lambda: camfast.Gradients(model)(images_of())),
     "Gradients around a pass": (convolutions, own_scalar),
-    "the layers' table": (convolutions, lambda model: lambda: camfast.layer_tree(model, images_of())),
+    "the layers' table": (convolutions, lambda model: lambda: layer_rows(model, images_of())),
     "a detector": (Boxes, detect),
     "with_heatmap": (
         convolutions,
