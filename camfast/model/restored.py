@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
 import torch
-import torch.utils._python_dispatch
 from torch import nn
 
 __all__ = ["Restored", "thread_kept"]
@@ -64,7 +63,7 @@ class Restored:
     def enter(self, context: AbstractContextManager[Any]) -> None:
         """Enters a context, and notes its end."""
         entered: list[Any] = []
-        self.back(lambda: entered.pop()[0].__exit__(None, None, None) if entered else None)
+        self.back(lambda: (entered[-1][0].__exit__(None, None, None), entered.pop()) if entered else None)
         entered.append((context, context.__enter__()))  # in one line, which no interrupt of Python's divides
 
     def close(self) -> None:
@@ -101,8 +100,7 @@ def thread_kept(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def kept(*args: Any, **kwargs: Any) -> Any:
-        graphs = torch.is_grad_enabled()
-        modes = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
+        graphs, modes = torch.is_grad_enabled(), torch._C._len_torch_function_stack()
         with Restored() as restored:
             restored.back(lambda: _thread_back(graphs, modes))
             return function(*args, **kwargs)
@@ -110,11 +108,9 @@ def thread_kept(function: _Function) -> _Function:
     return cast("_Function", kept)
 
 
-def _thread_back(graphs: bool, modes: tuple[int, int]) -> None:
-    while torch._C._len_torch_function_stack() > modes[0]:
+def _thread_back(graphs: bool, modes: int) -> None:
+    while torch._C._len_torch_function_stack() > modes:
         torch._C._pop_torch_function_stack()
-    while torch._C._len_torch_dispatch_stack() > modes[1]:
-        torch.utils._python_dispatch._pop_mode()
     torch._C._set_grad_enabled(graphs)
 
 

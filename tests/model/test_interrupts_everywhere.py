@@ -172,7 +172,7 @@ SUBJECTS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Callabl
     "Guided Grad-CAM": (convolutions, explainer("guided_grad_cam")),
     "LeGrad": (tokens, explainer("legrad")),
     "a loss over heat": (convolutions, training_step),
-    "FeatureMaps": (convolutions, lambda model: lambda: camfast.FeatureMaps(model)(images_of())),
+    "FeatureMaps": (convolutions, lambda model: lambda: camfast.FeatureMaps(model, reduce="mean")(images_of())),
     "Gradients": (convolutions, lambda model: lambda: camfast.Gradients(model)(images_of())),
     "Gradients around a pass": (convolutions, own_scalar),
     "the layers' table": (convolutions, lambda model: lambda: layer_rows(model, images_of())),
