@@ -133,10 +133,10 @@ def explainer(method: str, *layers: str, **options: Any) -> Callable[[nn.Module]
 
 
 def training_step(model: nn.Module) -> Callable[[], Any]:
-    explain = camfast.GradCAM(model, "stem", differentiable=True, eval_mode=False)
+    explain = camfast.GradCAM(model.eval(), "stem")
 
     def step() -> None:
-        explain(images_of(), 1).heatmap.sum()
+        explain(images_of(), 1, differentiable=True).heatmap.sum()
 
     return step
 
@@ -153,11 +153,9 @@ def own_scalar(model: nn.Module) -> Callable[[], Any]:
 
 def torchcam(method: type, **options: Any) -> Callable[[nn.Module], Callable[[], Any]]:
     def make(model: nn.Module) -> Callable[[], Any]:
-        def run() -> None:
-            with method(model.eval(), "stem", input_shape=(3, 12, 12), **options) as extractor:
-                extractor(1, model(images_of()))
-
-        return run
+        # Its hooks stay until they are taken off, as torchcam's do.
+        extractor = method(model.eval(), "stem", input_shape=(3, 12, 12), **options)
+        return lambda: extractor(1, model(images_of()))
 
     return make
 
@@ -177,10 +175,6 @@ SUBJECTS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Callabl
     "Gradients around a pass": (convolutions, own_scalar),
     "the layers' table": (convolutions, lambda model: lambda: layer_rows(model, images_of())),
     "a detector": (Boxes, detect),
-    "with_heatmap": (
-        convolutions,
-        lambda model: lambda: camfast.with_heatmap(model, layers="stem", example=images(2, size=(12, 12))),
-    ),
     "pytorch_grad_cam": (
         convolutions,
         lambda model: (lambda cam: lambda: cam(images_of(), None))(PeerGradCAM(model, [model.stem])),
