@@ -89,6 +89,11 @@ class _Watch(TorchFunctionMode):
         self.running: list[nn.Module] = []
         self.dropout = False  # whether any call dropped some of its probabilities
 
+    def __exit__(self, *exception: Any) -> None:
+        depth = torch._C._len_torch_function_stack()
+        if depth and torch._C._get_function_stack_at(depth - 1) is self:  # not yet left for it, after an interrupt
+            super().__exit__(*exception)
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
