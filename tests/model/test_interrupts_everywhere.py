@@ -168,7 +168,6 @@ SUBJECTS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Callabl
     "Ablation-CAM": (convolutions, explainer("ablation_cam", channels=3)),
     "FullGrad": (convolutions, explainer("full_grad")),
     "Guided Grad-CAM": (convolutions, explainer("guided_grad_cam")),
-    "LeGrad": (tokens, explainer("legrad")),
     "a loss over heat": (convolutions, training_step),
     "FeatureMaps": (convolutions, lambda model: lambda: camfast.FeatureMaps(model, reduce="mean")(images_of())),
     "Gradients": (convolutions, lambda model: lambda: camfast.Gradients(model)(images_of())),
