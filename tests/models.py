@@ -330,3 +330,17 @@ class ChannelsLastNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch(x).permute(0, 2, 3, 1)
         return self.fc(self.norm(x + self.mlp(x)).mean((1, 2)))
+
+
+class Boxes(nn.Module):
+    """A dense detector: at each position a box and scores ``[N, 4 + classes, positions]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = SmallNet(width=8).stem
+        self.down = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
+        self.head = nn.Conv2d(8, 7, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.head(self.down(self.trunk(x))).sigmoid().flatten(2)
+        return torch.cat([rows[:, :4] * 8 + 2, rows[:, 4:]], 1)

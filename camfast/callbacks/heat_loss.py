@@ -17,6 +17,7 @@ from ..methods.explainer import Size
 from ..methods.ranges import Normalize, check_normalize
 from ..model.inputs import Images
 from ..model.layers import Layer
+from ..model.restored import Restored
 from ..ops.colormaps import ALPHA, COLORMAP
 from ..pictures.tensorboard import opened
 from ..targets import Targets
@@ -143,14 +144,12 @@ class HeatLoss:
         something around the model, as what ``torch.compile`` makes of it.
         """
         step_of = _Step(self.explainer.model, run, called)
-        before = self.explainer._wrapper
-        self.explainer._wrapper = step_of
         try:
-            result = self._explained(images, targets)
+            with Restored() as restored:
+                restored.set(self.explainer, "_wrapper", step_of)
+                result = self._explained(images, targets)
         except _Skipped:
             return None, torch.zeros(())
-        finally:
-            self.explainer._wrapper = before
         return step_of.returned, self._term(result, batch, step, step_of.returned)
 
     def close(self) -> None:
@@ -225,11 +224,9 @@ class _Step(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the step, whatever is passed; returns what the model returned in it."""
-        hook = self.model.register_forward_hook(lambda module, inputs, output: self._outputs.append(output))
-        try:
+        with Restored() as restored:
+            restored.hook(self.model, lambda module, inputs, output: self._outputs.append(output))
             self.returned = self.run()
-        finally:
-            hook.remove()
         if not self._outputs and self.returned is None:
             raise _Skipped
         if not self._outputs:

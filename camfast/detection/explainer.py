@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from ..methods.gradient import GradientExplainer
 from ..methods.registry import METHODS
 from ..methods.signatures import NamesItsArguments
+from ..model.bounded import Bounded
 from ..model.inputs import input_errors
 from ..model.layers import Layer, resolve
 from ..model.layouts import Layout
 from ..model.levels import find_levels, layout_of_level
+from ..model.restored import thread_kept
 from ..model.tap import NoGradient, Quirks, Tap, unwrapped
 from ..model.untouched import quiet
 from ..targets.names import ClassNames
@@ -129,13 +131,14 @@ class DetectionExplainer(NamesItsArguments):
         if layers is not None:
             self._names, self._modules = resolve(self.model, layers)
         self._named = layers is not None
-        self._searched: set[torch.Size] = set()  # sizes of images that levels were looked for in
+        self._searched: dict[torch.Size, bool] = Bounded()  # sizes of images that levels were looked for in
 
     @property
     def layers(self) -> list[str]:
         """Names of the levels in use, the finest first; empty until the first call that finds a box."""
         return list(self._names)
 
+    @thread_kept
     def __call__(
         self,
         images: Any,
@@ -206,7 +209,7 @@ class DetectionExplainer(NamesItsArguments):
             names = self._tried(lambda: find_levels(self.model, source.inputs, objectives))
         self._names, self._modules = resolve(self.model, names)
         self._level_maps.forget()
-        self._searched.add(source.inputs.image.shape[1:])
+        self._searched[source.inputs.image.shape[1:]] = True
 
     def _explained(self, source: Prepared, asked: _Asked) -> Detections:
         """By one pass; by two where a larger image turns out to have more levels."""

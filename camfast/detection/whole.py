@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..brief import Brief
+from ..model.restored import Restored
 from .inputs import Place, Prepared
 
 __all__ = ["Canvas", "canvas_of", "ordinary"]
@@ -48,12 +49,10 @@ def canvas_of(model: nn.Module, source: Prepared) -> Iterator[Canvas]:
                 canvas.sizes = [(int(height), int(width)) for height, width in sizes]
 
     children = [child for child in model.children() if not isinstance(child, torch.jit.ScriptModule)]
-    handles = [child.register_forward_hook(look) for child in children]
-    try:
+    with Restored() as restored:
+        for child in children:
+            restored.hook(child, look)
         yield canvas
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextlib.contextmanager
@@ -67,11 +66,8 @@ def ordinary(model: nn.Module) -> Iterator[None]:
         for name, value in vars(module).items():
             if isinstance(value, Tensor) and value.is_inference():
                 kept.append((module, name, value))
-    with torch.inference_mode(False):
-        for module, name, value in kept:
-            module.__dict__[name] = value.clone()
-    try:
+    with Restored() as restored:
+        with torch.inference_mode(False):
+            for module, name, value in kept:
+                restored.set(module, name, value.clone())
         yield
-    finally:
-        for module, name, value in kept:
-            module.__dict__[name] = value

@@ -14,6 +14,7 @@ The part that runs again is a twin: it shares the weights and has attributes of 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from torch.utils import _pytree as pytree
 
 from ..brief import Brief
 from ..model.outputs import tensors_in
+from ..model.restored import Restored
 from ..model.tap import hookable, is_map
 
 __all__ = ["Box", "Calls", "Part", "Window", "part_of", "windows_of"]
@@ -81,20 +83,21 @@ class Calls:
         self._alive: list[Tensor] = []  # so that no other tensor gets the id of one that is gone
         self._open: dict[nn.Module, list[_Call | None]] = {}
         self._thread = threading.get_ident()
-        self._handles: list[Any] = []
+        self._restored = Restored()
 
     def __enter__(self) -> Calls:
+        own = weakref.proxy(self)  # so that one that is forgotten takes its hooks with it
+        known = lambda name: getattr(own, name)  # noqa: E731
         for number, level in enumerate(self._levels):
-            hook = lambda module, args, output, number=number: self._returned(number, output)  # noqa: E731
-            self._handles.append(level.register_forward_hook(hook))
+            hook = lambda module, args, output, number=number: known("_returned")(number, output)  # noqa: E731
+            self._restored.hook(level, hook)
         for _, module in hookable(self._model):
-            self._handles.append(module.register_forward_pre_hook(self._enters, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._leaves))
+            self._restored.hook(module, lambda *args: known("_enters")(*args), before=True, with_kwargs=True)
+            self._restored.hook(module, lambda *args: known("_leaves")(*args))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._restored.close()
         self._alive.clear()
         self._open.clear()
 

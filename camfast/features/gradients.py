@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +15,7 @@ from ..brief import brief
 from ..model.inputs import Images, Inputs
 from ..model.layers import Layer
 from ..model.outputs import replace_first, scores_in
+from ..model.restored import Restored, thread_kept
 from ..model.tap import Tap
 from .maps import Maps
 from .positions import Positions
@@ -53,7 +54,7 @@ class Gradients(Mapping[str, Tensor]):
         self._positions = Positions(model)
         self._gradients: dict[str, Tensor] = {}
         self._calls: Counter[Chosen] = Counter()
-        self._handles: list[Any] = []
+        self._restored = Restored()
         self._thread: int | None = None
 
     @property
@@ -80,20 +81,22 @@ class Gradients(Mapping[str, Tensor]):
         return len(self._gradients)
 
     def __enter__(self) -> Gradients:
-        if self._handles:
+        if self._thread is not None:
             raise RuntimeError("expected one use of a Gradients object at a time, got a second `with`")
+        self._restored.back(self._end())
         self._thread = threading.get_ident()
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._remove_hooks)
-            self._handles.append(self.model.register_forward_pre_hook(lambda module, args: self._calls.clear()))
+        own = weakref.proxy(self)  # so that one that is forgotten takes its hooks with it
+        try:
+            self._restored.hook(self.model, lambda module, args: own._calls.clear(), before=True)
             for layer in self._chosen:
-                note = lambda module, args, output, layer=layer: self._note(layer, output)  # noqa: E731
-                self._handles.append(layer.module.register_forward_hook(note))
-            stack.pop_all()
+                self._restored.hook(layer.module, lambda module, args, output, layer=layer: own._note(layer, output))
+        except BaseException:
+            self._restored.close()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._remove_hooks()
+        self._restored.close()
 
     def watch(self, tensor: Tensor, name: str) -> Any:
         """Notes the gradient of ``tensor`` under ``name`` once a backward pass reaches it; returns the hook's handle.
@@ -108,13 +111,14 @@ class Gradients(Mapping[str, Tensor]):
             self._gradients[name] = gradient.detach()
 
         handle = tensor.register_hook(keep)
-        self._handles.append(handle)
+        self._restored.back(handle.remove)
         return handle
 
     def clear(self) -> None:
         """Forgets every gradient."""
         self._gradients.clear()
 
+    @thread_kept
     def __call__(
         self, images: Images, scalar: Callable[[Any], Tensor] | None = None, *, eval_mode: bool = True
     ) -> Maps:
@@ -125,28 +129,23 @@ class Gradients(Mapping[str, Tensor]):
         """
         inputs = Inputs.of(images, self.model)
         names = calls = self.layers
-        with contextlib.ExitStack() as stack:
-            modules = [layer.module for layer in self._chosen]
-            tap = stack.enter_context(Tap(self.model, modules, names=names, eval_mode=eval_mode))
+        modules = [layer.module for layer in self._chosen]
+        with Tap(self.model, modules, names=names, eval_mode=eval_mode) as tap:
             output = tap.run(inputs)
             runs = tap.quirks.calls
-            if any(layer.call is None and n > 1 for layer, n in zip(self._chosen, runs, strict=True)):
-                stack.close()  # once more, with each call by itself
-                each = [
-                    (name, layer.module, f"{layer.name}#{turn}")
-                    for layer, n in zip(self._chosen, runs, strict=True)
-                    for turn in range(1, n + 1)
-                    if (name := layer.entry(turn)) is not None
-                ]
-                names, calls = [name for name, _, _ in each], [call for _, _, call in each]
-                modules = [module for _, module, _ in each]
-                tap = stack.enter_context(Tap(self.model, modules, names=calls, eval_mode=eval_mode))
-                output = tap.run(inputs)
-            value = _top_score(output) if scalar is None else scalar(output)
-            if not isinstance(value, Tensor) or value.numel() != 1:
-                got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise ValueError(f"scalar must return a tensor of one value, got {got}")
-            found = tap.gradients(value.reshape(()))
+            several = any(layer.call is None and n > 1 for layer, n in zip(self._chosen, runs, strict=True))
+            found = [] if several else tap.gradients(_value(output, scalar))
+        if several:  # once more, with each call by itself
+            each = [
+                (name, layer.module, f"{layer.name}#{turn}")
+                for layer, n in zip(self._chosen, runs, strict=True)
+                for turn in range(1, n + 1)
+                if (name := layer.entry(turn)) is not None
+            ]
+            names, calls = [name for name, _, _ in each], [call for _, _, call in each]
+            modules = [module for _, module, _ in each]
+            with Tap(self.model, modules, names=calls, eval_mode=eval_mode) as tap:
+                found = tap.gradients(_value(tap.run(inputs), scalar))
         where = list(zip(modules, calls, strict=True))
         self._positions.read(where, inputs)
         maps = {}
@@ -174,12 +173,24 @@ class Gradients(Mapping[str, Tensor]):
 
         return replace_first(output, lambda tensor: tensor.is_floating_point(), follow)[0]
 
-    def _remove_hooks(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._calls.clear()
-        self._thread = None
+    def _end(self) -> Callable[[], None]:
+        own = weakref.ref(self)
+
+        def end() -> None:
+            if (gradients := own()) is not None:
+                gradients._calls.clear()
+                gradients._thread = None
+
+        return end
+
+
+def _value(output: Any, scalar: Callable[[Any], Tensor] | None) -> Tensor:
+    """The number to differentiate, ``[]``."""
+    value = _top_score(output) if scalar is None else scalar(output)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"scalar must return a tensor of one value, got {got}")
+    return value.reshape(())
 
 
 def _top_score(output: Any) -> Tensor:

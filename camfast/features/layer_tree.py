@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from ..model.find_layer import find_layers, remembered_layers
 from ..model.inputs import Images, Inputs
 from ..model.outputs import tensors_in
+from ..model.restored import Restored, thread_kept
 from ..model.tap import hookable
 from ..model.untouched import quiet
 
@@ -32,6 +32,7 @@ class Row:
     chosen: bool  # by an explainer that is not told a layer
 
 
+@thread_kept
 def layer_rows(model: nn.Module, images: Images) -> list[Row]:
     """Every module of ``model``, parents before children, as it ran in one pass of the first of ``images``.
 
@@ -45,11 +46,9 @@ def layer_rows(model: nn.Module, images: Images) -> list[Row]:
         shapes[module] = tuple(tuple(tensor.shape) for tensor in tensors_in(output))
         calls[module] += 1
 
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(quiet(model))
-        stack.enter_context(torch.no_grad())
+    with quiet(model), torch.no_grad(), Restored() as restored:
         for _, module in hookable(model):
-            stack.callback(module.register_forward_hook(note).remove)
+            restored.hook(module, note)
         model(*inputs.args, **inputs.kwargs)
     try:
         chosen = remembered_layers(model, inputs) or find_layers(model, inputs)

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from ..brief import brief
+from ..model.bounded import Bounded
 from ..model.copy_on_write import CopyOnWrite, Kept
 from ..model.inputs import Images, Inputs
 from ..model.layers import Layer
 from ..model.layouts import has_channels_second
 from ..model.outputs import tensors_in
+from ..model.restored import Restored, thread_kept
 from ..model.tap import is_map
 from ..model.untouched import quiet
 from ..pictures.grids import Grid, grid, pictures_of
@@ -131,7 +133,7 @@ class FeatureMaps:
         self._chosen = choose(model, layers, types)
         self._last: weakref.ref[Maps] | None = None
         self._positions = Positions(model)
-        self._read: set[Any] = set()  # shapes of images for which positions were looked for
+        self._read: dict[Any, bool] = Bounded()  # shapes of images for which positions were looked for
         self._runs: Counter[Chosen] = Counter()  # how often each layer ran then
 
     @property
@@ -142,6 +144,7 @@ class FeatureMaps:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__}, layers={brief(self.layers)})"
 
+    @thread_kept
     def __call__(self, images: Images) -> Maps:
         """One pass of ``images``. The mapping is empty when there is a callback.
 
@@ -271,12 +274,9 @@ class FeatureMaps:
                 with torch.no_grad():
                     on_output(layer, calls[layer], output)
 
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(quiet(self.model, self.eval_mode))
-            stack.enter_context(torch.no_grad())
+        with quiet(self.model, self.eval_mode), torch.no_grad(), Restored() as restored:
             for layer in self._chosen:
-                note = lambda module, args, output, layer=layer: hook(layer, output)  # noqa: E731
-                stack.callback(layer.module.register_forward_hook(note).remove)
+                restored.hook(layer.module, lambda module, args, output, layer=layer: hook(layer, output))
             self.model(*cut.args, **cut.kwargs)
         return calls
 
@@ -295,7 +295,7 @@ class FeatureMaps:
             return
         self._runs = self._watched(inputs, on_output)
         self._positions.read([(layer.module, self._call(layer, turn)) for layer, turn in seen], inputs)
-        self._read.add(shapes)
+        self._read[shapes] = True
 
     def _call(self, layer: Chosen, turn: int) -> str:
         return f"{layer.name}#{turn}" if self._runs[layer] > 1 else layer.name

@@ -98,7 +98,7 @@ def _known(explainer: LayerExplainer, inputs: Inputs, targets: Targets) -> Input
             else:
                 explainer.maps(tap, chosen, inputs)
         explainer._doubt_calls(inputs)
-    explainer._differentiated.add(key)
+    explainer._differentiated[key] = True
     return inputs
 
 

@@ -15,6 +15,7 @@ from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import Layer
 from ..model.layouts import same_proportions, size_of
 from ..model.probe import image_axes
+from ..model.restored import thread_kept
 from ..model.side_inputs import shared_places
 from ..model.tap import unwrapped
 from ..ops import reference
@@ -142,6 +143,7 @@ class Explainer(NamesItsArguments):
         """Why the last call ran uncompiled, where it was to be compiled; None where nothing is against it."""
         return None if self._repeated is None else self._repeated.compile_problem
 
+    @thread_kept
     def __call__(
         self,
         images: Images,

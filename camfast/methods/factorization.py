@@ -13,6 +13,7 @@ from .. import ops
 from ..model.inputs import Images
 from ..model.outputs import scores_of
 from ..model.precision import wide_dtype
+from ..model.restored import thread_kept
 from ..ops import reference
 from ..targets import Targets, listed_names
 from . import nmf
@@ -81,6 +82,7 @@ class DeepFeatureFactorization(HeadExplainer):
         self.components = counted(components, "components") or 1
         self.classifier = classifier
 
+    @thread_kept
     def __call__(
         self,
         images: Images,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..model.inputs import Images
 from ..model.precision import wide, wide_dtype
+from ..model.restored import Restored
 from ..ops import reference
 from ..targets import Targets
 from .explainer import Explainer, Needs, Options, Size
@@ -78,10 +79,10 @@ class _Biases:
     @contextlib.contextmanager
     def of(self, model: nn.Module) -> Iterator[None]:
         """Watches the layers of ``model`` during one pass."""
-        with contextlib.ExitStack() as stack:
+        with Restored() as restored:
             for module in model.modules():
                 if has_bias(module):
-                    stack.callback(module.register_forward_hook(self._watch).remove)
+                    restored.hook(module, self._watch)
             yield
 
     def collected(self) -> Tensor:

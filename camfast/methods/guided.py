@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..model.inputs import Images, Inputs
 from ..model.precision import wide
+from ..model.restored import thread_kept
 from ..ops import reference
 from ..targets import Targets
 from .chosen import Chosen
@@ -61,6 +62,7 @@ class GuidedBackprop(Explainer):
     def __init__(self, model: nn.Module, layers: None = None, **options: Unpack[Options]) -> None:
         super().__init__(model, layers, **options)
 
+    @thread_kept
     def __call__(
         self,
         images: Images,
@@ -151,6 +153,11 @@ class _Guide(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.used = False
+
+    def __exit__(self, *exception: Any) -> None:
+        depth = torch._C._len_torch_function_stack()
+        if depth and torch._C._get_function_stack_at(depth - 1) is self:  # not yet left for it, after an interrupt
+            super().__exit__(*exception)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None

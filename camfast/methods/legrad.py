@@ -14,6 +14,7 @@ from ..model.inputs import Images, Inputs, input_errors
 from ..model.layers import resolve
 from ..model.outputs import replace_first, tensors_in
 from ..model.replay import HeadReplay
+from ..model.restored import Restored
 from ..model.tap import is_map
 from ..model.untouched import quiet
 from ..targets import Targets
@@ -108,19 +109,15 @@ class LeGrad(LayerExplainer):
     def _recorded(self, inputs: Inputs) -> tuple[list[_Call], HeadReplay]:
         """The calls of the blocks in one pass, and the head after the last of all blocks."""
         calls: list[_Call] = []
-        handles = []
-        for name, module in zip(self._names, self._modules, strict=True):
+        with Restored() as restored:
+            for name, module in zip(self._names, self._modules, strict=True):
 
-            def note(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
-                calls.append(_Call(name, module, args, kwargs))
+                def note(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+                    calls.append(_Call(name, module, args, kwargs))
 
-            handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
-        try:
+                restored.hook(module, note, before=True, with_kwargs=True)
             (last,) = resolve(self.model, self._blocks[-1:])[1]
             head = HeadReplay(self.model, last, inputs, mode="single", graph=True)
-        finally:
-            for handle in handles:
-                handle.remove()
         ran = {call.name for call in calls}
         idle = [name for name in self._names if name not in ran]
         if idle:

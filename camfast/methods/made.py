@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from torch import nn
 
 from ..errors import reason
+from ..model.restored import Restored
 from ..model.watched import Watched
 from .recent import Recent
 
@@ -67,14 +68,17 @@ class Made(Generic[T]):
         with self._lock:
             if not self._things.is_due(key):
                 return None
-        if not self._making.acquire(blocking=False):
-            return None
-        try:
-            made: T | Refused | None = make()
-        except Exception as error:  # whatever a model, a compiler or a device has against it
-            made = Refused(reason(error))
-        finally:
-            self._making.release()
+        made: T | Refused | None
+        with Restored() as restored:
+            mine: list[bool] = []
+            restored.back(lambda: self._making.release() if mine and mine.pop() else None)
+            mine.append(self._making.acquire(blocking=False))
+            if not mine[0]:
+                return None
+            try:
+                made = make()
+            except Exception as error:  # whatever a model, a compiler or a device has against it
+                made = Refused(reason(error))
         after = Watched(model)
         with self._lock:
             if self._watched is None or not self._watched.same_weights(after):

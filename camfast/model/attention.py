@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from .inputs import Inputs
 from .outputs import tensors_in
 from .precision import wide
+from .restored import Restored
 
 __all__ = ["AttentionCall", "blocks_with_attention", "watch_attention"]
 
@@ -87,6 +88,11 @@ class _Watch(TorchFunctionMode):
         self.calls: list[AttentionCall] = []
         self.running: list[nn.Module] = []
         self.dropout = False  # whether any call dropped some of its probabilities
+
+    def __exit__(self, *exception: Any) -> None:
+        depth = torch._C._len_torch_function_stack()
+        if depth and torch._C._get_function_stack_at(depth - 1) is self:  # not yet left for it, after an interrupt
+            super().__exit__(*exception)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
@@ -181,12 +187,10 @@ def blocks_with_attention(model: nn.Module, inputs: Inputs) -> list[str]:
             tensor = next((t for t in tensors_in(output) if t.is_floating_point()), None)
             runs.setdefault(module, _Run()).shapes.append(() if tensor is None else tuple(tensor.shape))
 
-    with contextlib.ExitStack() as stack:
+    with Restored() as restored, torch.no_grad(), mode:
         for module in names:
-            stack.callback(module.register_forward_pre_hook(enter).remove)
-            stack.callback(module.register_forward_hook(leave).remove)
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(mode)
+            restored.hook(module, enter, before=True)
+            restored.hook(module, leave)
         cut = inputs.cut()
         model(*cut.args, **cut.kwargs)
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .bounded import Bounded
 from .inputs import Inputs
 from .outputs import scores_in, tensors_in
+from .restored import Restored
 from .untouched import quiet
 
 __all__ = ["AmbiguousClasses", "ClassAxis", "Classes", "Over"]
@@ -367,13 +368,12 @@ def _passed(model: nn.Module, inputs: Inputs, note: Any, layer: nn.Module | None
         return ramp.reshape(count, *(1,) * (output.ndim - 1 - axis)).expand_as(output).clone()
 
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
-    handles = [module.register_forward_hook(hook) for module in model.modules() if isinstance(module, kinds)]
-    try:
+    with Restored() as restored:
+        for module in model.modules():
+            if isinstance(module, kinds):
+                restored.hook(module, hook)
         cut = inputs.cut()
         return model(*cut.args, **cut.kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _matching(output: Any, shape: tuple[int, ...]) -> Tensor | None:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, cuda
 
+from .restored import Restored
+
 __all__ = ["Captured", "has_graphs", "is_capturing", "pieces"]
 
 WARM_UP = 3  # calls before the capture: layers are found, algorithms chosen, libraries started
@@ -92,13 +94,12 @@ def _no_waiting() -> Iterator[None]:
     PyTorch's switch is the process's: another thread that waits through PyTorch meanwhile gets the error too.
     """
     before = cuda.get_sync_debug_mode()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the switch is a prototype, it says
-        cuda.set_sync_debug_mode("error")
-    try:
+    with Restored() as restored:
+        restored.back(lambda: cuda.set_sync_debug_mode(before))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the switch is a prototype, it says
+            cuda.set_sync_debug_mode("error")
         yield
-    finally:
-        cuda.set_sync_debug_mode(before)
 
 
 def pieces(results: Any) -> Any:

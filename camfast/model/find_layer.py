@@ -21,6 +21,7 @@ from .layouts import Layout, layout_of
 from .outputs import detections_in, found_nothing, replace_all, scores_in, tensors_in
 from .placement import PREPARED
 from .probe import Planted, read
+from .restored import Restored
 from .tap import Tap, hookable, is_map
 from .untouched import quiet
 
@@ -285,18 +286,13 @@ def record(model: nn.Module, inputs: Inputs) -> tuple[list[Step], Any, int]:
         steps.append(step)
         latest[id(tensor)] = (weakref.ref(tensor), version, step)
 
-    handles = []
-    try:
+    with Restored() as restored:
         for name, module in hookable(model):
             if name:
-                hook = lambda module, args, output, name=name: note(name, module, output)  # noqa: E731
-                handles.append(module.register_forward_hook(hook))
+                restored.hook(module, lambda module, args, output, name=name: note(name, module, output))
         with quiet(model), torch.no_grad():
             cut = inputs.cut()
             output = model(*cut.args, **cut.kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
     for tensor in tensors_in(output):
         reference, _, last = latest.get(id(tensor), (None, 0, None))
         if last is not None and reference is not None and reference() is tensor:

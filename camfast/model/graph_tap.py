@@ -11,6 +11,7 @@ backward pass that the step takes anyway. Hooks exist only between ``with`` and 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -62,7 +63,7 @@ class GraphTap(Tap):
         self.wrapper = wrapper
         self.own_output: Any = None
         """What the model returned, before its wrapper had it: no backward pass from here meets the wrapper's hooks."""
-        self._head = contextlib.ExitStack()  # what holds from the first layer to the end of the pass
+        self._head = Restored()  # what holds from the first layer to the end of the pass
         self._in_head = False
         self._regions = Regions()  # of the pass
         self._around = -1  # the number of the checkpointed region around the layer, where it must run plainly
@@ -145,14 +146,14 @@ class GraphTap(Tap):
         compiled = _compiled_parts(self.wrapper)
         region = self.quirks.regions.get(self._layers, -1)
         self._regions = Regions(None if region < 0 else region, both=_has_attention(self.model))
-        with contextlib.ExitStack() as self._head:
+        with Restored() as self._head:
             self._in_head = self._ungraphed = False
             self._around = -1
             self._eager_head = bool(compiled)
             if any(_is_inside(layer, part) for part in compiled for layer in self.layers):
-                self._head.enter_context(torch.compiler.set_stance("force_eager"))
+                self._head.enter(torch.compiler.set_stance("force_eager"))
                 self._eager_head = False  # it is by now
-            self._head.enter_context(self._regions.counted())
+            self._head.enter(self._regions.counted())
             return self.wrapper(*inputs.args, **inputs.kwargs)
 
     def _cut_off(self, names: Sequence[str]) -> NoGradient:
@@ -180,9 +181,9 @@ class GraphTap(Tap):
                 self._around = regions.current
             if regions.plain_from is None:
                 regions.plain_from = regions.begun
-            self._head.enter_context(_twice_differentiable_attention())
+            self._head.enter(_twice_differentiable_attention())
             if self._eager_head:
-                self._head.enter_context(torch.compiler.set_stance("force_eager"))
+                self._head.enter(torch.compiler.set_stance("force_eager"))
         if ungraphed:
             self._ungraphed = True
             torch.set_grad_enabled(True)  # until the end of that no_grad()
@@ -225,13 +226,12 @@ def _gathered(model: nn.Module) -> Iterator[None]:
     sharded: list[Any] = [module for module in model.modules() if hasattr(module, "set_reshard_after_backward")]
     groups = [getattr(module._get_fsdp_state(), "_fsdp_param_group", None) for module in sharded]
     before = [getattr(group, "reshard_after_backward", True) for group in groups]
-    try:
-        for module in sharded:
+    with Restored() as restored:
+        for module, scattered in zip(sharded, before, strict=True):
+            put_back = functools.partial(module.set_reshard_after_backward, scattered, recurse=False)
+            restored.back(put_back)
             module.set_reshard_after_backward(False, recurse=False)
         yield
-    finally:
-        for module, scattered in zip(sharded, before, strict=True):
-            module.set_reshard_after_backward(scattered, recurse=False)
 
 
 _ATTENTION = ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")
@@ -241,14 +241,12 @@ _ATTENTION = ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")
 def _twice_differentiable_attention() -> Iterator[None]:
     """Attention by its formula: the fused kernels have no second derivative."""
     backends = torch.backends.cuda  # the switches of the CPU's kernels too
-    before = {name: getattr(backends, f"{name}_enabled")() for name in _ATTENTION}
-    try:
+    with Restored() as restored:
         for name in _ATTENTION:
-            getattr(backends, f"enable_{name}")(name == "math_sdp")
+            enable = getattr(backends, f"enable_{name}")
+            restored.back(functools.partial(enable, getattr(backends, f"{name}_enabled")()))
+            enable(name == "math_sdp")
         yield
-    finally:
-        for name, enabled in before.items():
-            getattr(backends, f"enable_{name}")(enabled)
 
 
 class _State:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .find_layer import Candidate
 from .inputs import Inputs
 from .outputs import replace_first, tensors_in
+from .restored import Restored
 from .tap import is_map
 from .untouched import quiet
 
@@ -31,7 +32,6 @@ def listening(
     What ``note`` returns takes the output's place, unless it is None.
     """
     thread = threading.get_ident()
-    handles = []
 
     def gives(candidate: Candidate) -> Callable[..., Any]:
         return lambda module, args, output: note(candidate, output) if threading.get_ident() == thread else None
@@ -40,16 +40,13 @@ def listening(
         if look is not None and threading.get_ident() == thread:
             look(module, [*args, *kwargs.values()])
 
-    try:
+    with Restored() as restored:
         for candidate in candidates:
-            handles.append(candidate.step.module.register_forward_hook(gives(candidate)))
+            restored.hook(candidate.step.module, gives(candidate))
         for module in model.modules() if look is not None else ():
             if not isinstance(module, torch.jit.ScriptModule):
-                handles.append(module.register_forward_pre_hook(gets, with_kwargs=True))
+                restored.hook(module, gets, before=True, with_kwargs=True)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def ends_among(model: nn.Module, inputs: Inputs, ends: list[Candidate]) -> list[Candidate]:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .restored import Restored
+
 __all__ = ["fused", "fused_if_faster"]
 
 WARM_UP = 4  # passes: the first ones observe shapes, the next one compiles
@@ -47,17 +49,15 @@ def fused(network: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor]:
     is another.
     """
     before = torch.jit.onednn_fusion_enabled()
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), Restored() as restored:
         warnings.simplefilter("ignore")  # that TorchScript is old, and that Python values become constants
         expected = network(images)
+        restored.back(lambda: torch.jit.enable_onednn_fusion(before))
         torch.jit.enable_onednn_fusion(True)
-        try:
-            traced: Any = torch.jit.trace(network, images, check_trace=False)
-            script: Any = torch.jit.freeze(traced.eval())
-            for _ in range(WARM_UP):
-                found = script(images)
-        finally:
-            torch.jit.enable_onednn_fusion(before)
+        traced: Any = torch.jit.trace(network, images, check_trace=False)
+        script: Any = torch.jit.freeze(traced.eval())
+        for _ in range(WARM_UP):
+            found = script(images)
     scale = float(expected.abs().amax())
     if not torch.allclose(found, expected, rtol=0, atol=1e-3 * max(scale, 1e-6), equal_nan=True):
         raise ValueError("the fused network gave other activations")

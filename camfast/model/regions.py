@@ -13,12 +13,14 @@ from typing import Any
 
 import torch.utils.checkpoint as checkpoints
 
+from .restored import Restored
+
 __all__ = ["Regions"]
 
 _GENERATORS = ("_checkpoint_without_reentrant_generator_impl", "_checkpoint_without_reentrant_generator")  # by version
 _NAME = next(name for name in _GENERATORS if hasattr(checkpoints, name))
-_lock = threading.Lock()
-_counting = 0  # passes, over all threads: the first one puts the patches in, the last one takes them out
+_lock = threading.RLock()  # of one thread twice where a forgotten pass is put back just then
+_counting: set[int] = set()  # passes, over all threads: the first one puts the patches in, the last one takes them out
 _before: dict[str, Any] = {}
 _here = threading.local()  # .regions: those of the pass that runs in this thread
 
@@ -44,23 +46,17 @@ class Regions:
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
         """Regions that begin in this thread meanwhile are this object's."""
-        global _counting
-        with _lock:
-            if not _counting:
-                _before.update(generator=getattr(checkpoints, _NAME), function=checkpoints.CheckpointFunction)
+        with Restored() as restored:
+            own = id(restored)
+            restored.back(lambda: _end(own))
+            with _lock:
+                if not _counting:
+                    _before.update(generator=getattr(checkpoints, _NAME), function=checkpoints.CheckpointFunction)
+                _counting.add(own)
                 setattr(checkpoints, _NAME, _generator)
                 checkpoints.CheckpointFunction = _Function  # type: ignore[assignment, misc]
-            _counting += 1
-        outer, _here.regions = getattr(_here, "regions", None), self
-        try:
+            restored.set(_here, "regions", self)
             yield
-        finally:
-            _here.regions = outer
-            with _lock:
-                _counting -= 1
-                if not _counting:
-                    setattr(checkpoints, _NAME, _before["generator"])
-                    checkpoints.CheckpointFunction = _before["function"]  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _one(self) -> Iterator[bool]:
@@ -85,6 +81,14 @@ class Regions:
         """The result of a reentrant region."""
         with self._one() as plain:
             return function(*args) if plain else _before["function"].apply(function, preserve, *args)
+
+
+def _end(own: int) -> None:
+    with _lock:
+        if own in _counting and _counting == {own}:
+            setattr(checkpoints, _NAME, _before["generator"])
+            checkpoints.CheckpointFunction = _before["function"]  # type: ignore[misc]
+        _counting.discard(own)
 
 
 def _generator(*args: Any, **options: Any) -> Any:

@@ -11,10 +11,9 @@ Models need no preparation; whether a way works is found out by replaying unchan
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -23,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from .inputs import Inputs
 from .outputs import replace_first, rows_in
+from .restored import Restored
 from .tap import hookable, is_map
 
 __all__ = ["HeadReplay", "Mode"]
@@ -116,24 +116,22 @@ class HeadReplay:
             inputs = inputs.with_image(inputs.image.expand(count, *inputs.image.shape[1:]))
         inputs = inputs.cut()
         replaced, _ = replace_first(self._structure, is_map, lambda _: activations)
-        with torch.set_grad_enabled(self.graph and torch.is_grad_enabled()), _lock, contextlib.ExitStack() as stack:
+        with torch.set_grad_enabled(self.graph and torch.is_grad_enabled()), _lock, Restored() as restored:
             for module, outputs in self._results.items():
                 if mode != "whole" or module is self.layer:
                     given = [_repeat(output, count) if mode == "repeated" else output for output in outputs]
                     if module is self.layer:
                         given = [*([_RUN] * self._earlier if mode == "whole" else given), replaced]
-                    stack.enter_context(_answering(module, given))
+                    restored.set(module, "forward", _answering(module, given))
             return self.model(*inputs.args, **inputs.kwargs)
 
 
 _RUN = object()  # in place of an output: this call runs
 
 
-@contextlib.contextmanager
-def _answering(module: nn.Module, outputs: list[Any]) -> Iterator[None]:
-    """Calls of ``module`` from this thread return ``outputs`` in turn, then run as usual."""
+def _answering(module: nn.Module, outputs: list[Any]) -> Callable[..., Any]:
+    """A ``forward`` of ``module`` that returns ``outputs`` in turn in this thread, and then runs as usual."""
     thread, original = threading.get_ident(), module.forward
-    had_own = "forward" in module.__dict__
     turn = 0
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -145,14 +143,7 @@ def _answering(module: nn.Module, outputs: list[Any]) -> Iterator[None]:
             return original(*args, **kwargs)
         return outputs[turn - 1]
 
-    module.forward = forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if had_own:
-            module.forward = original  # type: ignore[method-assign]
-        else:
-            del module.__dict__["forward"]
+    return forward
 
 
 def _repeat(output: Any, count: int) -> Any:
@@ -189,10 +180,10 @@ class _Recording:
         self._thread = threading.get_ident()
 
     def run(self, inputs: Inputs) -> Any:
-        with contextlib.ExitStack() as stack:
+        with Restored() as restored:
             for _, module in hookable(self.model):
-                stack.callback(module.register_forward_pre_hook(self._enter).remove)
-                stack.callback(module.register_forward_hook(self._leave).remove)
+                restored.hook(module, self._enter, before=True)
+                restored.hook(module, self._leave)
             output = self.model(*inputs.args, **inputs.kwargs)
         self._open.clear()
         found: list[Tensor] = []

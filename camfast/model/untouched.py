@@ -26,15 +26,9 @@ def quiet(model: nn.Module, eval_mode: bool = True) -> Iterator[None]:
     Attention takes no fast path, whose nested tensors no graph can hold, and checkpoints run as if they were none, since
     those of the reentrant kind refuse gradients that are asked for by name.
     """
-    restored = Restored()
-    try:
+    with Restored() as restored:
         leave_no_trace(restored, model, eval_mode)
         yield
-    except BaseException:
-        restored.failed = True
-        raise
-    finally:
-        restored.close()
 
 
 def leave_no_trace(restored: Restored, model: nn.Module, eval_mode: bool = True) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...model.restored import Restored
+
 __all__ = ["guided_modules"]
 
 
@@ -19,10 +21,10 @@ def guided_modules(model: nn.Module) -> Iterator[None]:
         if isinstance(output, Tensor) and output.requires_grad:
             output.register_hook(_positive)
 
-    with contextlib.ExitStack() as stack:
+    with Restored() as restored:
         for module in model.modules():
             if isinstance(module, nn.ReLU):
-                stack.callback(module.register_forward_hook(note).remove)
+                restored.hook(module, note)
         yield
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model.outputs import replace_all, tensors_in
+from ...model.restored import Restored
 from ...model.untouched import quiet
 
 __all__ = ["LayerPass", "layer_pass"]
@@ -77,11 +78,9 @@ def _watched(layer: nn.Module, inputs: bool, whole: bool) -> Iterator[list[Tenso
         kept.clear()
         return replace_all(value, Tensor.is_floating_point, keep)
 
-    if inputs:
-        handle = layer.register_forward_pre_hook(lambda module, args: replaced(args))
-    else:
-        handle = layer.register_forward_hook(lambda module, args, output: replaced(output))
-    try:
+    with Restored() as restored:
+        if inputs:
+            restored.hook(layer, lambda module, args: replaced(args), before=True)
+        else:
+            restored.hook(layer, lambda module, args, output: replaced(output))
         yield kept
-    finally:
-        handle.remove()

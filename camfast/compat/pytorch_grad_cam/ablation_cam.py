@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ... import methods
 from ...methods.scoring import progress_bar
+from ...model.restored import Restored
 from ...model.untouched import quiet
 from .ablation_layer import AblationLayer, AblationLayerVit
 from .base_cam import BaseCAM
@@ -60,11 +61,9 @@ class AblationCAM(BaseCAM):
         self, input_tensor: Tensor, target_layer: Any, targets: Any, activations: Any, grads: Any
     ) -> np.ndarray:
         with quiet(self.model), torch.no_grad():
-            handle = target_layer.register_forward_hook(self.save_activation)
-            try:
+            with Restored() as restored:
+                restored.hook(target_layer, self.save_activation)
                 outputs = self.model(input_tensor)
-            finally:
-                handle.remove()
             original = np.array(
                 [float(target(output)) for target, output in zip(targets, outputs, strict=False)], np.float32
             )
@@ -102,8 +101,7 @@ class AblationCAM(BaseCAM):
 
 @contextlib.contextmanager
 def _in_place_of(model: nn.Module, layer: nn.Module, other: nn.Module) -> Iterator[None]:
-    replace_layer_recursive(model, layer, other)
-    try:
+    with Restored() as restored:
+        restored.back(lambda: replace_layer_recursive(model, other, layer))
+        replace_layer_recursive(model, layer, other)
         yield
-    finally:
-        replace_layer_recursive(model, other, layer)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...methods import LayerMap
+from ...model.restored import Restored
 from .strictness import is_strict
 
 __all__ = ["ActivationsAndGradients"]
@@ -80,11 +81,9 @@ class ActivationsAndGradients:
 
     def __call__(self, x: Any) -> Any:
         self.gradients, self.activations, self.ran, self.taps = [], [], [], []
-        self._recording = True
-        try:
+        with Restored() as restored:
+            restored.set(self, "_recording", True)
             return self.model(x)
-        finally:
-            self._recording = False
 
     @contextlib.contextmanager
     def counting(self, model: nn.Module) -> Iterator[dict[nn.Module, int]]:
@@ -94,13 +93,10 @@ class ActivationsAndGradients:
         def end(*_: Any) -> None:
             self._calls = None
 
-        handle = model.register_forward_hook(end)
-        self._calls = calls
-        try:
+        with Restored() as restored:
+            restored.hook(model, end)
+            restored.set(self, "_calls", calls)
             yield calls
-        finally:
-            self._calls = None
-            handle.remove()
 
     def save_activation(self, module: nn.Module, input: Any, output: Any) -> None:
         self.activations.append(self._kept(output))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...methods import Explainer, LayerExplainer, LayerMaps
 from ...methods.weights import MapOp, weights_of
+from ...model.restored import thread_kept
 from ...model.untouched import quiet
 from .activations_and_gradients import ActivationsAndGradients
 from .strictness import is_strict
@@ -91,6 +92,7 @@ class BaseCAM:
         self._layers_run_again = False
         self.activations_and_grads = ActivationsAndGradients(model, target_layers, reshape_transform, detach)
 
+    @thread_kept
     def __call__(
         self, input_tensor: Tensor, targets: Any, aug_smooth: bool = False, eigen_smooth: bool = False
     ) -> np.ndarray:

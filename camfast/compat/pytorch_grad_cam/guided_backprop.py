@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from ...model.restored import Restored, thread_kept
 from ...model.untouched import quiet
 
 __all__ = ["GuidedBackpropReLU", "GuidedBackpropReLUModel", "GuidedBackpropReLUasModule"]
@@ -67,15 +68,15 @@ class GuidedBackpropReLUModel:
             elif module is not None:
                 self.recursive_replace_guidedrelu_with_relu(module)
 
+    @thread_kept
     def __call__(self, input_img: Tensor, target_category: int | None = None) -> np.ndarray:
         """The gradient of the first image's score of a class, its top one for None: float32 ``[H, W, C]``."""
         leaf = input_img.detach().to(self.device).clone().requires_grad_()
         with quiet(self.model), torch.enable_grad():
-            self.recursive_replace_relu_with_guidedrelu(self.model)
-            try:
+            with Restored() as restored:
+                restored.back(lambda: self.recursive_replace_guidedrelu_with_relu(self.model))
+                self.recursive_replace_relu_with_guidedrelu(self.model)
                 scores = self.forward(leaf)[0]
-            finally:
-                self.recursive_replace_guidedrelu_with_relu(self.model)
             category = int(scores.argmax()) if target_category is None else target_category
             (gradient,) = torch.autograd.grad(scores[category], leaf)
         return gradient[0].float().movedim(0, -1).cpu().numpy()

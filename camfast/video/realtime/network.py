@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ...model.restored import Restored
 from ...model.untouched import quiet
 from ...pictures.preparation import Preparation
 
@@ -79,19 +80,16 @@ def fastest_threads(model: nn.Module, images: Tensor) -> int:
         return most
     times: dict[int, list[float]] = {count: [] for count in counts}
     start = time.perf_counter()
-    try:
-        with quiet(model), torch.no_grad():
-            for turn in range(THREAD_TURNS):
-                for count in counts:
-                    torch.set_num_threads(count)
-                    began = time.perf_counter()
-                    model(images)
-                    if turn:
-                        times[count].append(time.perf_counter() - began)
-                if turn > 1 and time.perf_counter() - start > PATIENCE:
-                    break
-    finally:
-        torch.set_num_threads(most)
+    with threads(most), quiet(model), torch.no_grad():
+        for turn in range(THREAD_TURNS):
+            for count in counts:
+                torch.set_num_threads(count)
+                began = time.perf_counter()
+                model(images)
+                if turn:
+                    times[count].append(time.perf_counter() - began)
+            if turn > 1 and time.perf_counter() - start > PATIENCE:
+                break
     median = {count: statistics.median(seconds) for count, seconds in times.items()}
     best = min(counts, key=lambda count: median[count])
     return best if median[best] < THREAD_LEAD * median[most] else most
@@ -101,13 +99,11 @@ def fastest_threads(model: nn.Module, images: Tensor) -> int:
 def threads(count: int | None) -> Iterator[None]:
     """PyTorch uses ``count`` threads in the ``with`` block; None: as many as before."""
     before = torch.get_num_threads()
-    if count is not None and count != before:
-        torch.set_num_threads(count)
-    try:
+    with Restored() as restored:
+        restored.back(lambda: torch.set_num_threads(before) if torch.get_num_threads() != before else None)
+        if count is not None and count != before:
+            torch.set_num_threads(count)
         yield
-    finally:
-        if torch.get_num_threads() != before:
-            torch.set_num_threads(before)
 
 
 def prepared_by(

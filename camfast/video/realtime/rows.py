@@ -9,9 +9,11 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 
 from ...methods import Explainer
+from ...model.bounded import Bounded
 from ...model.class_axis import AmbiguousClasses, ClassAxis
 from ...model.inputs import Inputs
 from ...model.outputs import detections_in
+from ...model.restored import Restored
 from ...targets import listed_names
 
 __all__ = ["Rows"]
@@ -34,7 +36,7 @@ class Rows:
 
     def __init__(self) -> None:
         self.exclusive = True
-        self._ways: dict[tuple[int, ...], _Way] = {}
+        self._ways: dict[tuple[int, ...], _Way] = Bounded()
         self._lists: bool | None = None  # whether the model returns lists of boxes; None: not seen yet
 
     @contextmanager
@@ -47,11 +49,9 @@ class Rows:
         def look(_: nn.Module, args: Any, output: Any) -> None:
             self._lists = isinstance(output, (list, tuple)) and detections_in(output, len(output)) is not None
 
-        handle = model.register_forward_hook(look)
-        try:
+        with Restored() as restored:
+            restored.hook(model, look)
             yield
-        finally:
-            handle.remove()
 
     def __call__(self, explainer: Explainer, images: Tensor, scores: Tensor, targets: Any) -> tuple[Tensor, Any]:
         """Rows ``[N, classes]`` (``[N, 0]`` where classes are not known) and targets, of scores ``[N, ...]``.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ....methods.weights import plus_plus_weights, xgrad_weights
+from ....model.restored import Restored
 from ... import is_strict
 from .core import _CAM, OutputTarget, _target_scores
 
@@ -151,11 +152,9 @@ class SmoothGradCAMpp(_GradCAM):
     def _get_weights(  # type: ignore[override]
         self, class_idx: int | list[int], _: Any = None, eps: float = 1e-8, **kwargs: Any
     ) -> list[Tensor]:
-        before, self._ihook_enabled = self._ihook_enabled, False
-        try:
+        with Restored() as restored:
+            restored.set(self, "_ihook_enabled", False)
             return self._compute_smoothgrad_weights(class_idx, eps, **kwargs)
-        finally:
-            self._ihook_enabled = before
 
     def _compute_smoothgrad_weights(self, class_idx: int | list[int], eps: float, **kwargs: Any) -> list[Tensor]:
         """Weights ``[N, C]``; what is recorded afterwards is the pass over the last noisy copy, as in torchcam."""

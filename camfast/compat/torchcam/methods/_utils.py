@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ....model.restored import Restored
 from ....model.tap import hookable
 from ....model.untouched import quiet
 
@@ -19,13 +20,11 @@ __all__ = ["locate_candidate_layer"]
 @contextlib.contextmanager
 def _model_eval(model: nn.Module) -> Iterator[None]:
     """``model`` in evaluation mode inside; each module's own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with Restored() as restored:
+        for module in model.modules():
+            restored.set(module, "training", module.training)
         model.eval()
         yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def locate_candidate_layer(mod: nn.Module, input_shape: tuple[int, ...] = (3, 224, 224)) -> str | None:
@@ -42,11 +41,8 @@ def locate_candidate_layer(mod: nn.Module, input_shape: tuple[int, ...] = (3, 22
             found.append(name)
 
     device = next(mod.parameters()).device
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_model_eval(mod))
-        stack.enter_context(quiet(mod))
-        stack.enter_context(torch.no_grad())
+    with _model_eval(mod), quiet(mod), torch.no_grad(), Restored() as restored:
         for name, module in hookable(mod):
-            stack.callback(module.register_forward_hook(functools.partial(note, name)).remove)
+            restored.hook(module, functools.partial(note, name))
         mod(torch.zeros(1, *input_shape, device=device))
     return found[-1] if found else None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .... import ops
+from ....model.restored import Restored, thread_kept
 from ....model.tap import unwrapped
 from ... import is_strict
 from ._utils import _model_eval, locate_candidate_layer
@@ -161,11 +162,9 @@ class _CAM:
 
     @contextlib.contextmanager
     def _hooks_off(self) -> Iterator[None]:
-        before, self._hooks_enabled = self._hooks_enabled, False
-        try:
+        with Restored() as restored:
+            restored.set(self, "_hooks_enabled", False)
             yield
-        finally:
-            self._hooks_enabled = before
 
     def _eval_mode(self) -> contextlib.AbstractContextManager[None]:
         return _model_eval(self.model)
@@ -232,6 +231,7 @@ class _CAM:
         if self._score_used and targets is None and not isinstance(scores, Tensor):
             raise TypeError(f"model output scores must be a tensor when using class_idx, got {type(scores).__name__}")
 
+    @thread_kept
     def __call__(
         self,
         class_idx: int | list[int] | None = None,

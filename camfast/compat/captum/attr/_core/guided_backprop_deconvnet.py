@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .....model.restored import thread_kept
 from .....model.untouched import quiet
 from ...guided import guided_modules
 from .._utils.attribution import GradientAttribution
@@ -30,6 +31,7 @@ class GuidedBackprop(GradientAttribution):
         self.model = model
 
     @wrapped
+    @thread_kept
     def attribute(
         self, inputs: Tensor | tuple[Tensor, ...], target: Any = None, additional_forward_args: Any = None
     ) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .....model.restored import thread_kept
 from .._utils.attribution import GradientAttribution, LayerAttribution
 from .._utils.common import as_given, as_inputs, wrapped
 from .guided_backprop_deconvnet import GuidedBackprop
@@ -29,6 +30,7 @@ class GuidedGradCam(GradientAttribution):
         self.grad_cam = LayerGradCam(model, layer, device_ids)
 
     @wrapped
+    @thread_kept
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...... import ops
 from ......methods.weights import channel_terms
+from ......model.restored import thread_kept
 from ..... import is_strict
 from ....layer_pass import layer_pass
 from ..._utils.attribution import GradientAttribution, LayerAttribution
@@ -25,6 +26,7 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         super().__init__(forward_func, layer, device_ids)
 
     @wrapped
+    @thread_kept
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
