@@ -193,7 +193,7 @@ def mobile_sam() -> nn.Module:
 
 def yolo26() -> tuple[nn.Module, np.ndarray]:
     """YOLO26 n, a detector, in evaluation mode, and a photograph of a bus that its library carries."""
-    weights, library = asset("yolo26-1/yolo26n.pt"), _asset("python/ultralytics")
+    weights, library = asset("yolo26-1/yolo26n.pt"), asset("python/ultralytics")
     pytest.importorskip("cv2")
     sys.path.insert(0, str(library.parent))
     try:
