@@ -74,7 +74,7 @@ def _measured(name: str, suffix: str, options: argparse.Namespace) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         heat, plain = Path(folder) / f"heat{suffix}", Path(folder) / f"plain{suffix}"
         began = time.perf_counter()
-        dynamic = suffix in (".onnx", ".pt2")  # OpenVINO does not take ViT's heat with any number of images
+        dynamic = suffix in (".onnx", ".pt2")  # as each runtime is used: OpenVINO chooses its kernels for known sizes
         done = camfast.export(model, images, heat, options.method, dynamic=dynamic)
         took = time.perf_counter() - began
         with quietly(), torch.no_grad():

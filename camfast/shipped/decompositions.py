@@ -21,6 +21,7 @@ aten = torch.ops.aten
 _KEPT = (
     # Runtimes have these as one operation.
     aten.addmm,
+    aten.stack,  # as a concatenation and a view OpenVINO does not take it with any number of images
     aten.native_layer_norm,
     aten.native_group_norm,
     aten.upsample_bilinear2d,

@@ -215,7 +215,9 @@ def _name_the_batch(model: Any) -> None:
 def keep_once(model: Any) -> None:
     """Keeps weights once that OpenVINO's conversion has as a matrix and as its transpose too.
 
-    A linear layer multiplies by the one, its backward pass by the other.
+    A linear layer multiplies by the one, its backward pass by the other. What the second one reads is transposed with a third
+    dimension: a plain transpose would become a setting of the product, and OpenVINO 2026.4 takes a square matrix that is used
+    with and without that setting for the same in both.
     """
     import openvino.opset13 as ops
 
@@ -232,10 +234,9 @@ def keep_once(model: Any) -> None:
         data = constant.get_data()
         for other in kept.get(shape[::-1], []):
             if np.array_equal(other.get_data().T, data):
-                settings = product.get_attributes()
-                same = ops.matmul(product.input_value(0), other, settings["transpose_a"], not settings["transpose_b"])
-                same.set_friendly_name(product.get_friendly_name())
-                product.output(0).replace(same.output(0))
+                flat = ops.reshape(other, np.array([1, *shape[::-1]]), False)
+                turned = ops.transpose(flat, np.array([0, 2, 1]))
+                product.input(1).replace_source_output(ops.reshape(turned, np.array(shape), False).output(0))
                 break
         else:
             kept.setdefault(shape, []).append(constant)

@@ -68,10 +68,11 @@ def test_the_network_is_in_the_file_once(tmp_path):
     assert count <= 1.1 * sum(value.numel() for value in model.state_dict().values()) + resize + 100
 
 
-def test_openvino_keeps_weights_once_too(tmp_path):
+@pytest.mark.parametrize("hidden", [300, 8 * 20])
+def test_openvino_keeps_weights_once_too(tmp_path, hidden):
     pytest.importorskip("openvino")
     torch.manual_seed(0)
-    head = nn.Sequential(nn.Flatten(), nn.Linear(8 * 20, 300), nn.ReLU(), nn.Linear(300, 100))
+    head = nn.Sequential(nn.Flatten(), nn.Linear(8 * 20, hidden), nn.ReLU(), nn.Linear(hidden, 100))
     model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU()), head).eval()
     done = camfast.export(model, EXAMPLE, tmp_path / "heat.xml", layers="0", dynamic=False)
     weights = sum(value.numel() for value in model.state_dict().values()) * 4
@@ -118,7 +119,8 @@ def test_frames_of_the_networks_own_size(tmp_path):
     np.testing.assert_allclose(scores, network("pooled")(given).detach(), atol=1e-4)
 
 
-def test_openvino(tmp_path, head="layer norm"):
+@pytest.mark.parametrize("head", ["layer norm", "attention"])
+def test_openvino(tmp_path, head):
     openvino = pytest.importorskip("openvino")
     model, path = network(head), tmp_path / "heat.xml"
     done = camfast.export(model, EXAMPLE, path, layers="trunk", class_names=NAMES)
@@ -192,7 +194,7 @@ def test_a_file_that_gives_something_else_is_not_left(tmp_path, monkeypatch):
 
 def test_what_a_runtime_does_not_have_is_said(tmp_path, monkeypatch):
     def refuse(*_):
-        raise RuntimeError("no kernel for Mystery\n\nadvice\nand more advice")
+        raise RuntimeError("Exception from src/core.cpp:132:\nno kernel for Mystery\n\nadvice\nand more advice")
 
     monkeypatch.setattr(Onnx, "run", refuse)
     with pytest.raises(
