@@ -3,6 +3,7 @@
     python benchmarks/bench_export.py                              # about 40 minutes on two cores, .pt2 the longest
     python benchmarks/bench_export.py --quick
     python benchmarks/bench_export.py --models resnet50 vit_small --runtimes .onnx .xml
+    python benchmarks/bench_export.py --draw                       # the documentation's table, of the JSON that is there
 
 Both files take any number of images, of OpenVINO and ExecuTorch exactly so many. Both are written and run in one process and
 take turns.
@@ -14,6 +15,7 @@ and prints a table with the budgets: time at most 1.05x where the heat is a clos
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -44,6 +46,10 @@ SIZE = 1.01
 
 def main() -> int:
     options = _options()
+    path = options.output or RESULTS / "export-cpu.json"
+    if options.draw:
+        print(_drawn(json.loads(path.read_text())["cases"]))
+        return 0
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {
         "kind": "export",
@@ -52,7 +58,6 @@ def main() -> int:
         "cases": [],
         "failed": [],
     }
-    path = options.output or RESULTS / "export-cpu.json"
     cases = [(name, suffix) for name in options.models for suffix in options.runtimes]
     for name, suffix in progress(cases, "files"):
         try:
@@ -146,6 +151,29 @@ def _table(cases: list[dict[str, Any]]) -> str:
     return table(["file", "form", "plain", "with heat", "time", "size", "scores", "heat", "budget"], rows)
 
 
+def _drawn(cases: list[dict[str, Any]]) -> str:
+    """A table in Markdown: networks by runtimes, time and size with heat over without; what misses a budget in bold."""
+    runtimes = list(dict.fromkeys(case["label"].split()[1] for case in cases))
+    rows: dict[str, dict[str, str]] = {}
+    for case in cases:
+        name, runtime = case["label"].split()
+        ratio, size = f"{case['ratio']:.2f}", f"{case['size_ratio']:.3f}"
+        if case["ratio"] > BUDGETS.get(case["form"], BUDGETS["backward pass"]):
+            ratio = f"**{ratio}**"
+        if case["size_ratio"] > SIZE:
+            size = f"**{size}**"
+        row = rows.setdefault(name, {"form": case["form"]})
+        row[runtime] = f"{ratio} / {size} / {case['heat_difference']:.0e}"
+    lines = [
+        f"| network | form | {' | '.join(f'`{runtime}`' for runtime in runtimes)} |",
+        f"|---|---|{'---|' * len(runtimes)}",
+    ]
+    lines += [
+        f"| {name} | {row['form']} | {' | '.join(row.get(r, '-') for r in runtimes)} |" for name, row in rows.items()
+    ]
+    return "\n".join(lines)
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(NETWORKS), metavar="M", help=", ".join(NETWORKS))
@@ -155,6 +183,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="threads (%(default)s)")
     parser.add_argument("--seconds", type=float, help="of measurement a case (20; 5 with --quick)")
     parser.add_argument("--quick", action="store_true", help="two networks, without .pt2")
+    parser.add_argument("--draw", action="store_true", help="measure nothing, print a table of the JSON in Markdown")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the JSON (results/export-cpu.json)")
     options = parser.parse_args()
     options.models = options.models or (QUICK if options.quick else list(NETWORKS))
