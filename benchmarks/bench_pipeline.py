@@ -22,6 +22,7 @@ import torch
 from harness import HostTimer, Timer, measure
 from op_cases import BIG_EARLY, EARLY, SQUARE, OpCase
 from op_peers import peers_of, reference_result
+from pipeline_model import Gpu, predict
 from report import RESULTS, metadata, one_line, table, tick, write_json
 from torch import Tensor
 
@@ -135,7 +136,18 @@ def timed(case: OpCase, device: str, seconds: float) -> dict[str, Any]:
     results = measure(timers, seconds=seconds, max_rounds=30)
     ratio = results[PIPELINE].ratio(results[USUAL])
     rows = {name: result.summary() for name, result in results.items()}
+    if device == "cuda" and (gpu := this_gpu(case.bytes_moved / results["device copy"].median)):
+        about["predicted"] = predict(case, gpu)
     return {**about, "rows": rows, "ratio": ratio, "winner": winner(ratio)}
+
+
+def this_gpu(copy: float) -> Gpu | None:
+    """For the model, which knows clusters only; ``copy`` in bytes a second."""
+    about = torch.cuda.get_device_properties(torch.cuda.current_device())
+    if about.major < 9:
+        return None
+    shared = getattr(about, "shared_memory_per_block_optin", 99 * 1024)
+    return Gpu(about.multi_processor_count, copy, shared=shared)
 
 
 def _with_pipeline(wanted: bool, call: Callable[[], Any]) -> Callable[[], Any]:
@@ -176,9 +188,10 @@ def tables(report: dict[str, Any]) -> str:
         rows = case["rows"]
         times = [tick(rows[name]["median_s"]) if name in rows else "" for name in (USUAL, PIPELINE, "PyTorch")]
         share = rows["device copy"]["median_s"] / rows[PIPELINE]["median_s"] if "device copy" in rows else None
+        predicted = case.get("predicted")
         cells = [f"{share:.0%}" if share else "", f"{case['ratio']:.2f}", case["winner"]]
-        lines.append([case["label"], *times, *cells])
-    shown = table(["large maps", USUAL, PIPELINE, "PyTorch", "of copy", "ratio", "won"], lines)
+        lines.append([case["label"], *times, tick(predicted["all"]) if predicted else "", *cells])
+    shown = table(["large maps", USUAL, PIPELINE, "PyTorch", "predicted", "of copy", "ratio", "won"], lines)
     wrong = [f"WRONG {v['label']}: {v}" for v in report["values"] if not v["right"]]
     failed = [f"FAILED {x['label']}: {x['reason']}" for x in report["failed"]]
     return "\n".join([shown, *wrong[:10], *failed, verdict(report)])

@@ -11,6 +11,8 @@ from typing import Any
 
 import bench_pipeline
 import pytest
+from op_cases import OpCase
+from pipeline_model import GPUS, Gpu, predict
 
 HERE = Path(__file__).resolve().parent
 
@@ -116,3 +118,14 @@ def test_the_verdict(ratios: tuple[float, float], said: str) -> None:
     assert said in bench_pipeline.verdict({"values": [{"right": True}], "cases": cases})
     cases[0]["pipeline_ran"] = False
     assert "did not run" in bench_pipeline.verdict({"values": [{"right": True}], "cases": cases})
+
+
+def test_the_model_of_the_pipeline() -> None:
+    """What bounds a call changes with the GPU; a ring that has no room is not predicted."""
+    case = bench_pipeline.timed_cases()[0]
+    usual = predict(case, GPUS["H200"])
+    assert usual["all"] > usual["memory"] > usual["instructions"] and 0.8 < usual["of copy"] < 1
+    slow = predict(case, Gpu(132, 4.2e12, clock=0.5e9))
+    assert slow["instructions"] > slow["memory"] and slow["all"] > usual["all"]
+    assert predict(case, Gpu(84, 0.9e12, shared=99 * 1024))["all"] > usual["all"]  # a block a multiprocessor
+    assert predict(OpCase("grad_cam", (1, 8, 64, 64), (9, 9)), Gpu(84, 0.9e12, shared=99 * 1024)) == {}

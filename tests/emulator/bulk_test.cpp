@@ -93,7 +93,7 @@ __global__ void copy_all(const int* in, unsigned bytes, int* out, bool waits) {
   group::expect_bytes(&barrier, bytes);
   group::bulk_copy(tile, in, bytes, &barrier);
   if (waits) group::wait_for_phase(&barrier, 0);
-  *out = int(reinterpret_cast<const int*>(tile)[0]);
+  memcpy(out, tile, sizeof *out);
   group::wait_for_phase(&barrier, 0);
 }
 
