@@ -291,10 +291,11 @@ def main() -> int:
     parser.add_argument(
         "--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="every N-th variant, from I on"
     )
+    parser.add_argument("--no-pipeline", dest="pipeline", action="store_false", help="leave out what is off by default")
     parser.add_argument("--list", action="store_true", help="print the variants and run nothing")
     options = parser.parse_args()
     part, parts = options.part
-    chosen = list(variants(options.quick))[part::parts]
+    chosen = [v for v in variants(options.quick) if options.pipeline or not v.pipeline][part::parts]
     if options.list:
         print(*chosen, sep="\n")
         return 0

@@ -77,6 +77,17 @@ def test_the_pipeline_is_compared_before_anything_else_is_timed(tmp_path: Path) 
     assert words.index("bench_pipeline.py") < min(words.index(f"bench_{x}.py") for x in ("ops", "explain", "realtime"))
 
 
+@pytest.mark.parametrize(("status", "left_out"), [("out of time", True), ("failed", True), ("passed", False)])
+def test_a_pipeline_that_hangs_is_left_out_of_the_rest(tmp_path: Path, status: str, left_out: bool) -> None:
+    work = tmp_path / "work"
+    (work / "run" / "benchmarks").mkdir(parents=True)
+    (work / "commit").write_text("abc")
+    (work / "steps.tsv").write_text(f"pipeline\t{status}\t45\n")
+    words = script("--dry-run", "--resume", "--only", "tests,sanitizer", str(tmp_path), CAMFAST_COMMIT="abc").stdout
+    assert ("--ignore=tests/ops/test_pipeline.py" in words) == left_out
+    assert ("--no-pipeline" in words) == left_out
+
+
 def test_the_pipeline_compared_on_the_processor(tmp_path: Path, monkeypatch, capsys) -> None:
     """The program runs through; the variable is as it was before."""
     monkeypatch.delenv(bench_pipeline.VARIABLE, raising=False)
