@@ -112,8 +112,14 @@ def timed(case: OpCase, device: str, seconds: float) -> dict[str, Any]:
     op = getattr(camfast.ops, case.op)
     timers: dict[str, Timer] = {}
     about: dict[str, Any] = {**case.describe(), "bytes_moved": case.bytes_moved}
+    tensors = case.inputs(device)
+    with pipeline(False):
+        usual = op(*tensors, case.size)
+    with pipeline(True):
+        apart = float((op(*tensors, case.size) - usual).abs().max())
+    if not apart <= LIMIT:  # not: NaN fails too
+        raise ValueError(f"expected at most {LIMIT:.2g} off the usual kernel's heatmap, got {apart:.2g}")
     if device == "cpu":
-        tensors = case.inputs()
         for name, wanted in ((USUAL, False), (PIPELINE, True)):
             timers[name] = HostTimer(_with_pipeline(wanted, lambda: op(*tensors, case.size)))
     else:
@@ -168,6 +174,8 @@ def verdict(report: dict[str, Any]) -> str:
     wrong = [v for v in report["values"] if not v["right"]]
     if wrong:
         return f"the pipeline is WRONG in {len(wrong)} of {len(report['values'])} cases, first {wrong[0]['label']}: leave it off"
+    if failed := report.get("failed"):
+        return f"{len(failed)} cases failed, first {failed[0]['label']}: leave the pipeline off"
     if any(case.get("pipeline_ran") is False for case in report["cases"]):
         return "the pipeline was asked for and did not run: nothing is compared"
     wins = [case["winner"] for case in report["cases"]]

@@ -127,6 +127,10 @@ def test_the_verdict(ratios: tuple[float, float], said: str) -> None:
         for size, ratio in zip((400_000_000, 50_000_000), ratios, strict=True)
     ]
     assert said in bench_pipeline.verdict({"values": [{"right": True}], "cases": cases})
+    failed = [{"label": "a case", "reason": "differs"}]
+    assert "leave the pipeline off" in bench_pipeline.verdict(
+        {"values": [{"right": True}], "cases": cases, "failed": failed}
+    )
     cases[0]["pipeline_ran"] = False
     assert "did not run" in bench_pipeline.verdict({"values": [{"right": True}], "cases": cases})
 
