@@ -5,12 +5,13 @@ set -u -o pipefail
 
 usage() {
     cat <<'USAGE'
-benchmarks/gpu_check.sh [--only STEPS] [--skip STEPS] [--dry-run] [--rehearse] [OUT_DIR]
+benchmarks/gpu_check.sh [--only STEPS] [--skip STEPS] [--resume] [--dry-run] [--rehearse] [OUT_DIR]
 
 Needs Linux, a CUDA GPU, nvcc, Python >= 3.10 and torch >= 2.11 in that Python. Takes less than eight minutes. Steps, in
 order (STEPS is a comma-separated list of them):
 
   install    builds from this tree for the GPU present, without build isolation (or installs WHEEL)
+  pipeline   large maps with and without the pipeline: values first, then times, and which one won
   tests      the test suite's cases on CUDA, with CAMFAST_REQUIRE_CUDA=1, against what was installed
   sanitizer  compute-sanitizer's memcheck, racecheck, initcheck, synccheck over every kernel variant (beside the tests)
   ops        every op against copy bandwidth, an empty kernel, eager PyTorch, torch.compile
@@ -22,6 +23,8 @@ OUT_DIR (default build/gpu_check) gets gpu.json, gpu.txt (a short table, also pr
 not stop the others; the exit code is non-zero when any failed. What hardware counters or a slow machine do not allow is
 named in the table.
 
+  --resume    go on where an earlier call for the same commit and OUT_DIR, also with --resume, stopped: the build, and the steps
+              that passed, are kept in OUT_DIR/work and not repeated
   --dry-run   print the commands only
   --rehearse  no GPU: the same steps on the processor, to try the script itself
 
@@ -34,12 +37,13 @@ Environment:
   TEST_WORKERS=4          test processes, where pytest-xdist is installed
   SANITIZER_TOOLS="memcheck racecheck initcheck synccheck"
   SANITIZER_PARTS=2       processes a tool
-  PYTEST_ARGS="-k cuda -v", SANITIZER_ARGS, OPS_ARGS, EXPLAIN_ARGS, REALTIME_ARGS     further arguments, split at blanks
+  PYTEST_ARGS="-k cuda -v", SANITIZER_ARGS, PIPELINE_ARGS, OPS_ARGS, EXPLAIN_ARGS, REALTIME_ARGS     further arguments, split at blanks
   KEEP_WORK=1             keep the working folder
 USAGE
 }
 
-readonly STEPS="install tests sanitizer ops explain realtime ncu"
+readonly STEPS="install pipeline tests sanitizer ops explain realtime ncu"
+readonly TAB=$'\t'
 readonly UNAVAILABLE=77 # exit code of a step that this machine does not allow
 
 # ---------------------------------------------------------------------------------------------------------- the steps
@@ -71,6 +75,17 @@ step_import() {
     run "$PYTHON" "$BENCH/gpu_report.py" installed ${REHEARSE:+--cpu}
 }
 
+step_pipeline() {
+    # shellcheck disable=SC2086
+    run "$PYTHON" "$BENCH/bench_pipeline.py" --device "$DEVICE" --deadline $((STEP_LIMIT - 8)) \
+        --output "$WORK/pipeline.json" ${REHEARSE:+--quick} ${PIPELINE_ARGS:-}
+}
+
+# A pipeline that hangs, and is off by default, must not take the other results along.
+pipeline_failed() {
+    grep -Eq "^pipeline$TAB(failed|out of time)" "$WORK/steps.tsv" 2>/dev/null
+}
+
 step_tests() {
     local workers=()
     if "$PYTHON" -c 'import xdist' 2>/dev/null; then
@@ -80,6 +95,7 @@ step_tests() {
     # The emulator's tests need no GPU; neither do the cases on the processor, which are thousands.
     # Names as they come (-v): a run that is cut short still says what failed.
     local chosen="-k cuda --ignore=tests/ops/test_cuda_kernels.py -v --tb=short"
+    ! pipeline_failed || chosen+=" --ignore=tests/ops/test_pipeline.py"
     if [ -n "$REHEARSE" ]; then
         chosen=
     else
@@ -96,6 +112,7 @@ step_sanitizer() {
         run "$PYTHON" "$BENCH/sanitizer_run.py" --device cpu --quick ${SANITIZER_ARGS:-}
         return
     fi
+    ! pipeline_failed || SANITIZER_ARGS="--no-pipeline ${SANITIZER_ARGS:-}"
     local sanitizer tool failed=0 pids=() names=() tools
     sanitizer=$(find_tool compute-sanitizer) || {
         echo "compute-sanitizer: not found on PATH, beside nvcc, or under CUDA_HOME"
@@ -231,6 +248,10 @@ perform() {
 }
 
 note() {
+    if [ -f "$WORK/steps.tsv" ]; then # what a step's earlier attempt came to no longer counts
+        grep -v "^$1$TAB" "$WORK/steps.tsv" >"$WORK/steps.part"
+        mv "$WORK/steps.part" "$WORK/steps.tsv"
+    fi
     printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$WORK/steps.tsv"
     echo "   $1: $2 ($3 s)"
     FAILED_STEP=0
@@ -243,7 +264,12 @@ note() {
 }
 
 selected() {
-    [[ ",${ONLY:-${STEPS// /,}}," == *",$1,"* && ",$SKIP," != *",$1,"* ]]
+    [[ ",${ONLY:-${STEPS// /,}}," == *",$1,"* && ",$SKIP," != *",$1,"* ]] && ! passed_before "$1"
+}
+
+# Whether an earlier call, gone on with now, has left this step's results.
+passed_before() {
+    [ -n "$RESUME" ] && grep -q "^$1${TAB}passed" "$WORK/earlier.tsv" 2>/dev/null
 }
 
 check_names() {
@@ -272,7 +298,7 @@ finish() {
     local code=$?
     trap - EXIT INT TERM
     [ "${#CHILDREN[@]}" = 0 ] || kill "${CHILDREN[@]}" 2>/dev/null # timeout hands it on to the step's whole group
-    if [ -n "${KEEP_WORK:-}" ]; then
+    if [ -n "${KEEP_WORK:-}" ] || [ -n "$RESUME" ]; then
         echo "working folder: $WORK"
     else
         rm -rf "$WORK"
@@ -281,13 +307,14 @@ finish() {
 }
 
 main() {
-    ONLY="" SKIP="" OUT=""
+    ONLY="" SKIP="" OUT="" RESUME=""
     while [ $# -gt 0 ]; do
         case $1 in
             --only) ONLY=${2:?--only needs steps} && shift ;;
             --only=*) ONLY=${1#*=} ;;
             --skip) SKIP=${2:?--skip needs steps} && shift ;;
             --skip=*) SKIP=${1#*=} ;;
+            --resume) RESUME=1 ;;
             --dry-run) DRY_RUN=1 ;;
             --rehearse) REHEARSE=1 ;;
             -h | --help) usage && exit 0 ;;
@@ -301,11 +328,19 @@ main() {
     OUT=${OUT:-$ROOT/build/gpu_check}
     mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd) || exit 2
     LOG=$OUT/gpu_check.log
-    : >"$LOG"
     rm -f "$OUT/gpu.json" "$OUT/gpu.txt"
     PYTHON=$(command -v "$PYTHON") || { echo "gpu_check.sh: no Python found" >&2 && exit 2; }
     [[ $PYTHON == /* ]] || PYTHON=$PWD/$PYTHON
-    WORK=$(mktemp -d) || exit 2
+    CAMFAST_COMMIT=${CAMFAST_COMMIT:-$(commit)}
+    if [ -n "$RESUME" ]; then
+        WORK=$OUT/work
+        # What another commit left, or changes without one ("+"), is no part of this run.
+        [[ $CAMFAST_COMMIT != *+ && $(cat "$WORK/commit" 2>/dev/null) == "$CAMFAST_COMMIT" ]] || rm -rf "$WORK"
+        mkdir -p "$WORK" && printf '%s' "$CAMFAST_COMMIT" >"$WORK/commit" || exit 2
+    else
+        WORK=$(mktemp -d) || exit 2
+    fi
+    [ -f "$WORK/steps.tsv" ] || : >"$LOG"
     CHILDREN=()
     trap finish EXIT
     trap 'exit 143' TERM
@@ -317,13 +352,12 @@ main() {
     [ -z "${WHEEL:-}" ] || WHEEL=$(readlink -f "$WHEEL")
     command -v nvcc >/dev/null || [ ! -x /usr/local/cuda/bin/nvcc ] || PATH=$PATH:/usr/local/cuda/bin
     TOTAL_LIMIT=${TOTAL_LIMIT:-470}
-    LIMIT_INSTALL=${LIMIT_INSTALL:-150} LIMIT_TESTS=${LIMIT_TESTS:-150} LIMIT_SANITIZER=${LIMIT_SANITIZER:-110}
+    LIMIT_INSTALL=${LIMIT_INSTALL:-150} LIMIT_PIPELINE=${LIMIT_PIPELINE:-45} LIMIT_TESTS=${LIMIT_TESTS:-150} LIMIT_SANITIZER=${LIMIT_SANITIZER:-110}
     LIMIT_OPS=${LIMIT_OPS:-95} LIMIT_EXPLAIN=${LIMIT_EXPLAIN:-80} LIMIT_REALTIME=${LIMIT_REALTIME:-60} LIMIT_NCU=${LIMIT_NCU:-40}
-    CAMFAST_COMMIT=${CAMFAST_COMMIT:-$(commit)}
     export CAMFAST_COMMIT ROOT OUT LOG WORK SITE BENCH DEVICE WHEEL PATH PYTHON DRY_RUN REHEARSE
     export PYTHONPATH="$SITE${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
-    copy_tree || { echo "gpu_check.sh: the sources could not be copied" >&2 && exit 2; }
+    [ -d "$WORK/run/benchmarks" ] || copy_tree || { echo "gpu_check.sh: the sources could not be copied" >&2 && exit 2; }
     cd "$WORK" || exit 2
     if [ -z "$DRY_RUN" ]; then
         "$PYTHON" "$BENCH/gpu_report.py" machine "$WORK/machine.json" ${REHEARSE:+--cpu} || exit 2
@@ -331,6 +365,7 @@ main() {
         [ -z "$TORCH_CUDA_ARCH_LIST" ] || export TORCH_CUDA_ARCH_LIST
     fi
     FAILED=0
+    [ ! -f "$WORK/steps.tsv" ] || cp "$WORK/steps.tsv" "$WORK/earlier.tsv"
     local name
     for name in $STEPS; do
         selected "$name" || continue

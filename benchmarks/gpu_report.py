@@ -106,6 +106,7 @@ def write(work: Path, out: Path) -> int:
         "build": _build(out / "gpu_check.log"),
         "tests": _tests(work / "tests.xml"),
         "sanitizer": _sanitizer(work),
+        "pipeline": _json(work / "pipeline.json", None),
         "ops": _json(work / "ops.json", None),
         "explain": _json(work / "explain.json", None),
         "realtime": _json(work / "realtime.json", None),
@@ -232,6 +233,10 @@ def _text(report: dict[str, Any]) -> str:
         parts.append("tests: {tests} run, {failures} failed, {errors} errors, {skipped} skipped".format(**tests))
         parts += [f"  FAILED {name}" for name in tests["failed"][:15]]
     parts += [f"{s['tool']}: {s['summary']} (exit code {s['exit_code']})" for s in report["sanitizer"]]
+    if report["pipeline"]:
+        from bench_pipeline import tables as pipeline_tables
+
+        parts.append(pipeline_tables(report["pipeline"]))
     for kind in ("ops", "explain", "realtime"):
         for case in (report[kind] or {}).get("failed", []):
             parts.append(f"{kind} FAILED {case['label']}: {case['reason']}")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,6 +59,9 @@ AWKWARD: tuple[Shapes, ...] = (
     ((1, 4, 20, 30, 30), (10, 31, 9)),
     ((0, 4, 3, 3), (6, 6)),
 )
+# Rows that start anywhere in a unit of 16 bytes, and not; one block a map, and several.
+PIPELINED = ("grad_cam", "hires_cam", "layer_cam", "grad_cam_elementwise")
+LARGE: tuple[Shapes, ...] = (((2, 9, 33, 33), (9, 9)), ((1, 40, 36, 32), (20, 20)))
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,20 @@ class Variant:
     targets: int | None = None  # K; None: no such dimension
     normalize: bool = True
     relu: bool = False  # resize_normalize only
+    pipeline: bool = False  # large maps: by the pipeline (csrc/cuda/cam_pipeline.cuh)
 
     def __str__(self) -> str:
         extra = f" K={self.targets}" if self.targets is not None else ""
         dtype = str(self.dtype).removeprefix("torch.")
+        extra += " pipeline" if self.pipeline else ""
         return f"{self.op} {list(self.shape)} to {self.size} {dtype} {self.layout}{extra} normalize={self.normalize}"
 
 
 def variants(quick: bool) -> Iterator[Variant]:
     """All that is run, in a fixed order; ``quick`` leaves out most combinations of layout and K."""
+    for op, dtype, (shape, size) in itertools.product(PIPELINED, DTYPES, LARGE):
+        yield Variant(op, shape, size, dtype, pipeline=True)
+        yield Variant(op, shape, size, dtype, "misaligned", 3, pipeline=True)
     for op, dtype, (shape, size), layout, k in itertools.product(OPS, DTYPES, COMBINED, LAYOUTS, (None, 1, 3)):
         if quick and (k == 1 or (k == 3 and layout not in ("contiguous", "swapped")) or len(shape) != 4):
             continue
@@ -191,6 +200,7 @@ def inputs(v: Variant, device: str, seed: int) -> tuple[tuple[Tensor, ...], tupl
 
 def check(v: Variant, device: str, seed: int, poison: bool, compare: bool = True) -> float:
     """Runs one variant; its largest difference from the reference. NaN counts as infinite. Without ``compare``, 0."""
+    os.environ["CAMFAST_PIPELINE"] = str(int(v.pipeline))
     on_device, on_host = inputs(v, device, seed)
     arguments = (v.size, v.normalize, *((v.relu,) if v.op == "resize_normalize" else ()))
     if not compare:
@@ -281,10 +291,11 @@ def main() -> int:
     parser.add_argument(
         "--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="every N-th variant, from I on"
     )
+    parser.add_argument("--no-pipeline", dest="pipeline", action="store_false", help="leave out what is off by default")
     parser.add_argument("--list", action="store_true", help="print the variants and run nothing")
     options = parser.parse_args()
     part, parts = options.part
-    chosen = list(variants(options.quick))[part::parts]
+    chosen = [v for v in variants(options.quick) if options.pipeline or not v.pipeline][part::parts]
     if options.list:
         print(*chosen, sep="\n")
         return 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -378,43 +376,3 @@ def test_gpu_report_gathers_what_the_steps_left(tmp_path: Path) -> None:
 def test_gpu_report_of_a_run_cut_short(tmp_path: Path) -> None:
     assert gpu_report.main(["write", str(tmp_path), str(tmp_path)]) == 0
     assert json.loads((tmp_path / "gpu.json").read_text())["tests"] is None
-
-
-def script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHON": sys.executable, **environment}
-    return subprocess.run(
-        ["bash", str(HERE / "gpu_check.sh"), *arguments], capture_output=True, text=True, env=env, check=False
-    )
-
-
-def test_script_names_every_command_in_a_dry_run(tmp_path: Path) -> None:
-    done = script("--dry-run", str(tmp_path))
-    assert done.returncode == 0, done.stdout + done.stderr
-    for word in ("pip install", "pytest tests", "memcheck", "racecheck", "bench_ops.py", "bench_explain.py", "ncu"):
-        assert word in done.stdout
-
-
-def test_script_runs_the_chosen_steps_only(tmp_path: Path) -> None:
-    done = script("--dry-run", "--only", "ops,ncu", "--skip=ncu", str(tmp_path))
-    assert done.returncode == 0 and "bench_ops.py" in done.stdout
-    assert "pytest" not in done.stdout and "ncu_run" not in done.stdout
-
-
-def test_script_refuses_what_it_does_not_know(tmp_path: Path) -> None:
-    assert script("--only", "everything", str(tmp_path)).returncode == 2
-    assert script("--fast", str(tmp_path)).returncode == 2
-    assert script("--dry-run", str(tmp_path), PYTHON="no-such-python").returncode == 2
-
-
-def test_script_fails_when_a_step_does(tmp_path: Path) -> None:
-    """A wheel that does not exist: the install fails, nothing after it runs, and the report says so."""
-    done = script("--rehearse", "--only", "install,ops", str(tmp_path), WHEEL=str(tmp_path / "missing.whl"))
-    assert done.returncode == 1, done.stdout + done.stderr
-    steps = json.loads((tmp_path / "gpu.json").read_text())["steps"]
-    assert [(s["step"], s["status"]) for s in steps] == [("install", "failed")]
-
-
-def test_script_gives_each_step_its_time_only(tmp_path: Path) -> None:
-    done = script("--rehearse", "--only", "install", str(tmp_path), TOTAL_LIMIT="10")
-    assert done.returncode == 1
-    assert json.loads((tmp_path / "gpu.json").read_text())["steps"][0]["status"] == "no time left"

@@ -1,4 +1,7 @@
 // The Grad-CAM family on CUDA.
+#include <cstdlib>
+#include <cstring>
+
 #include "../cam.h"
 #include "../dispatch.h"
 #include "cam.h"
@@ -7,6 +10,13 @@
 
 namespace camfast::cuda {
 namespace {
+
+// Not yet timed on a GPU, therefore only where it is asked for (benchmarks/NOTES.md). Asked at every call it serves, so that one
+// process can compare.
+bool pipeline_wanted() {
+  const char* set = std::getenv("CAMFAST_PIPELINE");
+  return set != nullptr && std::strcmp(set, "1") == 0;
+}
 
 template <Rule rule>
 Tensor cam_op(const Tensor& activations, const Tensor& second, OptionalSizes size, bool normalize) {
@@ -40,7 +50,8 @@ Tensor cam_op(const Tensor& activations, const Tensor& second, OptionalSizes siz
   call.out = out.mutable_data_ptr();
   call.plan = plan_cam(machine(device),
                        {maps, int(in.C), int(S), out_extent.positions(), int(in.activations.element_size()),
-                        int(out.element_size()), rule, call.channels_adjacent});
+                        int(out.element_size()), rule, call.channels_adjacent,
+                        pipeline_serves(rule, int(S), call.channels_adjacent) && pipeline_wanted()});
   Scratch scratch(call.plan.scratch_bytes, in.activations);
   call.scratch = scratch.data();
   call.stream = current_stream(device);

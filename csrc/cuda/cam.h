@@ -5,15 +5,11 @@
 #include <cuda_runtime_api.h>
 
 #include "../math/cam.h"
+#include "cam_pipeline.h"
 #include "resize_normalize.h"
 
 namespace camfast::cuda {
 
-constexpr int kMaxCamThreads = 512; // a block's threads when there are fewer blocks than multiprocessors
-constexpr int kCamThreads = 256;    // and when there are more: several such blocks share one
-constexpr int kRowValues = 8;       // of a channel's positions, that a thread holds in registers at most (cam_rows.cuh)
-
-CAMFAST_HD bool rows_in_registers(int S, int threads) { return S <= kRowValues * threads; }
 // Whether a warp holds a channel's positions; else all of a block's threads do, and need less shared memory.
 CAMFAST_HD bool rows_of_warps(int S) { return rows_in_registers(S, kWarp); }
 
@@ -36,6 +32,7 @@ struct CamPlan {
   Exchange exchange;
   int chunk; // channels at a time
   int shared_bytes;
+  int stages;              // of the pipeline (cam_pipeline.cuh); 0: without one
   int carveout;            // percent of a multiprocessor's memory to be shared memory; 0: as the driver has it
   long long scratch_bytes; // of global memory, for the launch's own use
 };
@@ -47,6 +44,7 @@ struct CamShape {
   int element_bytes, accumulation_bytes;
   Rule rule;
   bool channels_adjacent;
+  bool pipeline; // where it serves
 };
 
 // So much shared memory that `blocks` of a launch fit on a multiprocessor. Up to a quarter the driver is left alone: the rest of
@@ -66,7 +64,11 @@ inline CamPlan plan_cam(const Machine& machine, const CamShape& shape) {
   CamPlan plan{};
   // As many groups as are on the GPU at once: a second wave would wait for the slowest of the first.
   const int wide = rows_in_registers(shape.S, kCamThreads) ? 1 : 2; // blocks of twice the threads
-  const long long resident = machine.multiprocessors * (shape.accumulation_bytes == 8 ? 2LL : 4LL) / wide;
+  const bool piped = shape.pipeline && machine.copies != Copies::none &&
+      pipeline_serves(shape.rule, shape.S, shape.channels_adjacent);
+  const RingPlan ring = piped ? plan_ring(machine, shape.S, shape.element_bytes) : RingPlan{};
+  const long long resident = ring.stages ? (long long)machine.multiprocessors * ring.blocks
+                                         : machine.multiprocessors * (shape.accumulation_bytes == 8 ? 2LL : 4LL) / wide;
   long long group = std::min(resident / std::max(1LL, shape.maps), std::max(1LL, bytes / kBytesABlock));
   if (machine.max_cluster > 1) {
     // Larger clusters fit into fewer places: for few maps only.
@@ -82,7 +84,7 @@ inline CamPlan plan_cam(const Machine& machine, const CamShape& shape) {
   plan.group = int(std::max(1LL, group));
   if (plan.group == 1) plan.exchange = Exchange::none;
   const bool few = shape.maps * plan.group <= machine.multiprocessors;
-  plan.threads = few || wide == 2 ? kMaxCamThreads : kCamThreads;
+  plan.threads = few || wide == 2 || ring.stages ? kMaxCamThreads : kCamThreads;
 
   // Channels at a time, where they are adjacent: all of a block's, of which every thread owns a pack; but where activations are
   // read twice, only as many as the caches keep. Rows in registers need no chunks.
@@ -98,7 +100,12 @@ inline CamPlan plan_cam(const Machine& machine, const CamShape& shape) {
   plan.fits =
       needed <= machine.shared_bytes - kStaticSharedBytes && (shape.channels_adjacent || rows_in_registers(shape.S, plan.threads));
   plan.shared_bytes = int(needed);
-  plan.carveout = carveout(machine, needed, int(resident / machine.multiprocessors));
+  if (ring.stages) {
+    plan.fits = true;
+    plan.stages = ring.stages;
+    plan.shared_bytes = ring.shared_bytes;
+  }
+  plan.carveout = carveout(machine, ring.stages ? ring.shared_bytes : needed, int(resident / machine.multiprocessors));
   if (!plan.fits) {
     plan.scratch_bytes = large_scratch_bytes(shape.maps, shape.S, shape.accumulation_bytes) +
         shape.maps * (shape.C + shape.S) * shape.accumulation_bytes;

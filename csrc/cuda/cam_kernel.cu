@@ -1,5 +1,6 @@
 #include "cam_kernel.cuh"
 #include "cam_large.cuh"
+#include "cam_pipeline.cuh"
 #include "launch.cuh"
 
 namespace camfast::cuda {
@@ -50,6 +51,7 @@ cudaError_t launch_fused(const CamCall& call) {
   how.cluster = plan.exchange == Exchange::cluster ? plan.group : 1;
   how.cooperative = plan.exchange == Exchange::grid;
   how.carveout = plan.carveout;
+  if (plan.stages) return launch(&cam_pipeline_kernel<In, weighted>, how, PipelineJob<In>{job, plan.stages});
   return launch(call.channels_adjacent ? &cam_kernel<In, weighted, true> : &cam_kernel<In, weighted, false>, how, job);
 }
 
@@ -110,6 +112,15 @@ template cudaError_t launch_cam<__nv_bfloat16>(const CamCall&);
 
 #ifndef CAMFAST_EMULATOR
 namespace camfast::cuda {
+
+Copies compiled_copies() {
+  cudaFuncAttributes compiled{};
+  if (cudaFuncGetAttributes(&compiled, &cam_pipeline_kernel<float, true>) != cudaSuccess) {
+    cudaGetLastError(); // then without
+    return Copies::none;
+  }
+  return compiled.ptxVersion >= 90 ? Copies::bulk : compiled.ptxVersion >= 80 ? Copies::threads : Copies::none;
+}
 
 int largest_cluster() {
   constexpr int kLarge = 16;

@@ -17,7 +17,8 @@ namespace camfast::cuda {
 
 using torch::stable::accelerator::DeviceGuard;
 
-int largest_cluster(); // cam_kernel.cu
+int largest_cluster();   // cam_kernel.cu
+Copies compiled_copies(); // cam_kernel.cu
 
 // What the device offers, read once; the caller's device guard is in force.
 inline const Machine& machine(int device) {
@@ -34,6 +35,7 @@ inline const Machine& machine(int device) {
     STD_CUDA_CHECK(cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device));
     m.max_cluster = major >= 9 ? largest_cluster() : 1;
     m.cooperative = cooperative != 0;
+    m.copies = compiled_copies();
   });
   return machines[device];
 }

@@ -14,11 +14,15 @@ struct MapExtent {
   CAMFAST_HD int positions() const { return d * h * w; }
 };
 
+// How copies into shared memory run beside the arithmetic (async_copy.cuh).
+enum class Copies : int { none, threads, bulk };
+
 struct Machine {
   int multiprocessors;
   int shared_bytes; // dynamic and static shared memory a block may have
   int max_cluster;  // blocks; 1: no clusters; more than kPortableCluster: what this GPU allows beyond the others
   bool cooperative; // grid-wide barriers
+  Copies copies;    // what the kernels are compiled for
 };
 
 enum class Exchange : int { none, cluster, grid };

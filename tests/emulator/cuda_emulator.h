@@ -82,6 +82,11 @@ void check_aligned(const T* address, const char* op, Site site) {
   machine.fail(op, site, ": misaligned address for ", sizeof(T), " bytes");
 }
 
+// A copy must not read what lies around a buffer.
+inline void check_source(const void* from, size_t bytes, const char* op, Site site) {
+  if (Guarded::cut(from, bytes)) machine.fail(op, site, ": reads beyond its buffer");
+}
+
 }  // namespace emu
 
 // ---- dynamic shared memory, clusters, grid: what csrc/cuda/portable.cuh offers under nvcc --------------------------
@@ -241,13 +246,16 @@ CAMFAST_STORE(__stwt)
 #undef CAMFAST_STORE
 
 // ---- asynchronous copies into shared memory ------------------------------------------------------------------------
-// The bytes move as late as they may: when the thread waits for their batch. A forgotten wait leaves poison behind.
+// The bytes move as late as they may: when the thread waits for their batch. Until then there is poison, whether a wait is
+// forgotten or the memory was still in use.
 
 inline void __pipeline_memcpy_async(void* shared, const void* global, size_t bytes, size_t zfill = 0,
                                     emu::Site site = emu::here()) {
   const bool aligned = (reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % bytes == 0;
   if ((bytes != 4 && bytes != 8 && bytes != 16) || !aligned || zfill > bytes)
     emu::machine.fail("__pipeline_memcpy_async", site, ": expected 4, 8 or 16 aligned bytes");
+  emu::check_source(global, bytes - zfill, "__pipeline_memcpy_async", site);
+  memset(shared, 0xFF, bytes);
   emu::Fiber& self = *emu::machine.current;
   self.copies.push_back({static_cast<unsigned char*>(shared), static_cast<const unsigned char*>(global),
                          unsigned(bytes), unsigned(zfill), self.batch});

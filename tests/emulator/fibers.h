@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -74,6 +75,14 @@ struct Fiber {
   unsigned batch = 0;
 };
 
+// A barrier that counts the bytes of copies in: what it waits for in the phase of `parity`.
+struct CopyPhase {
+  unsigned parity = 0;
+  bool expecting = false;
+  size_t expected = 0, asked = 0;  // bytes
+  std::vector<AsyncCopy> copies;
+};
+
 struct Cluster {
   Barrier barrier;
   Block* first = nullptr;
@@ -89,6 +98,7 @@ struct Block {
   bool started = false;
   std::vector<Warp> warps;
   std::unique_ptr<Guarded> dynamic;
+  std::map<const void*, CopyPhase> copy_barriers;
   StaticsImage statics;  // its __shared__ variables while another block runs
 };
 

@@ -33,10 +33,12 @@ class Guarded {
     set_guards();
     poison();
     protect(true);
+    live().push_back(this);
   }
   Guarded(const Guarded&) = delete;
   Guarded& operator=(const Guarded&) = delete;
   ~Guarded() {
+    live().erase(std::find(live().begin(), live().end(), this));
     protect(false);
     free(raw_);
   }
@@ -44,6 +46,15 @@ class Guarded {
   unsigned char* begin() const { return begin_; }
   size_t bytes() const { return bytes_; }
   void poison() { memset(begin_, 0xFF, bytes_); }
+
+  // Whether the bytes are partly in some buffer's guard zones.
+  static bool cut(const void* from, size_t bytes) {
+    const auto* at = static_cast<const unsigned char*>(from);
+    return std::any_of(live().begin(), live().end(), [&](const Guarded* g) {
+      const bool touches = at < g->raw_ + g->total_ && at + bytes > g->raw_;
+      return touches && (at < g->begin_ || at + bytes > g->begin_ + g->bytes_);
+    });
+  }
 
   // Offset from begin() of the first overwritten guard byte: negative before the content, bytes() or more behind it.
   // Repairs the guards, so that one fault is reported once.
@@ -60,6 +71,10 @@ class Guarded {
   }
 
  private:
+  static std::vector<const Guarded*>& live() {
+    static auto& list = *new std::vector<const Guarded*>; // never destroyed: buffers of the program's end leave it
+    return list;
+  }
   static unsigned char guard(const unsigned char* p) { return reinterpret_cast<uintptr_t>(p) & 1 ? 0xFF : 0xA5; }
   void set_guards() {
     for (unsigned char* p = raw_; p < begin_; ++p) *p = guard(p);

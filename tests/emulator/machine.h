@@ -196,6 +196,7 @@ class Machine {
       block.live = threads;
       block.started = false;
       block.warps.assign(warps, {});
+      block.copy_barriers.clear();
       if (!block.dynamic || block.dynamic->bytes() != shared_bytes_) block.dynamic.reset(new Guarded(shared_bytes_));
       if (indices.size() > 1) statics_.prepare(block.statics);
       for (size_t t = 0; t < threads; ++t) {
@@ -255,6 +256,8 @@ class Machine {
     current->done = true;
     pauses_ = 0;
     if (--block.live == 0) {
+      for (const auto& barrier : block.copy_barriers)
+        if (!barrier.second.copies.empty()) fail("block ", block.index, " ended while a bulk copy was on its way");
       if (const auto at = block.dynamic->damage())
         fail("out-of-bounds write: block ", block.index, " overran its ", shared_bytes_,
              " bytes of dynamic shared memory at byte ", *at);

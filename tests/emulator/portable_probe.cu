@@ -1,8 +1,9 @@
-// Uses everything portable.cuh offers, so that compiling and linking this file proves the header under nvcc: for every
+// Uses everything portable.cuh and async_copy.cuh offer, so that compiling and linking this file proves them under nvcc: for every
 // architecture, without -rdc. Where a GPU is present it also runs, and checks what the emulator's self-test checks.
 #include <cstdio>
 #include <cstring>
 
+#include "async_copy.cuh"
 #include "portable.cuh"
 
 // Every block gives its rank * 100 + thread, then reads the next block of its cluster.
@@ -32,6 +33,27 @@ __global__ void copy_through(const float4* in, float4* out) {
   __pipeline_wait_prior(0);
   __syncthreads();
   out[threadIdx.x] = tile[blockDim.x - 1 - threadIdx.x];
+}
+
+// The same bytes through a bulk copy and its barrier, twice, where the architecture has them.
+__global__ void copy_in_bulk(const float4* in, float4* out) {
+  CAMFAST_DYNAMIC_SHARED(float4, tile);
+  __shared__ camfast::group::CopyBarrier barrier;
+  if (!camfast::group::bulk_copies()) return;
+  if (threadIdx.x == 0) {
+    camfast::group::start_barrier(&barrier);
+    camfast::group::copy_fence();
+  }
+  __syncthreads();
+  for (unsigned turn = 0; turn < 2; ++turn) {
+    if (threadIdx.x == 0) {
+      camfast::group::expect_bytes(&barrier, blockDim.x * unsigned(sizeof(float4)));
+      camfast::group::bulk_copy(tile, in + turn * blockDim.x, blockDim.x * unsigned(sizeof(float4)), &barrier);
+    }
+    camfast::group::wait_for_phase(&barrier, turn);
+    out[turn * blockDim.x + threadIdx.x] = tile[blockDim.x - 1 - threadIdx.x];
+    __syncthreads();
+  }
 }
 
 #define CHECK(call)                                                                             \
@@ -79,6 +101,17 @@ int main() {
                                                         reinterpret_cast<float4*>(out));
   CHECK(cudaDeviceSynchronize());
   for (int i = 0; i < threads * 4; ++i) wrong += out[i] != (threads - 1 - i / 4) * 4 + i % 4;
+
+  for (int i = 0; i < count; ++i) scratch[i] = i;
+  if (device.major >= 9) {
+    copy_in_bulk<<<1, threads / 2, threads / 2 * sizeof(float4)>>>(reinterpret_cast<const float4*>(scratch),
+                                                                  reinterpret_cast<float4*>(out));
+    CHECK(cudaDeviceSynchronize());
+    for (int i = 0; i < threads * 4; ++i) {
+      const int half = threads * 2, within = i % half;
+      wrong += out[i] != i / half * half + (threads / 2 - 1 - within / 4) * 4 + within % 4;
+    }
+  }
 
   printf("%s, clusters of %d: %d wrong\n", device.name, cluster, wrong);
   return wrong != 0;

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "cuda_runtime_api.h"
+#include "async_copy.cuh"
 #include "cam.h"
 #include "cam_backward.h"
 #include "eigen_cam.h"
@@ -47,6 +48,8 @@ Machine next_machine() {
   m.shared_bytes = int(next());
   m.max_cluster = int(next());
   m.cooperative = next() != 0;
+  m.copies = Copies(next());
+  emu::bulk_copies() = m.copies == Copies::bulk;
   return m;
 }
 
@@ -92,7 +95,7 @@ void run_cam() {
   Input a(a_bytes, shift), s(s_bytes, shift);
   const size_t element = kElementBytes[dtype], accumulation = 4;
   call.plan = plan_cam(machine, {call.maps, call.C, call.resize.in.positions(), call.resize.out.positions(), int(element),
-                                 int(accumulation), call.rule, call.channels_adjacent});
+                                 int(accumulation), call.rule, call.channels_adjacent, true});
   emu::Guarded out(size_t(call.maps) * call.resize.out.positions() * accumulation);
   emu::Guarded scratch(size_t(call.plan.scratch_bytes));
   call.activations = a.memory.begin();
@@ -105,7 +108,7 @@ void run_cam() {
     default: check(launch_cam<__nv_bfloat16>(call)); break;
   }
   // What the plan chose, so that a test can see that it reaches every path.
-  const int64_t path = !call.plan.fits ? 3 : int64_t(call.plan.exchange);
+  const int64_t path = !call.plan.fits ? 3 : int64_t(call.plan.exchange) + (call.plan.stages ? 4 : 0);
   fwrite(&path, sizeof path, 1, stdout);
   finish(out, {&a.memory, &s.memory, &scratch});
 }

@@ -23,14 +23,20 @@ UNITS = sorted(path.stem for path in KERNELS.glob("*.cu"))
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the emulated kernels with")
 
-# multiprocessors, shared bytes a block, blocks a cluster, grid-wide barriers
+# multiprocessors, shared bytes a block, blocks a cluster, grid-wide barriers, copies beside the arithmetic (2: in bulk)
 MACHINES = {
-    "clusters": (20, 227 * 1024, 8, 1),
-    "grid": (20, 99 * 1024, 1, 1),
-    "alone": (20, 64 * 1024, 1, 0),
-    "tiny shared memory": (20, 24 * 1024, 8, 1),  # pushes larger maps onto the path for large maps
+    "clusters": (20, 227 * 1024, 8, 1, 0),
+    "grid": (20, 99 * 1024, 1, 1, 0),
+    "alone": (20, 64 * 1024, 1, 0, 0),
+    "tiny shared memory": (20, 24 * 1024, 8, 1, 0),  # pushes larger maps onto the path for large maps
 }
-PATHS = {0: "one block", 1: "cluster", 2: "grid", 3: "large"}
+PIPELINES = {
+    "bulk copies, clusters": (20, 227 * 1024, 8, 1, 2),
+    "bulk copies, one block a map": (1, 227 * 1024, 1, 0, 2),
+    "copies by threads, grid": (20, 163 * 1024, 1, 1, 1),
+    "copies by threads, little shared memory": (1, 99 * 1024, 1, 0, 1),  # too little for 64 x 64 in fp32
+}
+PATHS = {0: "one block", 1: "cluster", 2: "grid", 3: "large", 4: "piped", 5: "piped cluster", 6: "piped grid"}
 ATOL = {torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
 
 
@@ -76,8 +82,10 @@ def extent(shape) -> list[int]:
     return [1] * (3 - len(shape)) + list(shape)
 
 
-def emulate_cam(program, op, sample: Sample, dtype, channels_last, normalize, machine, order=0, shift=0):
+def emulate_cam(program, op, sample: Sample, dtype, channels_last, normalize, machine, order=0, shift=0, spoil=None):
     A, second = sample.tensors(op, dtype, "channels_last" if channels_last else "contiguous")
+    if spoil is not None:
+        (A if spoil[0] == "A" else second).view(-1)[spoil[1]] = torch.nan
     rank = len(sample.map)
     positions = torch.Size(sample.map).numel()
     size = (sample.size,) * rank if isinstance(sample.size, int) else sample.size or sample.map
@@ -85,7 +93,7 @@ def emulate_cam(program, op, sample: Sample, dtype, channels_last, normalize, ma
     weights = op == "cam"
     header = [0, order, DTYPES.index(dtype), FAMILY.index(op), int(channels_last), sample.N, sample.K or 1, sample.C]
     header += [A.stride(0), step, second.stride(0), 0 if sample.K is None else second.stride(1), 0 if weights else step]
-    header += [*extent(sample.map), *extent(size), int(normalize), *MACHINES[machine], shift]
+    header += [*extent(sample.map), *extent(size), int(normalize), *(MACHINES | PIPELINES)[machine], shift]
     inputs = [storage_bytes(A), storage_bytes(second)]
     header += [len(i) for i in inputs]
     flat, path = run(program, header, inputs, torch.float32)
@@ -122,6 +130,35 @@ def test_dtypes_and_alignment(program, op, dtype):
                     program, op, sample, dtype, channels_last, normalize=False, machine="clusters", order=5, shift=shift
                 )
                 assert_close(actual, expected, dtype)
+
+
+@pytest.mark.parametrize("machine", PIPELINES)
+@pytest.mark.parametrize("op", ["grad_cam", "hires_cam", "layer_cam", "grad_cam_elementwise"])
+def test_pipeline(program, op, machine):
+    """Large maps through the ring: rows that start anywhere, more and fewer channels than stages, targets, NaN."""
+    seen = set()
+    for i, (sample, spoil) in enumerate(
+        [
+            (Sample(1, 9, (36, 32), 40), None),  # rows of whole units
+            (Sample(2, 7, (33, 33), 20), None),  # each row starts elsewhere in one, and so does the second image
+            (Sample(1, 5, (33, 35), 9, K=2), None),  # the targets' gradients too
+            (Sample(1, 1, (4, 9, 31), 6), None),
+            (Sample(1, 23, (64, 64)), None),
+            (Sample(1, 70, (1, 1025)), None),
+            (Sample(1, 5, (33, 33)), ("A", 2 * 1089 + 77)),
+            (Sample(1, 5, (33, 33)), ("G", 4 * 1089 + 1088)),
+        ]
+    ):
+        for dtype in DTYPES[1:]:
+            shift = (i + DTYPES.index(dtype)) % 2 * torch.empty(0, dtype=dtype).element_size()
+            actual, expected, path = emulate_cam(
+                program, op, sample, dtype, False, i % 2 == 0, machine, order=(i + 1) % 6, shift=shift, spoil=spoil
+            )
+            seen.add(path)
+            assert_close(actual, expected, dtype)
+            assert spoil is None or expected.isnan().any()
+    wide = "piped cluster" if "clusters" in machine else "piped grid" if "grid" in machine else "piped"
+    assert wide in seen and seen <= {wide, "piped", *(("one block",) if "little" in machine else ())}
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)

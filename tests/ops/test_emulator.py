@@ -13,7 +13,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parents[1] / "emulator"
 KERNELS = HERE.parent.parent / "csrc" / "cuda"
-SOURCES = [HERE / name for name in ("self_test.cpp", "fault_test.cpp", "types_test.cpp")]
+SOURCES = [HERE / name for name in ("self_test.cpp", "fault_test.cpp", "bulk_test.cpp", "types_test.cpp")]
 INCLUDES = [f"-I{HERE}", f"-I{KERNELS}"]
 # nvcc knows "#pragma unroll", g++ does not.
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Werror", "-Wno-unknown-pragmas"]
