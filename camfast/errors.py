@@ -6,10 +6,12 @@ import difflib
 import importlib
 import os
 import stat
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 
-__all__ = ["DoubtWarning", "NothingFound", "closest", "or_rather", "reason", "require", "why_no_file"]
+__all__ = ["DoubtWarning", "NothingFound", "closest", "or_rather", "reason", "require", "warn", "why_no_file"]
 
 
 FEW = 12
@@ -28,6 +30,17 @@ class NothingFound(ValueError):
             "the detector must find something to explain, got no detection in any image; a lower score threshold of the "
             "model shows what it was unsure of"
         )
+
+
+_BETWEEN = ("camfast", "torch", "contextlib", "functools")  # packages through which a call passes on its way
+
+
+def warn(words: str, category: type[Warning] = UserWarning) -> None:
+    """Warns of the line that called into the library, however deep the doubt came up."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(words, category, stacklevel=level)
 
 
 def reason(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from camfast.model.tap import Tap, is_map
 @contextlib.contextmanager
 def ultralytics(settings: Any):
     """The library can be imported inside; it writes its settings into the folder ``settings``."""
-    library = real_networks._asset("python/ultralytics")
+    library = real_networks.asset("python/ultralytics")
     pytest.importorskip("cv2")
     before = os.environ.get("YOLO_CONFIG_DIR")
     os.environ["YOLO_CONFIG_DIR"] = str(settings)

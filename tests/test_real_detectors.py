@@ -30,7 +30,7 @@ def yolo(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pictures() -> list[np.ndarray]:
     data = pytest.importorskip("skimage.data")
-    assets = real_networks._asset("python/ultralytics/assets")
+    assets = real_networks.asset("python/ultralytics/assets")
     found = [photos.read(assets / name) for name in ("bus.jpg", "zidane.jpg")]
     found += [data.coffee(), data.chelsea(), data.astronaut()]
     return found + [real_networks.scene(name).photo for name in sorted(real_networks.FOOLBOX)]

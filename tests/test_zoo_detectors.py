@@ -125,7 +125,7 @@ def test_ultralytics_is_named_where_it_is_missing(tmp_path, monkeypatch):
 def test_weights_of_ultralytics(tmp_path, monkeypatch):
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))  # its library writes settings where it is imported
     real_networks.yolo26()  # brings the library in
-    file = real_networks._asset("yolo26-1/yolo26n.pt")
+    file = real_networks.asset("yolo26-1/yolo26n.pt")
     assert zoo.is_detector(str(file))
     found = zoo.load_detector(file)
     assert (

@@ -13,14 +13,13 @@ explained by what reached that level from the others: by the gradient at all of 
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..errors import DoubtWarning
+from ..errors import DoubtWarning, warn
 from ..model.layouts import Layout
 from ..model.tap import NoGradient, Tap
 from .objectives import Objective
@@ -146,11 +145,10 @@ class LevelMaps:
         if not reached:
             raise NoGradient(CUT)
         if not changed:
-            warnings.warn(
+            warn(
                 "the gradient of every box's score is exactly zero at every level, so that there is no heat: the head may "
                 "detach its inputs, or its activations may all be in their flat parts",
                 DoubtWarning,
-                stacklevel=2,
             )
         return [torch.cat(of_level, 1) for of_level in zip(*parts, strict=True)]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from ..brief import brief
-from ..errors import DoubtWarning
+from ..errors import DoubtWarning, warn
 from ..model.inputs import Inputs
 from ..model.layouts import Layout, has_channels_second, layout_of
 from ..model.planting import PassFailed, Planted
@@ -53,10 +52,9 @@ class Positions:
         if doubts:
             first, *others = doubts
             also = f" (and so for {brief(others)})" if others else ""
-            warnings.warn(
+            warn(
                 f"{doubts[first]}{also}, so that they are taken from the shape; reshape= turns it into [N, C, *map]",
                 DoubtWarning,
-                stacklevel=4,
             )
 
     def layout(self, call: Call, output: Tensor, inputs: Inputs) -> Layout | None:

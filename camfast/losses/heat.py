@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..errors import DoubtWarning
+from ..errors import DoubtWarning, warn
 from ..model.precision import wide
 
 __all__ = ["BLANK", "Reduction", "check_finite", "checked", "in_own_range", "reduced", "same_maps"]
@@ -40,11 +39,10 @@ def checked(heat: Tensor, name: str = "heat", graph: bool = True) -> Tensor:
         return wide(heat)
     check_finite(heat, name)
     if graph and torch.is_grad_enabled() and not heat.requires_grad:
-        warnings.warn(
+        warn(
             f"{name} has no graph, so that its loss trains nothing; explainer(images, targets, differentiable=True) gives "
             "heat that has one, and torch.no_grad() around the loss says that it shall only be measured",
             DoubtWarning,
-            stacklevel=3,
         )
     return wide(heat)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..brief import few
-from ..errors import DoubtWarning
+from ..errors import DoubtWarning, warn
 from .layer_map import LayerMap, SummedMap
 
 __all__ = ["blank_rows", "warn_of_blank", "warn_of_rounding", "warn_of_unknown"]
@@ -60,7 +59,7 @@ def warn_of_blank(layers: Sequence[str], blank: Tensor, raw: Sequence[Tensor], s
             f"no value of the map of layer {where} is positive, only evidence against the target; normalize=False shows it, "
             "and another method or layer may find what speaks for the target"
         )
-    warnings.warn(f"{which} blank ({name}): {why}", DoubtWarning, stacklevel=4)
+    warn(f"{which} blank ({name}): {why}", DoubtWarning)
 
 
 def warn_of_unknown(scores: Tensor, model: nn.Module, method: Any) -> None:
@@ -84,7 +83,7 @@ def warn_of_unknown(scores: Tensor, model: nn.Module, method: Any) -> None:
     why = (
         "look for NaN in what was given" if weight is None else f"the model's {weight!r} holds NaN; load other weights"
     )
-    warnings.warn(f"the scores of {images} are NaN ({method.__name__}): {why}", DoubtWarning, stacklevel=4)
+    warn(f"the scores of {images} are NaN ({method.__name__}): {why}", DoubtWarning)
 
 
 def warn_of_rounding(maps: Sequence[LayerMap], scores: Tensor, method: Any, layers: Sequence[str]) -> None:
@@ -117,12 +116,11 @@ def warn_of_rounding(maps: Sequence[LayerMap], scores: Tensor, method: Any, laye
         heat = layer(None, normalize=False).abs().flatten(-rank).amax(-1)
         small = (heat > 0) & ((moved < least) | (heat < eps * terms))
         if small.any():
-            warnings.warn(
+            warn(
                 f"the heatmap ({method.__name__}) may be nothing but rounding: what the target's gradient makes of layer "
                 f"{name!r} cancels out, its greatest value is {float(heat[small].amax()):.1g}; name by layers= one that the "
                 "target depends on, or take another method",
                 DoubtWarning,
-                stacklevel=4,
             )
 
 

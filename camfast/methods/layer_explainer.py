@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..errors import DoubtWarning
+from ..errors import DoubtWarning, warn
 from ..model.bounded import Bounded
 from ..model.calls import image_seen, one_by_one, separate_calls
 from ..model.find_layer import find_layers, remembered_layers
@@ -220,11 +219,10 @@ class LayerExplainer(Explainer):
                 continue
             self._separate[name] = separate_calls(self.model, inputs, module, runs, self.eval_mode)
             if self._separate[name]:
-                warnings.warn(
+                warn(
                     f"layer {name!r} ran {runs} times in one pass, each time on something else, and the map is of its "
                     f"last call; name a call by layers='{name}#1' to '{name}#{runs}', or all by '{name}#*'",
                     DoubtWarning,
-                    stacklevel=5,
                 )
 
     def _search(self, inputs: Inputs, targets: Targets, again: bool = False) -> None:
@@ -327,14 +325,13 @@ class LayerExplainer(Explainer):
             )
         reading = read_layer(self.model, self._modules[place], self._names[place], activations, inputs, self.eval_mode)
         if reading.doubt is not None:
-            warnings.warn(
+            warn(
                 f"{reading.doubt}, so that they are taken from its shape {list(activations.shape)}; "
                 "layout= names its dimensions, reshape= turns it into [N, C, *map]",
                 DoubtWarning,
-                stacklevel=2,
             )
         if reading.place is not None and reading.layout is not None:
-            warnings.warn(f"{reading.place}, but is drawn over all of it; {PREPARED}", DoubtWarning, stacklevel=2)
+            warn(f"{reading.place}, but is drawn over all of it; {PREPARED}", DoubtWarning)
         elif reading.place is not None:
             raise ValueError(
                 f"{reading.place}: expected positions of the image, got {list(activations.shape)} for images "

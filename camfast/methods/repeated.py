@@ -13,10 +13,10 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..errors import warn
 from ..model.inputs import Images, Inputs
 from ..model.tap import NoGradient
 from ..model.watched import Watched
@@ -118,7 +118,7 @@ class Repeated:
             if why is None or (told := f"{option}: {why}") in self._told:
                 return
             self._told.add(told)
-        warnings.warn(f"{option}=True: the call runs {how}, as ever: {why}", stacklevel=7)
+        warn(f"{option}=True: the call runs {how}, as ever: {why}")
 
 
 def check_repeats(cls: type[Explainer], graph: Any, compile: Any) -> None:

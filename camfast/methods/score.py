@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..errors import warn
 from ..model.inputs import Inputs
 from ..model.layouts import position_axes
 from ..model.memory_format import laid_out, takes_channels_last
@@ -143,7 +143,7 @@ class ScoreCAM(ScoringExplainer):
         if device.type == "cuda" and not torch.cuda.is_bf16_supported():
             return torch.float16
         if device.type == "cpu" and not _processor_has_bfloat16():
-            warnings.warn("this processor has no bfloat16 instructions; autocast=True is left out", stacklevel=2)
+            warn("this processor has no bfloat16 instructions; autocast=True is left out")
             return None
         return torch.bfloat16
 

@@ -12,7 +12,6 @@ Models need no preparation; whether a way works is found out by replaying unchan
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..errors import warn
 from .inputs import Inputs
 from .outputs import replace_first, rows_in
 from .restored import Restored
@@ -98,10 +98,9 @@ class HeadReplay:
                 and torch.allclose(found, expected, rtol=0, atol=tolerance * max(scale, 1e-6), equal_nan=True)
             ):
                 return mode
-        warnings.warn(
+        warn(
             f"{type(self.model).__name__} could not be run from the layer on alone; whole passes are made instead, "
-            "which take longer",
-            stacklevel=2,
+            "which take longer"
         )
         return "whole"
 

@@ -229,7 +229,7 @@ def test_yolo(tmp_path, monkeypatch):
     _, photo = real_networks.yolo26()
     Image.fromarray(photo).save(tmp_path / "street.jpg")
     out = ["-o", str(tmp_path / "out"), "--csv", str(tmp_path / "t.csv")]
-    file = str(real_networks._asset("yolo26-1/yolo26n.pt"))
+    file = str(real_networks.asset("yolo26-1/yolo26n.pt"))
     assert (
         main(["detect", str(tmp_path / "street.jpg"), "-m", file, "--classes", "bus", "person", "--size", "320", *out])
         == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import ops
-from ...errors import NothingFound, reason
+from ...errors import NothingFound, reason, warn
 from ...methods import METHODS, Explainer
 from ...methods.compiled import compiled
 from ...model.cuda_graphs import Captured, pieces
@@ -127,7 +126,7 @@ class Step:
             except RuntimeError as error:
                 why = reason(error)
                 if self.graph_problem is None:
-                    warnings.warn(f"the step runs without a CUDA graph, which is slower: {why}", stacklevel=5)
+                    warn(f"the step runs without a CUDA graph, which is slower: {why}")
                 self.graph, self.graph_problem = False, why
                 torch.cuda.synchronize(frames.device)
                 return step(frames)
@@ -208,6 +207,6 @@ class Step:
             except ValueError as error:
                 self.compile_problem = str(error)
                 if not quick:
-                    warnings.warn(f"the network runs uncompiled, which is slower: {error}", stacklevel=2)
+                    warn(f"the network runs uncompiled, which is slower: {error}")
                 self._compiled[shape] = self.explainer
         return self._compiled[shape]
