@@ -299,7 +299,7 @@ def _decided(
     if first is not None and first in close:
         # Channels may move as the changes do by chance, and lie less well where these were planted than the positions do.
         lies = agreed[first] if first in agreed else agreement(first, answers)
-        outdone = any(agreed[rival] > lies + _MARGIN for rival in moving if rival.order[1] != first.order[1])
+        outdone = any(agreed[rival] > lies + _MARGIN / 2 for rival in moving if rival.order[1] != first.order[1])
         little = contested or outdone or _is_short(first) or math.prod(first.map) < _MANY
         if scores.get(first, best) >= (_CONTESTED if little else _FAIR) and lies >= _LEAST:
             return Reading(first, doubt or other_grid(first, answers, image))

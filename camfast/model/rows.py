@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -18,6 +19,7 @@ __all__ = ["course_of", "line_of", "other_grid"]
 _TOLD = 12  # positions of a line, of which the first ones are told from class tokens
 _TOLD_SURELY = 0.9  # where the line itself is as sure
 _PLENTY = 40  # positions, of which another grid is told apart
+_MOVES_AS_COLUMNS = 0.55  # answers in a grid whose columns follow one another, which a line along them explains as well
 _GRID_MARGIN = 0.15  # by how much a row of fewer tokens must be explained better than by another grid
 
 
@@ -33,11 +35,14 @@ def other_grid(found: Layout, answers: Sequence[Answer], image: Sequence[int]) -
     if len(found.map) == 1 and found.map[0] >= _TOLD and own >= _TOLD_SURELY:
         return None
     bound = own - (_GRID_MARGIN if math.prod(found.map) < _PLENTY else 0.0)
-    for grid, prefix in rows_as_grids(count, tuple(image[axis] for axis in along)):
-        rival = found._replace(kind="axes", axes=found.order, map=grid, prefix=prefix)
-        if (grid, prefix) == (found.map, found.prefix) or not _fits(rival, image):
+    grids = rows_as_grids(count, tuple(image[axis] for axis in along))
+    for (grid, prefix), down in itertools.product(grids, (False, True) if len(found.map) == 2 else (False,)):
+        rival = found._replace(kind="axes", axes=found.order, map=grid, prefix=prefix, down=down)
+        if (grid, prefix, down) == (found.map, found.prefix, found.down) or not _fits(rival, image):
             continue
         moves = movement(rival, answers)
+        if down and not prefix and min(found.map) == 1 and moves > _MOVES_AS_COLUMNS:
+            return f"{count} tokens in a row may be {_sides(found)} positions, or {_sides(rival)}, column by column"
         if moves / 2 + 0.5 > bound and (moves + agreement(rival, answers)) / 2 > bound:
             return f"{count} tokens in a row may be {_sides(found)} positions, or {_sides(rival)}"
     return None
