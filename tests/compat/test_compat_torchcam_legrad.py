@@ -8,17 +8,9 @@ import pytest
 import torch
 from packages import Packages
 from torch import nn
+from torchcam_beside import OURS, PEER, outcome
 
 pytest.importorskip("torchcam")
-OURS, PEER = "camfast.compat.torchcam", "torchcam"
-
-
-def outcome(script, package):
-    torch.manual_seed(3)
-    try:
-        return script(package)
-    except Exception as error:  # the type is what is compared
-        return type(error)
 
 
 def check(script, raised=None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torchcam_beside import OURS, Net, X, check
@@ -54,13 +55,13 @@ def test_small_scores_of_metrics(scale):
 @pytest.mark.parametrize("modes", ["RGB F", "L L", "RGB RGB", "RGBA F", "I F", "CMYK F"])
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
 def test_overlays_take_and_refuse(alpha, modes):
-    np = pytest.importorskip("numpy")
-    image = pytest.importorskip("PIL.Image")
+    from PIL import Image  # which torchcam needs too
+
     below, above = modes.split()
     rng = np.random.default_rng(0)
-    picture = image.fromarray(rng.integers(0, 255, (6, 7, 3), dtype=np.uint8)).convert(below)
-    mask = image.fromarray(rng.random((3, 3), dtype=np.float32))
-    mask = mask if above == "F" else image.fromarray(rng.integers(0, 255, (3, 3), dtype=np.uint8)).convert(above)
+    picture = Image.fromarray(rng.integers(0, 255, (6, 7, 3), dtype=np.uint8)).convert(below)
+    mask = Image.fromarray(rng.random((3, 3), dtype=np.float32))
+    mask = mask if above == "F" else Image.fromarray(rng.integers(0, 255, (3, 3), dtype=np.uint8)).convert(above)
     check(
         lambda torchcam: torch.tensor(np.asarray(torchcam.utils.overlay_mask(picture, mask, alpha=alpha)).astype(int))
     )
