@@ -117,5 +117,6 @@ def _warn_once(device: torch.device) -> None:
     if device.type in _warned_devices:
         return
     _warned_devices.add(device.type)
-    reason = libraries.cuda_problem if device.type == "cuda" else f"camfast has no kernels for {device.type}"
+    reason = libraries.cuda_problem if device.type == "cuda" else ""
+    reason = reason or f"camfast has no kernel of this op for {device.type}"
     warnings.warn(f"{reason}; the slower plain-PyTorch reference runs instead", stacklevel=4)
