@@ -87,13 +87,11 @@ class Calls:
 
     def __enter__(self) -> Calls:
         own = weakref.proxy(self)  # so that one that is forgotten takes its hooks with it
-        known = lambda name: getattr(own, name)  # noqa: E731
         for number, level in enumerate(self._levels):
-            hook = lambda module, args, output, number=number: known("_returned")(number, output)  # noqa: E731
-            self._restored.hook(level, hook)
+            self._restored.hook(level, lambda module, args, output, number=number: own._returned(number, output))
         for _, module in hookable(self._model):
-            self._restored.hook(module, lambda *args: known("_enters")(*args), before=True, with_kwargs=True)
-            self._restored.hook(module, lambda *args: known("_leaves")(*args))
+            self._restored.hook(module, lambda *args: own._enters(*args), before=True, with_kwargs=True)
+            self._restored.hook(module, lambda *args: own._leaves(*args))
         return self
 
     def __exit__(self, *exception: object) -> None:

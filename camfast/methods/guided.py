@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ..model.inputs import Images, Inputs
 from ..model.precision import wide
-from ..model.restored import thread_kept
+from ..model.restored import LeftOnce, thread_kept
 from ..ops import reference
 from ..targets import Targets
 from .chosen import Chosen
@@ -147,17 +146,12 @@ class GuidedGradCAM(GuidedBackprop):
 guided_grad_cam = register(GuidedGradCAM)
 
 
-class _Guide(TorchFunctionMode):
+class _Guide(LeftOnce):
     """While it is active in a thread, gradients that arrive at the output of a ReLU lose their negative part."""
 
     def __init__(self) -> None:
         super().__init__()
         self.used = False
-
-    def __exit__(self, *exception: Any) -> None:
-        depth = torch._C._len_torch_function_stack()
-        if depth and torch._C._get_function_stack_at(depth - 1) is self:  # not yet left for it, after an interrupt
-            super().__exit__(*exception)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None

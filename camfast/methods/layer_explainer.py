@@ -105,9 +105,8 @@ class LayerExplainer(Explainer):
         self._separate: dict[str, bool] = {}  # of layers that run several times: whether each call sees something else
         self._found: dict[Any, tuple[list[str], list[nn.Module]]] = {}  # by kind of target, where no layer is named
         self._just_searched = False
-        self._differentiated: dict[Any, bool] = (
-            Bounded()
-        )  # by kind of target and shapes: what a differentiable call may rely on
+        # By kind of target and shapes: what a differentiable call may rely on.
+        self._differentiated: dict[Any, bool] = Bounded()
         if layers is not None:
             self._names, self._modules = resolve(self.model, layers)
             if any(call_of(name)[1] == ALL_CALLS for name in self._names):

@@ -20,12 +20,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from .inputs import Inputs
 from .outputs import tensors_in
 from .precision import wide
-from .restored import Restored
+from .restored import LeftOnce, Restored
 
 __all__ = ["AttentionCall", "blocks_with_attention", "watch_attention"]
 
@@ -76,7 +75,7 @@ class AttentionCall:
         return torch.stack(rows)
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(LeftOnce):
     """Notes every call of attention in this thread while it is active.
 
     Where gradients are recorded, the model goes on with a copy of what a call returned: an operation in place that follows
@@ -88,11 +87,6 @@ class _Watch(TorchFunctionMode):
         self.calls: list[AttentionCall] = []
         self.running: list[nn.Module] = []
         self.dropout = False  # whether any call dropped some of its probabilities
-
-    def __exit__(self, *exception: Any) -> None:
-        depth = torch._C._len_torch_function_stack()
-        if depth and torch._C._get_function_stack_at(depth - 1) is self:  # not yet left for it, after an interrupt
-            super().__exit__(*exception)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None

@@ -14,8 +14,9 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-__all__ = ["Restored", "thread_kept"]
+__all__ = ["LeftOnce", "Restored", "thread_kept"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -89,6 +90,15 @@ class Restored:
         if self._steps:
             self.failed = True
             self.close()
+
+
+class LeftOnce(TorchFunctionMode):
+    """A mode of functions that may be left twice: by :func:`thread_kept`, after an interrupt, and by its own ``with``."""
+
+    def __exit__(self, *exception: Any) -> None:
+        depth = torch._C._len_torch_function_stack()
+        if depth and torch._C._get_function_stack_at(depth - 1) is self:
+            super().__exit__(*exception)
 
 
 def thread_kept(function: _Function) -> _Function:
